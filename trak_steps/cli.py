@@ -1,0 +1,196 @@
+"""The command line: each step of the pipeline alone, and what helps to write settings.
+
+Steps are imported inside their commands, so that ``--help`` answers at once.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trak_steps import __version__
+from trak_steps.config import Settings, load_settings, restrict
+from trak_steps.layout import Layout
+from trak_steps.steps.registry import EXECUTION, reads
+
+app = typer.Typer(
+    name="trak-steps",
+    help="TRAK data attribution for text classifiers, one step at a time. "
+    "`snakemake --cores all` runs all steps in order.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", metavar="FILE", help="Settings, as YAML. Without: the demo's."),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Override one setting: features.dim=256."),
+]
+Results = Annotated[Path, typer.Option(help="Folder of all runs.")]
+Checkpoint = Annotated[str, typer.Option(help="A checkpoint's name, such as 0 or 0-0.5.")]
+Targets = Annotated[str, typer.Option(help="A target set's name, as in the settings.")]
+
+
+def _setup(
+    step: str, config: Path | None, overrides: list[str] | None, results: Path, targets: str = ""
+) -> tuple[Layout, Settings]:
+    """The run's paths, and the settings that this step may see."""
+    settings = load_settings(config, overrides or ())
+    visible = restrict(settings, (*reads(step, settings, targets), EXECUTION))
+    return Layout(results / settings.run), visible
+
+
+@app.command()
+def model(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
+    """Bring the model to fine-tune into the run, or make the demo's."""
+    from trak_steps.steps import base_model
+
+    base_model.run(*_setup("model", config, set_, results))
+
+
+@app.command()
+def prepare(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
+    """Choose, label and tokenise the train set."""
+    from trak_steps.steps import prepare
+
+    prepare.run_train(*_setup("prepare", config, set_, results))
+
+
+@app.command()
+def prepare_targets(
+    targets: Targets, config: Config = None, set_: Set = None, results: Results = Path("results")
+) -> None:
+    """Choose, label and tokenise a target set, with the train set's classes."""
+    from trak_steps.steps import prepare
+
+    layout, settings = _setup("prepare-targets", config, set_, results, targets)
+    prepare.run_targets(layout, settings, targets)
+
+
+@app.command()
+def finetune(
+    training_run: Annotated[int, typer.Option("--run", min=0, help="Which training run, from 0.")],
+    config: Config = None,
+    set_: Set = None,
+    results: Results = Path("results"),
+) -> None:
+    """Fine-tune one run; started again after an interruption, it goes on where it last saved."""
+    from trak_steps.steps import finetune
+
+    finetune.run(*_setup("finetune", config, set_, results), training_run)
+
+
+@app.command()
+def import_checkpoint(
+    checkpoint: Annotated[int, typer.Option(min=0, help="Place in `checkpoints.existing`.")],
+    config: Config = None,
+    set_: Set = None,
+    results: Results = Path("results"),
+) -> None:
+    """Bring a classifier that was fine-tuned elsewhere into the run, after checking that it fits."""
+    from trak_steps.steps import import_checkpoint
+
+    import_checkpoint.run(*_setup("import-checkpoint", config, set_, results), checkpoint)
+
+
+@app.command()
+def featurize(
+    checkpoint: Checkpoint,
+    shard: Annotated[int | None, typer.Option(min=0, help="A shard of the train set.")] = None,
+    targets: Annotated[str | None, typer.Option(help="Or: a target set's name.")] = None,
+    config: Config = None,
+    set_: Set = None,
+    results: Results = Path("results"),
+) -> None:
+    """Compute the features of one shard of the train set, or of one target set."""
+    if (shard is None) == (targets is None):
+        raise typer.BadParameter("give either --shard or --targets")
+    from trak_steps.steps import featurize
+
+    layout, settings = _setup("featurize", config, set_, results)
+    if targets is not None:
+        featurize.run_targets(layout, settings, checkpoint, targets)
+    elif shard is not None:
+        featurize.run_train(layout, settings, checkpoint, shard)
+
+
+@app.command()
+def kernel(
+    checkpoint: Checkpoint,
+    config: Config = None,
+    set_: Set = None,
+    results: Results = Path("results"),
+) -> None:
+    """Sum a checkpoint's kernel over its shards and factor it."""
+    from trak_steps.steps import kernel
+
+    kernel.run(*_setup("kernel", config, set_, results), checkpoint)
+
+
+@app.command()
+def score(
+    targets: Targets, config: Config = None, set_: Set = None, results: Results = Path("results")
+) -> None:
+    """Score every train row for every target of a set."""
+    from trak_steps.steps import score
+
+    score.run(*_setup("score", config, set_, results), targets)
+
+
+@app.command()
+def rank(
+    targets: Targets, config: Config = None, set_: Set = None, results: Results = Path("results")
+) -> None:
+    """List the top proponents and opponents of each target, with texts, as parquet."""
+    from trak_steps.steps import rank
+
+    rank.run(*_setup("rank", config, set_, results), targets)
+
+
+@app.command()
+def summarize(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
+    """Write the run's figures to summary.json."""
+    from trak_steps.steps import summarize
+
+    summarize.run(*_setup("summarize", config, set_, results))
+
+
+@app.command()
+def settings(
+    config: Config = None,
+    set_: Set = None,
+    write: Annotated[
+        bool, typer.Option("--write", help="Regenerate the schema and the table of the docs.")
+    ] = False,
+) -> None:
+    """Check a configuration and print it whole, defaults included."""
+    import yaml
+
+    from trak_steps.config import document
+
+    if write:
+        for path in document.write(Path()):
+            typer.echo(f"wrote {path}")
+        return
+    loaded = load_settings(config, set_ or ())
+    typer.echo(yaml.safe_dump(loaded.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"trak-steps {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """TRAK data attribution for text classifiers, one step at a time."""

@@ -1,0 +1,222 @@
+"""Every setting there is: its name, default, bounds and a line on what it does.
+
+The schema in ``workflow/schemas`` and the table in ``config/README.md`` are generated from these
+models, so this file is the only place where a setting is defined.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+TargetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
+Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
+Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+class Section(BaseModel):
+    """A group of settings: unknown names are errors, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DatasetSettings(Section):
+    """Where the rows come from."""
+
+    path: Text = Field(
+        "demo",
+        description="what `datasets.load_dataset` takes: a hub id, `parquet`, `csv` or `json`; "
+        "or `demo`, the built-in set",
+    )
+    name: Text | None = Field(None, description="the dataset's configuration, such as `qnli` of `glue`")
+    data_files: dict[Text, Text | list[Text]] | None = Field(
+        None, description="local files of each split, for `parquet`, `csv` and `json` (JSON lines)"
+    )
+    train_split: Text = Field("train", description="the split that holds the train set")
+    text: list[Text] | None = Field(
+        None,
+        min_length=1,
+        max_length=2,
+        description="the text column or the two text columns; null: those of a known GLUE task "
+        "or of the demo",
+    )
+    label: Text = Field("label", description="the label column: integers, strings or floats")
+    row_id: Text | None = Field(
+        None,
+        description="a column of unique integers that names rows; null: the place in the split",
+    )
+    group: Text | None = Field(
+        None,
+        description="a column that says which known group a row belongs to (the demo's `fact`); "
+        "the summary then reports how many top proponents share the target's group",
+    )
+    train_size: int | None = Field(
+        None, ge=1, description="how many train rows to take; null: all of them"
+    )
+    sample: Literal["random", "first"] = Field(
+        "random",
+        description="which rows to take when a size is given: a seeded random sample, whose first "
+        "rows stay the same when the size grows, or the first rows of the split",
+    )
+    flip_labels: float = Field(
+        0.0, ge=0.0, lt=1.0, description="share of train labels replaced by a wrong one, recorded"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_column_as_a_list(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("text"), str):
+            return {**values, "text": [values["text"]]}
+        return values
+
+
+class TargetSettings(Section):
+    """One named set of targets."""
+
+    split: Text = Field("validation", description="the split that holds the targets")
+    size: int | None = Field(None, ge=1, description="how many rows to take; null: all of them")
+
+
+class ModelSettings(Section):
+    """The model that is fine-tuned."""
+
+    name_or_path: Text = Field(
+        "demo",
+        description="a hub id or a folder (safetensors only); or `demo`, a small BERT and a "
+        "WordPiece vocabulary made from the train texts",
+    )
+    max_length: int = Field(128, ge=4, le=131072, description="tokens a row is cut to")
+    trust_remote_code: bool = Field(
+        False, description="run Python code that comes with the model's folder"
+    )
+
+
+class CheckpointSettings(Section):
+    """The checkpoints whose features are averaged."""
+
+    count: int = Field(3, ge=1, le=10000, description="training runs, each with a seed of its own")
+    keep: list[Fraction] = Field(
+        [1.0],
+        min_length=1,
+        description="states of each run that serve as checkpoints, as fractions of its training",
+    )
+    existing: list[Text] = Field(
+        [], description="bring your own: folders or hub ids of classifiers; nothing is trained"
+    )
+
+    @model_validator(mode="after")
+    def _no_state_twice(self) -> Self:
+        if len({f"{fraction:g}" for fraction in self.keep}) != len(self.keep):
+            raise ValueError(f"names the same state twice: {self.keep}")
+        return self
+
+
+class FinetuneSettings(Section):
+    """The training recipe, handed to `transformers.Trainer`."""
+
+    epochs: float = Field(3.0, gt=0.0, le=10000.0, description="passes over the train set")
+    batch_size: int = Field(16, ge=1, description="rows a step")
+    learning_rate: float = Field(5.0e-5, gt=0.0, description="peak of the linear schedule")
+    weight_decay: float = Field(0.01, ge=0.0, description="AdamW's weight decay")
+    warmup_ratio: float = Field(
+        0.06, ge=0.0, le=1.0, description="share of the steps in which the rate rises"
+    )
+    save_every: Fraction = Field(
+        0.1, description="how often to save a state to resume from, as a share of the training"
+    )
+
+
+class ParameterSettings(Section):
+    """Which parameters the gradient is taken over."""
+
+    include: list[Text] = Field(
+        [".*"], min_length=1, description="regular expressions; a parameter must match one in full"
+    )
+    exclude: list[Text] = Field([], description="regular expressions; a match drops a parameter")
+
+
+class FeatureSettings(Section):
+    """How a row's gradient becomes its features."""
+
+    dim: int = Field(1024, ge=1, le=1048576, description="k, the numbers kept of each gradient")
+    projection: Literal["rademacher", "normal"] = Field(
+        "rademacher", description="the random matrix: signs or normal numbers"
+    )
+    gradients: Literal["functional"] = Field(
+        "functional", description="how per-sample gradients are computed: `torch.func`"
+    )
+    parameters: ParameterSettings = Field(
+        default_factory=ParameterSettings,
+        description="which parameters the gradient is taken over",
+    )
+    model_output: Text = Field(
+        "text_classification",
+        description="the function whose gradient is taken: `text_classification`, or "
+        "`module:Class` for your own",
+    )
+    loss_temperature: float = Field(
+        1.0, gt=0.0, description="temperature of the softmax in the loss weight"
+    )
+    dtype: Literal["float32", "float16"] = Field(
+        "float32", description="how features are stored; float16 fails if a number overflows"
+    )
+    shard_size: int = Field(2048, ge=1, description="train rows a job, and a store")
+    codec: Literal["none", "zstd", "blosc", "bitround"] = Field(
+        "none", description="compression of the stored features; `bitround` drops mantissa bits"
+    )
+    keep_bits: int = Field(
+        10, ge=1, le=23, description="mantissa bits that `bitround` keeps (float32 has 23)"
+    )
+
+
+class KernelSettings(Section):
+    """The kernel and its ridge."""
+
+    ridge: float = Field(
+        10.0,
+        ge=0.0,
+        description="added to the kernel's diagonal, in units of its mean diagonal entry; 0 is the "
+        "reference's rule, noise unless there are far more rows than dimensions",
+    )
+
+
+class ScoreSettings(Section):
+    """How features become scores."""
+
+    top: int = Field(20, ge=1, description="proponents and opponents listed for each target")
+    loss_weight_power: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="power of the train rows' loss weight: 1 is the reference's rule, 0 leaves it out",
+    )
+
+
+class ExecutionSettings(Section):
+    """How to compute, never what: a change reruns nothing."""
+
+    device: Text = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:1`")
+    threads: int = Field(1, ge=1, description="CPU threads of a job that trains, featurizes or scores")
+    memory_mb: int = Field(
+        4096, ge=64, description="memory for gradients, features and scores, beside the model"
+    )
+
+
+class Settings(Section):
+    """One run of the pipeline."""
+
+    run: Name = Field("demo", description="the run's name; its results are in `results/<run>/`")
+    seed: int = Field(0, ge=0, lt=2**31, description="every random choice derives from it")
+    dataset: DatasetSettings = Field(default_factory=DatasetSettings)
+    targets: dict[TargetName, TargetSettings] = Field(
+        default_factory=lambda: {"validation": TargetSettings(size=100)},
+        min_length=1,
+        description="named sets of targets",
+    )
+    model: ModelSettings = Field(default_factory=ModelSettings)
+    checkpoints: CheckpointSettings = Field(default_factory=CheckpointSettings)
+    finetune: FinetuneSettings = Field(default_factory=FinetuneSettings)
+    features: FeatureSettings = Field(default_factory=FeatureSettings)
+    kernel: KernelSettings = Field(default_factory=KernelSettings)
+    scores: ScoreSettings = Field(default_factory=ScoreSettings)
+    execution: ExecutionSettings = Field(default_factory=ExecutionSettings)

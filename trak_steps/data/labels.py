@@ -1,0 +1,115 @@
+"""Turn a label column into class numbers, or into numbers to regress on, and refuse what is neither."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import numpy as np
+from numpy.typing import NDArray
+
+from trak_steps.errors import TrakError
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the labels of a data set are.
+
+    Attributes:
+        classes: the values of the source in the order of the class numbers; none for regression.
+        names: a name for each class; empty for regression.
+    """
+
+    classes: tuple[Any, ...] | None
+    names: tuple[str, ...]
+
+    @property
+    def outputs(self) -> int:
+        """How many logits a model for these labels has: the classes, or one for regression."""
+        return len(self.names) if self.classes is not None else 1
+
+
+def labels_of(rows: datasets.Dataset, column: str, where: str) -> Labels:
+    """Find out what the labels of a train split are.
+
+    Declared classes keep their order. Undeclared ones, integers or texts, are sorted. Floats mean
+    regression.
+
+    Raises:
+        TrakError: if the column is missing, holds something else, or has a single class.
+    """
+    require_column(rows, column, where, "dataset.label")
+    feature = rows.features[column]
+    if isinstance(feature, datasets.ClassLabel):
+        names = tuple(feature.names)
+        return _with_two_classes(Labels(tuple(range(len(names))), names), column, where)
+    kind = getattr(feature, "dtype", str(feature))
+    if kind.startswith("float"):
+        return Labels(None, ())
+    if not kind.startswith(("int", "uint", "bool", "string", "large_string")):
+        raise TrakError(
+            f"{where}: the label column `{column}` holds {kind}; labels are integers, texts or floats"
+        )
+    values = rows.unique(column)
+    _refuse_missing(rows, column, values, where)
+    classes = tuple(sorted(values))
+    return _with_two_classes(Labels(classes, tuple(map(str, classes))), column, where)
+
+
+def encode(
+    values: Sequence[Any], labels: Labels, row_ids: Sequence[int], where: str
+) -> NDArray[np.int64] | NDArray[np.float64]:
+    """The class number of each value (or the value itself, for regression).
+
+    Raises:
+        TrakError: naming the first row whose label is missing or not one of the classes.
+    """
+    if labels.classes is None:
+        numbers = np.array([np.nan if v is None else float(v) for v in values])
+        wrong = np.flatnonzero(~np.isfinite(numbers))
+        if wrong.size:
+            raise TrakError(f"{where}: row {row_ids[wrong[0]]} has no finite label")
+        return numbers
+    number = {value: i for i, value in enumerate(labels.classes)}
+    encoded = np.empty(len(values), dtype=np.int64)
+    for i, value in enumerate(values):
+        if _unlabelled(value):
+            raise _no_label(value, row_ids[i], where)
+        if value not in number:
+            raise TrakError(
+                f"{where}: row {row_ids[i]} has the label {value!r}; the train set knows "
+                + ", ".join(repr(c) for c in labels.classes[:10])
+                + (" …" if len(labels.classes) > 10 else "")
+            )
+        encoded[i] = number[value]
+    return encoded
+
+
+def require_column(rows: datasets.Dataset, column: str, where: str, setting: str) -> None:
+    """Raise TrakError unless the split has the column that a setting names."""
+    if column not in rows.column_names:
+        raise TrakError(
+            f"{where}: there is no column `{column}` ({setting}); it has " + ", ".join(rows.column_names)
+        )
+
+
+def _refuse_missing(rows: datasets.Dataset, column: str, values: list[Any], where: str) -> None:
+    for value in filter(_unlabelled, values):
+        raise _no_label(value, list(rows[column]).index(value), where)
+
+
+def _unlabelled(value: Any) -> bool:
+    return value is None or (not isinstance(value, str) and value == -1)
+
+
+def _no_label(value: Any, row: int, where: str) -> TrakError:
+    shown = "no label" if value is None else "the label -1, which means unlabelled"
+    return TrakError(f"{where}: row {row} has {shown}; choose a split with labels, or drop the row")
+
+
+def _with_two_classes(labels: Labels, column: str, where: str) -> Labels:
+    if len(labels.names) < 2:
+        raise TrakError(
+            f"{where}: every row has the same label in `{column}`; a classifier needs two classes"
+        )
+    return labels

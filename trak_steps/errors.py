@@ -1,0 +1,8 @@
+"""The one error that is meant for the person at the keyboard."""
+
+
+class TrakError(Exception):
+    """Something about the input, a setting or a file is wrong, and the message says what to do.
+
+    The command line prints it without a traceback. Any other exception is a bug of ours.
+    """

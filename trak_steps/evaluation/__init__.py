@@ -1,0 +1,1 @@
+"""Is the answer any good? Measures that need what the pipeline already has."""

@@ -1,0 +1,1 @@
+"""Per-sample gradients of the model output, by exchangeable sources (see ``source``)."""

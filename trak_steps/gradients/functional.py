@@ -1,0 +1,121 @@
+"""Per-sample gradients by ``torch.func``: general, exact, and the oracle for faster ways.
+
+Rows of one length are run together, without padding and so without an attention mask. What a row
+gets does not depend on its neighbours, and the models' code meets no data-dependent branch on the
+mask, which ``vmap`` could not follow.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, vmap
+
+from trak_steps.gradients.model_output import ModelOutput
+from trak_steps.gradients.source import Outputs, Parameter, Row, predict, total_size
+from trak_steps.progress import say
+from trak_steps.projection.base import Sketch
+
+
+class FunctionalGradients:
+    """Forms the gradient of each row in full.
+
+    Args:
+        model: a classifier in evaluation mode.
+        output: the function of the logits to differentiate.
+        parameters: what to differentiate it by.
+        memory: bytes that the gradients formed at once may take.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        output: ModelOutput,
+        parameters: Sequence[Parameter],
+        memory: int,
+    ) -> None:
+        self.parameters = parameters
+        self._model = model
+        self._output = output
+        tensors = {name: tensor.detach() for name, tensor in model.named_parameters()}
+        chosen = {parameter.name for parameter in parameters}
+        self._chosen = {name: tensor for name, tensor in tensors.items() if name in chosen}
+        self._fixed = {name: tensor for name, tensor in tensors.items() if name not in chosen}
+        self._fixed.update(model.named_buffers())
+        self._together = max(1, min(32, memory // (4 * total_size(parameters))))
+        self._vectorised = True
+
+    def run(self, rows: Sequence[Row], sketch: Sketch) -> Outputs:
+        """See :class:`~trak_steps.gradients.source.GradientSource`."""
+        device = next(iter(self._chosen.values())).device
+        order: list[int] = []
+        outputs: list[Outputs] = []
+        for places in self._groups(rows):
+            gradients, output = self._gradients(_stack([rows[place] for place in places], device))
+            order += places
+            outputs.append(output)
+            for parameter in self.parameters:
+                gradient = gradients.pop(parameter.name)
+                sketch.add(parameter.start, places, gradient.reshape(len(places), -1))
+        back = torch.tensor(order, device=device).argsort()
+        return Outputs(
+            *(
+                torch.cat([getattr(output, name) for output in outputs])[back]
+                for name in ("margin", "loss_weight", "prediction")
+            )
+        )
+
+    def _groups(self, rows: Sequence[Row]) -> Iterator[list[int]]:
+        """Places of rows of one length, as many as may be run together."""
+        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+        for _, same in groupby(order, key=lambda place: len(rows[place])):
+            places = list(same)
+            for start in range(0, len(places), self._together):
+                yield places[start : start + self._together]
+
+    def _gradients(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Outputs]:
+        """Gradients by parameter, [b, ...] each, and outputs of rows of one length."""
+        if self._vectorised:
+            try:
+                gradients, outputs = vmap(self._one_row, in_dims=(None, 0))(self._chosen, batch)
+                return gradients, Outputs(*outputs)
+            except RuntimeError as error:
+                if "vmap" not in str(error):
+                    raise
+                self._vectorised = False
+                name = type(self._model).__name__
+                say(f"{name} cannot be vectorised over rows, so they are run one by one")
+        single = [
+            self._one_row(self._chosen, {name: values[i] for name, values in batch.items()})
+            for i in range(len(batch["label"]))
+        ]
+        gradients = {name: torch.stack([row[name] for row, _ in single]) for name in self._chosen}
+        columns = zip(*(values for _, values in single), strict=True)
+        return gradients, Outputs(*(torch.stack(column) for column in columns))
+
+    def _one_row(
+        self, chosen: dict[str, Tensor], row: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor, Tensor]]:
+        """Gradients over the chosen parameters, and margin, loss weight and prediction, of one row."""
+        gradients, (margin, others) = grad_and_value(self._margin, has_aux=True)(chosen, row)
+        return gradients, (margin, *others)
+
+    def _margin(
+        self, chosen: dict[str, Tensor], row: dict[str, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        inputs = {name: value[None] for name, value in row.items() if name != "label"}
+        logits = functional_call(self._model, (chosen, self._fixed), (), inputs).logits
+        label = row["label"][None]
+        margin = self._output.output(logits, label).squeeze(0)
+        loss_weight = self._output.loss_weight(logits, label).squeeze(0)
+        return margin, (loss_weight.detach(), predict(logits).squeeze(0).detach())
+
+
+def _stack(rows: Sequence[Row], device: torch.device) -> dict[str, Tensor]:
+    """Rows of one length as tensors [b, length], and their labels [b]."""
+    batch = {"input_ids": torch.tensor([list(row.input_ids) for row in rows])}
+    if rows[0].token_type_ids is not None:
+        batch["token_type_ids"] = torch.tensor([list(row.token_type_ids or ()) for row in rows])
+    batch["label"] = torch.tensor([row.label for row in rows])
+    return {name: tensor.to(device) for name, tensor in batch.items()}

@@ -1,0 +1,73 @@
+"""Sum the kernel, add the ridge, factor it, apply its inverse.
+
+K = Σ_i φ(x_i) φ(x_i)ᵀ over the train set, in float64 (Park et al. 2023, section 3.3), with
+ridge · trace(K)/k added to its diagonal.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from trak_steps.errors import TrakError
+
+# Below this ratio of the smallest to the largest pivot, solving loses all float32 digits.
+SINGULAR = 1e-9
+
+
+def sum_kernel(shards: Iterable[Tensor], dim: int, device: torch.device) -> tuple[Tensor, int]:
+    """K without ridge, [k, k] in float64, and how many rows went into it.
+
+    Args:
+        shards: features of the train rows, [rows, k] each.
+        dim: k.
+        device: where to multiply.
+    """
+    kernel = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+    n = 0
+    for shard in shards:
+        features = shard.to(device, torch.float64)
+        kernel.addmm_(features.T, features)
+        n += len(features)
+    return kernel, n
+
+
+def factor_kernel(kernel: Tensor, n: int, ridge: float) -> Tensor:
+    """The lower Cholesky factor of K + ridge · trace(K)/k · I, [k, k] in float64.
+
+    Args:
+        kernel: K, [k, k] in float64.
+        n: train rows summed in it.
+        ridge: in units of the mean diagonal entry.
+
+    Raises:
+        TrakError: if K is not finite, or singular: fewer rows than dimensions without a ridge, or
+            gradients that do not span k dimensions.
+    """
+    dim = len(kernel)
+    if not torch.isfinite(kernel).all():
+        raise TrakError("the kernel is not finite: some feature is too large; see the features")
+    mean = kernel.diagonal().mean()
+    if mean <= 0:
+        raise TrakError("the kernel is zero: every gradient is; check features.parameters")
+    if ridge == 0 and n < dim:
+        raise TrakError(
+            f"the kernel is singular: {n} train rows cannot span {dim} dimensions; set kernel.ridge "
+            "above 0, or features.dim below the number of rows"
+        )
+    diagonal = torch.eye(dim, dtype=kernel.dtype, device=kernel.device) * (ridge * mean)
+    factor: Tensor
+    factor, failed = torch.linalg.cholesky_ex(kernel + diagonal)
+    pivots = factor.diagonal().square()
+    if failed or pivots.min() < SINGULAR * pivots.max():
+        raise TrakError(
+            f"the kernel is singular: the gradients of {n} rows do not span {dim} dimensions; "
+            f"set kernel.ridge above {ridge:g}, or features.dim lower"
+        )
+    return factor
+
+
+def solve_kernel(factor: Tensor, features: Tensor) -> Tensor:
+    """(K + ridge)⁻¹ φ for each row of ``features`` [t, k], in float64, [t, k]."""
+    solved: Tensor = torch.cholesky_solve(features.to(factor.dtype).T, factor)
+    return solved.T.contiguous()

@@ -1,0 +1,68 @@
+"""Bring a model's files into the run, so that every later job reads a local folder."""
+
+import shutil
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+from trak_steps.errors import TrakError
+
+SMALL = ("*.json", "*.txt", "*.model", "*.jinja")
+WEIGHTS = ("*.safetensors",)
+CODE = ("*.py",)
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack")
+
+
+def fetch_model(
+    name_or_path: str, destination: Path, *, setting: str, weights: bool, trust_remote_code: bool
+) -> None:
+    """Copy a model's configuration, tokenizer and safetensors weights into a new folder.
+
+    Args:
+        name_or_path: a local folder or a hub id.
+        destination: the folder to make.
+        setting: the setting that names the model, for messages.
+        weights: whether weights are needed.
+        trust_remote_code: whether to bring Python files along.
+
+    Raises:
+        TrakError: if there is no such model, it lacks weights, or has only pickled ones.
+    """
+    patterns = [*SMALL, *(WEIGHTS if weights else ()), *(CODE if trust_remote_code else ())]
+    source = Path(name_or_path).expanduser()
+    if source.is_dir():
+        _check(source, name_or_path, setting, weights)
+    elif source.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1:
+        raise TrakError(f"{setting}: there is no folder {source.absolute()}")
+    else:
+        source = _download(name_or_path, patterns, setting)
+        _check(source, name_or_path, setting, weights)
+    destination.mkdir(parents=True, exist_ok=True)
+    for pattern in patterns:
+        for file in source.glob(pattern):
+            shutil.copyfile(file, destination / file.name)
+
+
+def _download(name: str, patterns: list[str], setting: str) -> Path:
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as error:  # a hub's client raises many kinds; all mean that it is not there
+        words = str(error).strip().split("\n")[0][:200]
+        raise TrakError(
+            f"{setting}: `{name}` is not a folder here and could not be fetched from the hub "
+            f"({type(error).__name__}: {words}); set {setting} to a local folder"
+        ) from error
+
+
+def _check(folder: Path, named: str, setting: str, weights: bool) -> None:
+    if not (folder / "config.json").is_file():
+        raise TrakError(f"{setting}: {named} has no config.json, so it is not a model's folder")
+    if not weights or any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    if pickles:
+        raise TrakError(
+            f"{setting}: {named} holds pickled weights ({pickles[0]}), which can run code when "
+            "they are read; save the model with `save_pretrained`, which writes model.safetensors"
+        )
+    raise TrakError(f"{setting}: {named} has no weights (model.safetensors)")

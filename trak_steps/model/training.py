@@ -1,0 +1,182 @@
+"""Fine-tune one classifier so that a killed run goes on where it last saved.
+
+The work folder holds one training run's unfinished state:
+
+* ``recipe.json``: what is being trained. Another recipe in the same folder starts afresh.
+* ``trainer/checkpoint-N`` with a file ``complete``: a state to resume from. Without that file, the
+  save was interrupted and the state is not used.
+* ``states/<fraction>``: kept states of the model, complete or absent.
+"""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+from trak_steps.errors import TrakError
+from trak_steps.progress import say
+from trak_steps.store.atomic import complete_or_absent
+
+COMPLETE = "complete"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one classifier is trained.
+
+    Attributes:
+        epochs, batch_size, learning_rate, weight_decay, warmup_ratio, save_every: as the settings.
+        seed: decides new weights, the order of rows, and dropout.
+        keep: fractions of the training at which the model's state is kept.
+    """
+
+    epochs: float
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    warmup_ratio: float
+    save_every: float
+    seed: int
+    keep: tuple[float, ...]
+
+    def steps(self, n: int) -> int:
+        """Optimizer steps for n rows."""
+        return max(1, math.ceil(self.epochs * math.ceil(n / self.batch_size)))
+
+
+def finetune(
+    make_model: Callable[[], PreTrainedModel],
+    tokenizer: PreTrainedTokenizerBase,
+    rows: datasets.Dataset,
+    recipe: Recipe,
+    *,
+    work: Path,
+    identity: dict[str, Any],
+    cpu: bool,
+) -> dict[float, Path]:
+    """Train, or go on training.
+
+    Args:
+        make_model: builds the model to train; called after the random numbers are seeded.
+        tokenizer: pads the batches.
+        rows: columns of model inputs and ``labels``.
+        recipe: how to train.
+        work: the folder of the unfinished state.
+        identity: JSON values that, with the recipe, say what is trained.
+        cpu: do not use a GPU.
+
+    Returns:
+        For each kept fraction, a folder with the model's state (below ``work``).
+
+    Raises:
+        TrakError: if the loss or a weight became infinite or not a number.
+    """
+    _start_or_resume(work, {**identity, "recipe": _plain(recipe)})
+    steps = recipe.steps(len(rows))
+    states = {fraction: work / "states" / f"{fraction:g}" for fraction in recipe.keep}
+    set_seed(recipe.seed)
+    trainer = Trainer(
+        model=make_model(),
+        args=_arguments(recipe, steps, work / "trainer", cpu),
+        train_dataset=rows,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        callbacks=[_KeepStates(states, steps), _MarkSaves()],
+    )
+    last = _last_complete(work / "trainer")
+    say(f"training {steps} steps" + (f", resuming at {last.name}" if last else ""))
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    missing = [fraction for fraction, folder in states.items() if not folder.is_dir()]
+    if missing:
+        raise TrakError(f"{work}: the state at {missing[0]:g} was not kept; delete it and rerun")
+    return states
+
+
+def _arguments(recipe: Recipe, steps: int, folder: Path, cpu: bool) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        warmup_steps=math.ceil(recipe.warmup_ratio * steps),
+        lr_scheduler_type="linear",
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        use_cpu=cpu,
+        save_strategy="steps",
+        save_steps=max(1, math.ceil(recipe.save_every * steps)),
+        save_total_limit=2,  # the older one stays until the newer is marked complete
+        logging_steps=max(1, steps // 20),
+        report_to=[],
+        dataloader_pin_memory=not cpu,
+    )
+
+
+class _KeepStates(TrainerCallback):  # type: ignore[misc]
+    """Saves the model when the training has come to a kept fraction."""
+
+    def __init__(self, states: dict[float, Path], steps: int) -> None:
+        self._at = [(max(1, round(fraction * steps)), path) for fraction, path in states.items()]
+
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Save where a kept fraction ends with this step."""
+        for step, path in self._at:
+            if step == state.global_step:
+                with complete_or_absent(path) as folder:
+                    kwargs["model"].save_pretrained(folder)
+
+
+class _MarkSaves(TrainerCallback):  # type: ignore[misc]
+    """Marks a saved state as whole, once everything of it is written."""
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Runs after the Trainer wrote the last file of a state."""
+        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+
+
+def _start_or_resume(work: Path, identity: dict[str, Any]) -> None:
+    text = json.dumps(identity, indent=1, sort_keys=True)
+    file = work / "recipe.json"
+    if file.is_file() and file.read_text(encoding="utf-8") == text:
+        return
+    if work.exists():
+        say(f"{work} holds the state of another training run, which is dropped")
+        shutil.rmtree(work)
+    work.mkdir(parents=True)
+    with complete_or_absent(file) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _last_complete(folder: Path) -> Path | None:
+    """The newest whole state; interrupted ones are removed."""
+    complete: list[tuple[int, Path]] = []
+    for path in folder.glob("checkpoint-*"):
+        if (path / COMPLETE).is_file():
+            complete.append((int(path.name.removeprefix("checkpoint-")), path))
+        else:
+            shutil.rmtree(path)
+    return max(complete)[1] if complete else None
+
+
+def _plain(recipe: Recipe) -> dict[str, Any]:
+    return {**vars(recipe), "keep": list(recipe.keep)}

@@ -1,0 +1,89 @@
+"""Dense random projections, without ever holding the p × k matrix.
+
+The matrix is drawn in blocks of :data:`BLOCK` rows. A block is a function of the key and its number
+alone, so it comes out the same on every device and whatever the memory; it is used on all rows that
+the sketch holds, then dropped.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BLOCK = 1024
+
+
+class DenseProjection:
+    """Entries of ±1/√k (``rademacher``) or normal with variance 1/k (``normal``).
+
+    Either way E⟨Px, Py⟩ = ⟨x, y⟩, with a variance of about (|x|²|y|² + ⟨x, y⟩²)/k
+    (Johnson & Lindenstrauss 1984; Achlioptas 2003 for signs).
+
+    Args:
+        kind: the distribution of the entries.
+        size: p.
+        dim: k.
+        key: decides the matrix (see :func:`~trak_steps.projection.base.projection_key`).
+        device: where to project.
+    """
+
+    def __init__(
+        self,
+        kind: Literal["rademacher", "normal"],
+        *,
+        size: int,
+        dim: int,
+        key: int,
+        device: torch.device,
+    ) -> None:
+        self.kind = kind
+        self.size = size
+        self.dim = dim
+        self._key = key
+        self._device = device
+
+    def rows_at_once(self, memory: int) -> int:
+        """Rows whose whole gradients fit beside one block of the matrix."""
+        left = memory - 2 * 4 * BLOCK * self.dim
+        return max(1, left // (4 * self.size + 8 * self.dim))
+
+    def sketch(self, rows: int) -> "DenseSketch":
+        """An empty sketch; it holds the rows' whole gradients."""
+        return DenseSketch(self, rows, self._device)
+
+    def block(self, number: int) -> Tensor:
+        """Rows ``number · BLOCK`` on of the unscaled matrix, [≤ BLOCK, k] in float32."""
+        rows = min(BLOCK, self.size - number * BLOCK)
+        draw = np.random.Generator(np.random.Philox(key=self._key, counter=number << 128))
+        if self.kind == "normal":
+            return torch.from_numpy(draw.standard_normal((rows, self.dim), np.float32)).to(self._device)
+        packed = np.frombuffer(draw.bytes(-(-rows * self.dim // 8)), np.uint8)
+        bits = np.unpackbits(packed, count=rows * self.dim).reshape(rows, self.dim)
+        return torch.from_numpy(bits).to(self._device, torch.float32).mul_(2.0).sub_(1.0)
+
+
+class DenseSketch:
+    """Whole gradients of some rows, [rows, p], projected at the end."""
+
+    def __init__(self, projection: DenseProjection, rows: int, device: torch.device) -> None:
+        self._projection = projection
+        self._gradients = torch.zeros(rows, projection.size, device=device)
+
+    def add(self, start: int, places: Sequence[int], gradient: Tensor) -> None:
+        """See :class:`~trak_steps.projection.base.Sketch`."""
+        index = torch.as_tensor(places, device=self._gradients.device)
+        self._gradients[index, start : start + gradient.shape[1]] += gradient
+
+    def finish(self) -> Tensor:
+        """See :class:`~trak_steps.projection.base.Sketch`. Sums over blocks are kept in float64."""
+        dim, size = self._projection.dim, self._projection.size
+        total = torch.zeros(
+            len(self._gradients), dim, dtype=torch.float64, device=self._gradients.device
+        )
+        for number in range(-(-size // BLOCK)):
+            part = self._gradients[:, number * BLOCK : (number + 1) * BLOCK]
+            total += part @ self._projection.block(number)
+        features: Tensor = total / dim**0.5
+        return features.float()

@@ -1,0 +1,1 @@
+"""One module a step. A step reads its inputs, calls the mathematics, and writes its output."""

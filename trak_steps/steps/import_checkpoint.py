@@ -1,0 +1,56 @@
+"""Step ``import-checkpoint``: bring a classifier that was fine-tuned elsewhere into the run."""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer
+
+from trak_steps.config import Settings
+from trak_steps.data.prepared import PreparedRows
+from trak_steps.errors import TrakError
+from trak_steps.layout import Layout
+from trak_steps.model.fetch import fetch_model
+from trak_steps.model.load import load_classifier
+from trak_steps.progress import say
+from trak_steps.store.atomic import complete_or_absent
+from trak_steps.store.manifest import Manifest, digest_files
+
+
+def run(layout: Layout, settings: Settings, checkpoint: int) -> None:
+    """Write ``checkpoints/<m>`` after checking that it fits the data."""
+    train = PreparedRows.load(layout.train)
+    named = settings.checkpoints.existing[checkpoint]
+    trust = settings.model.trust_remote_code
+    path = layout.checkpoint(str(checkpoint))
+    with complete_or_absent(path) as folder:
+        fetch_model(named, folder, setting="checkpoints.existing", weights=True, trust_remote_code=trust)
+        try:
+            load_classifier(
+                folder,
+                outputs=train.outputs,
+                device=torch.device("cpu"),
+                trust_remote_code=trust,
+            )
+        except TrakError as error:
+            raise TrakError(str(error).replace(str(folder), f"checkpoints.existing: {named}")) from error
+        _require_same_vocabulary(folder, layout.model, named, trust)
+        Manifest(
+            "checkpoint",
+            made_from={"model": Manifest.load(layout.model, "model").content},
+            content=digest_files([folder / "config.json", *folder.glob("*.safetensors")]),
+            details={"source": named},
+        ).save(folder)
+    say(f"wrote {path}")
+
+
+def _require_same_vocabulary(folder: Path, base: Path, named: str, trust: bool) -> None:
+    """The rows are tokenised once, with the tokenizer of the first checkpoint."""
+    vocabularies = [
+        AutoTokenizer.from_pretrained(path, trust_remote_code=trust).get_vocab()
+        for path in (folder, base)
+    ]
+    if vocabularies[0] != vocabularies[1]:
+        raise TrakError(
+            f"checkpoints.existing: {named} has another vocabulary than the first checkpoint; "
+            "score them in separate runs"
+        )

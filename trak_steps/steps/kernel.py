@@ -1,0 +1,37 @@
+"""Step ``kernel``: one checkpoint's kernel, summed over its shards, and its Cholesky factor."""
+
+import torch
+
+from trak_steps.config import Settings
+from trak_steps.data.prepared import PreparedRows
+from trak_steps.kernel.gram import factor_kernel, sum_kernel
+from trak_steps.layout import Layout, shard_names
+from trak_steps.model.device import pick_device
+from trak_steps.progress import progress, say
+from trak_steps.store.features import TrainFeatures
+from trak_steps.store.kernel import save_kernel
+from trak_steps.store.manifest import Manifest
+
+
+def run(layout: Layout, settings: Settings, checkpoint: str) -> None:
+    """Write ``kernel/<m>.zarr``."""
+    train = PreparedRows.load(layout.train)
+    shards = shard_names(len(train), settings.features.shard_size)
+    features = TrainFeatures([layout.train_shard(checkpoint, shard) for shard in shards], len(train))
+    rows_at_once = max(1, settings.execution.memory_mb * 2**20 // (2 * 12 * features.dim))
+    starts = range(0, len(train), rows_at_once)
+    blocks = (
+        torch.from_numpy(features.features(start, min(start + rows_at_once, len(train))))
+        for start in progress(starts, total=len(starts), label="kernel", unit="block")
+    )
+    kernel, n = sum_kernel(blocks, features.dim, pick_device(settings.execution.device))
+    factor = factor_kernel(kernel, n, settings.kernel.ridge)
+    manifest = Manifest(
+        "kernel",
+        made_from=features.manifest.made_from,
+        settings={**features.manifest.settings, "ridge": settings.kernel.ridge},
+        details={"rows": n},
+    )
+    path = layout.kernel(checkpoint)
+    save_kernel(path, kernel.cpu().numpy(), factor.cpu().numpy(), manifest)
+    say(f"wrote {path}: {n} rows, {features.dim} dimensions")

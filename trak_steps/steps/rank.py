@@ -1,0 +1,90 @@
+"""Step ``rank``: the top proponents and opponents of each target, with texts, as a parquet file."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from trak_steps.config import Settings
+from trak_steps.data.prepared import PreparedRows
+from trak_steps.layout import Layout
+from trak_steps.progress import progress, say
+from trak_steps.scoring.top import Top, TopRows
+from trak_steps.store.atomic import complete_or_absent
+from trak_steps.store.manifest import Manifest, agree
+from trak_steps.store.scores import ScoreStore
+
+
+def run(layout: Layout, settings: Settings, targets: str) -> None:
+    """Write ``scores/<set>.top.parquet``."""
+    train = PreparedRows.load(layout.train)
+    target_rows = PreparedRows.load(layout.targets(targets))
+    store = ScoreStore.open(layout.scores(targets))
+    expected = Manifest("scores", {"data": train.digest, "targets": target_rows.digest})
+    agree(expected, layout.train, store.manifest, store.path)
+    n, t = store.shape
+    sides = {
+        "proponent": TopRows(t, settings.scores.top, largest=True),
+        "opponent": TopRows(t, settings.scores.top, largest=False),
+    }
+    starts = range(0, n, store.block_rows)
+    for start in progress(starts, total=len(starts), label="ranking", unit="block"):
+        block = store.scores(start, min(start + store.block_rows, n))
+        for side in sides.values():
+            side.add(block, start)
+    tops = {name: side.result() for name, side in sides.items()}
+    table = pa.concat_tables(
+        _table(name, top, _stds(store, top), train, target_rows) for name, top in tops.items()
+    )
+    table = table.sort_by([("target", "ascending"), ("side", "descending"), ("rank", "ascending")])
+    path = layout.top(targets)
+    with complete_or_absent(path) as file:
+        pq.write_table(table, file)
+    say(f"wrote {path}")
+
+
+def _stds(store: ScoreStore, top: Top) -> NDArray[np.float32]:
+    """The standard deviations of the listed scores, [t, top], read block by block."""
+    n, _ = store.shape
+    found = np.empty(top.score.shape, np.float32)
+    for start in range(0, n, store.block_rows):
+        stop = min(start + store.block_rows, n)
+        target, rank = np.nonzero((top.place >= start) & (top.place < stop))
+        if len(target):
+            block = store.std(start, stop)
+            found[target, rank] = block[top.place[target, rank] - start, target]
+    return found
+
+
+def _table(
+    side: str,
+    top: Top,
+    std: NDArray[np.float32],
+    train: PreparedRows,
+    targets: PreparedRows,
+) -> pa.Table:
+    t, count = top.place.shape
+    target = np.repeat(np.arange(t), count)
+    place = top.place.reshape(-1)
+    columns: dict[str, Any] = {
+        "target": target,
+        "rank": np.tile(np.arange(1, count + 1), t),
+        "side": [side] * len(place),
+        "score": top.score.reshape(-1),
+        "std": pa.array(std.reshape(-1), from_pandas=True),
+    }
+    for name, rows, where in (("train", train, place), ("target", targets, target)):
+        picked = rows.rows.with_format("arrow").select(np.unique(where))[:]
+        back = np.searchsorted(np.unique(where), where)
+        kept = ["row", "label", *rows.text_columns]
+        kept += [column for column in ("flipped", "group") if column in picked.column_names]
+        for column in kept:
+            values = picked[column].take(pa.array(back))
+            columns[f"{name}_{column}"] = values
+            if column == "label" and rows.label_names:
+                names = pa.array(rows.label_names)
+                columns[f"{name}_label_name"] = names.take(values.combine_chunks())
+    columns.pop("target_flipped", None)
+    return pa.table(columns)

@@ -1,0 +1,105 @@
+"""Zarr groups with a manifest, written complete or absent and read with checks."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from trak_steps.errors import TrakError
+from trak_steps.store.atomic import complete_or_absent
+from trak_steps.store.codecs import codec_arguments
+from trak_steps.store.manifest import Manifest
+
+MANIFEST = "manifest"
+PLAIN = codec_arguments("none", 0, "float32")
+
+
+@contextmanager
+def new_group(
+    path: Path, manifest: Manifest, attributes: Mapping[str, Any] | None = None
+) -> Iterator[zarr.Group]:
+    """A new Zarr group (format 3) that appears under ``path`` when the body ends."""
+    with complete_or_absent(path) as temporary:
+        yield zarr.create_group(
+            temporary,
+            zarr_format=3,
+            attributes={MANIFEST: manifest.to_dict(), **(attributes or {})},
+        )
+
+
+def put_array(
+    group: zarr.Group,
+    name: str,
+    values: NDArray[Any],
+    dimensions: tuple[str, ...],
+    *,
+    chunks: tuple[int, ...] | None = None,
+    codec: Mapping[str, Any] = PLAIN,
+    attributes: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a whole array. Floats that were never written read as NaN, never as zero."""
+    array = group.create_array(
+        name,
+        shape=values.shape,
+        dtype=values.dtype,
+        chunks=chunks or tuple(max(1, extent) for extent in values.shape),
+        dimension_names=dimensions,
+        fill_value=np.nan if values.dtype.kind == "f" else 0,
+        attributes=dict(attributes or {}),
+        **codec,
+    )
+    array[...] = values
+
+
+def open_group(path: Path, kind: str, *, step: str) -> tuple[zarr.Group, Manifest]:
+    """Open a store for reading.
+
+    Raises:
+        TrakError: if it is missing, damaged, or of another kind.
+    """
+    try:
+        group = zarr.open_group(path, mode="r", zarr_format=3)
+        values = dict(group.attrs).get(MANIFEST)
+    except FileNotFoundError:
+        raise TrakError(f"{path}: is missing; run `{step}` first") from None
+    except Exception as error:  # damaged metadata makes zarr raise many kinds
+        raise TrakError(f"{path}: cannot be read ({error}); delete it and rerun {step}") from error
+    return group, Manifest.from_dict(values, kind, path)
+
+
+def read_array(
+    group: zarr.Group,
+    path: Path,
+    name: str,
+    shape: tuple[int, ...],
+    *,
+    rows: slice = slice(None),
+    finite: bool = True,
+) -> NDArray[Any]:
+    """Read an array, or some of its rows, of a known shape.
+
+    Raises:
+        TrakError: if it is missing, has another shape, is damaged, or holds what is not finite.
+    """
+    try:
+        array = group[name]
+        if not isinstance(array, zarr.Array):
+            raise TypeError(f"{name} is not an array")
+        if array.shape != shape:
+            raise TrakError(
+                f"{path}: `{name}` has shape {array.shape}, expected {shape}; delete it and rerun"
+            )
+        values = np.asarray(array[rows])
+    except TrakError:
+        raise
+    except Exception as error:  # a damaged chunk makes zarr and its codecs raise many kinds
+        raise TrakError(
+            f"{path}: `{name}` is damaged ({type(error).__name__}: {error}); delete it and rerun"
+        ) from error
+    if finite and values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise TrakError(f"{path}: `{name}` has missing or non-finite numbers; delete it and rerun")
+    return values

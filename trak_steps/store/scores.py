@@ -1,0 +1,111 @@
+"""Score stores: every train row's score for every target of a set, labelled for xarray.
+
+``scores`` and ``std`` [train, target] in float32. Coordinates: ``train`` and ``target`` are the rows'
+ids in the source; ``train_label``, ``target_label``, ``train_loss_weight`` (the mean over
+checkpoints) and ``target_margin`` (likewise) ride along.
+
+    xarray.open_zarr(path, consolidated=False).scores.sel(target=17).sortby(...)
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+from numpy.typing import NDArray
+
+from trak_steps.store.group import PLAIN, new_group, open_group, put_array, read_array
+from trak_steps.store.manifest import Manifest
+
+KIND = "scores"
+
+
+@dataclass(frozen=True)
+class ScoreBlockRows:
+    """What is written for the train rows from place ``start`` on: [r, t] each."""
+
+    start: int
+    scores: NDArray[np.float32]
+    std: NDArray[np.float32]
+
+
+def save_scores(
+    path: Path,
+    blocks: Iterator[ScoreBlockRows],
+    *,
+    coordinates: Mapping[str, tuple[str, NDArray[Any]]],
+    block_rows: int,
+    manifest: Manifest,
+) -> None:
+    """Write a score store from blocks of train rows as they come, complete or absent.
+
+    Args:
+        path: where.
+        blocks: in order, of ``block_rows`` rows each but the last.
+        coordinates: name → (dimension, values); must hold ``train`` and ``target``.
+        block_rows: rows of a block, and of a chunk.
+        manifest: goes into the attributes.
+    """
+    n, t = len(coordinates["train"][1]), len(coordinates["target"][1])
+    others = " ".join(name for name in coordinates if name not in ("train", "target"))
+    with new_group(path, manifest, {"coordinates": others}) as group:
+        for name, (dimension, values) in coordinates.items():
+            put_array(group, name, values, (dimension,))
+        arrays = {
+            name: group.create_array(
+                name,
+                shape=(n, t),
+                dtype="float32",
+                chunks=(min(n, block_rows), t),
+                dimension_names=("train", "target"),
+                fill_value=np.nan,
+                attributes={"units": "margin", "coordinates": others},
+                **PLAIN,
+            )
+            for name in ("scores", "std")
+        }
+        for block in blocks:
+            rows = slice(block.start, block.start + len(block.scores))
+            arrays["scores"][rows] = block.scores
+            arrays["std"][rows] = block.std
+
+
+@dataclass(frozen=True)
+class ScoreStore:
+    """Scores of n train rows for t targets, opened for reading."""
+
+    path: Path
+    manifest: Manifest
+    group: zarr.Group
+
+    @classmethod
+    def open(cls, path: Path) -> "ScoreStore":
+        """Open a store. Raises TrakError if it is missing or damaged."""
+        group, manifest = open_group(path, KIND, step="trak-steps score")
+        return cls(path, manifest, group)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, t)."""
+        return int(self.manifest.details["train"]), int(self.manifest.details["targets"])
+
+    def scores(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Scores of the train rows with places ``start`` to ``stop``, [rows, t]."""
+        return read_array(self.group, self.path, "scores", self.shape, rows=slice(start, stop))
+
+    def std(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Their standard deviation over checkpoints; not a number for a single checkpoint."""
+        rows = slice(start, stop)
+        return read_array(self.group, self.path, "std", self.shape, rows=rows, finite=False)
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a chunk: what is best read at once."""
+        return int(self.manifest.details["block_rows"])
+
+    def coordinate(self, name: str) -> NDArray[Any]:
+        """A coordinate's values."""
+        length = self.shape[0] if name.startswith("train") else self.shape[1]
+        return read_array(self.group, self.path, name, (length,))

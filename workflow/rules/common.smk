@@ -1,0 +1,67 @@
+# What the rules share: the run's settings and paths, and what makes a rule run again.
+
+import json
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+from snakemake.shell import shell
+
+from trak_steps.config import arguments, parse_settings
+from trak_steps.errors import TrakError
+from trak_steps.fingerprint import fingerprint, foreign_fingerprint
+from trak_steps.layout import Layout, checkpoint_names, shard_names, state_name
+from trak_steps.steps.registry import EXECUTION, STEPS, reads
+
+try:
+    settings = parse_settings(config)
+except TrakError as error:
+    raise WorkflowError(str(error))
+
+run = Layout(Path("results") / settings.run)
+CHECKPOINTS = checkpoint_names(settings.checkpoints)
+TARGETS = list(settings.targets)
+
+# Where and how to compute. Not among any rule's params, so that a change reruns nothing.
+HOW = arguments(settings, [EXECUTION])
+GPU = 1 if settings.execution.device.startswith("cuda") else 0
+MEMORY = settings.execution.memory_mb + 2000
+
+# A person's own model output is code too: a change to its module reruns the features.
+MODEL_OUTPUT = foreign_fingerprint(settings.features.model_output.partition(":")[0])
+
+
+# The steps run in the environment that Snakemake runs in, activated or not.
+shell.prefix(f'export PATH="{Path(sys.executable).parent}:$PATH"; ')
+
+
+wildcard_constraints:
+    checkpoint=r"\d+(-[0-9.e-]+)?",
+    run=r"\d+",
+    shard=r"\d{5}",
+    targets=r"[A-Za-z0-9][A-Za-z0-9_-]*",
+
+
+def step(name):
+    """Params of a rule: the settings that its step reads, and a digest of the step's code."""
+    return {
+        "settings": lambda wildcards: arguments(
+            settings, reads(name, settings, targets=wildcards.get("targets", ""))
+        ),
+        "code": fingerprint(f"steps.{STEPS[name].module}"),
+    }
+
+
+def prepared_rows(folder):
+    """How many rows a prepared folder holds."""
+    return json.loads((Path(folder) / "manifest.json").read_text())["details"]["rows"]
+
+
+def log_of(name):
+    """A job's log, beside the run's results."""
+    return str(run.root / "logs" / f"{name}.log")
+
+
+def time_of(name):
+    """Where a job's time and memory are recorded."""
+    return str(run.root / "benchmarks" / f"{name}.tsv")

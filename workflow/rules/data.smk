@@ -1,0 +1,81 @@
+# The model to fine-tune, and the rows: chosen, labelled, tokenised.
+
+
+rule model:
+    output:
+        directory(run.model),
+    log:
+        log_of("model"),
+    benchmark:
+        time_of("model")
+    conda:
+        "../envs/trak.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+        gpu=0,
+    params:
+        **step("model"),
+    message:
+        "model: {settings.model.name_or_path} into {output}"
+    shell:
+        "trak-steps model {params.settings} {HOW} > {log} 2>&1"
+
+
+# A checkpoint because the number of rows, and so of shards, may only be known afterwards.
+checkpoint prepare:
+    input:
+        model=run.model,
+    output:
+        directory(run.train),
+    log:
+        log_of("data/train"),
+    benchmark:
+        time_of("data/train")
+    conda:
+        "../envs/trak.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+        gpu=0,
+    params:
+        **step("prepare"),
+    message:
+        "prepare: train set into {output}"
+    shell:
+        "trak-steps prepare {params.settings} {HOW} > {log} 2>&1"
+
+
+rule prepare_targets:
+    input:
+        model=run.model,
+        train=run.train,
+    output:
+        directory(run.targets("{targets}")),
+    log:
+        log_of("data/targets/{targets}"),
+    benchmark:
+        time_of("data/targets/{targets}")
+    conda:
+        "../envs/trak.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+        gpu=0,
+    params:
+        **step("prepare-targets"),
+    message:
+        "prepare: targets {wildcards.targets} into {output}"
+    shell:
+        "trak-steps prepare-targets --targets {wildcards.targets} {params.settings} {HOW} > {log} 2>&1"
+
+
+rule data:
+    input:
+        run.train,
+        [run.targets(name) for name in TARGETS],
+    message:
+        "data: done"

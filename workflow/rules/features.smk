@@ -1,0 +1,78 @@
+# Features: gradients of the model output, projected. One job a shard, one a target set.
+
+
+def shards(wildcards):
+    """The names of the train set's shards; asks for the prepared rows if no number is set."""
+    n = settings.dataset.train_size
+    if n is None:
+        n = prepared_rows(checkpoints.prepare.get().output[0])
+    return shard_names(n, settings.features.shard_size)
+
+
+def train_shards(wildcards):
+    """All shards of a checkpoint's train features."""
+    return [run.train_shard(wildcards.checkpoint, shard) for shard in shards(wildcards)]
+
+
+rule featurize:
+    input:
+        checkpoint=run.checkpoint("{checkpoint}"),
+        train=run.train,
+    output:
+        directory(run.train_shard("{checkpoint}", "{shard}")),
+    log:
+        log_of("features/{checkpoint}/train/{shard}"),
+    benchmark:
+        time_of("features/{checkpoint}/train/{shard}")
+    conda:
+        "../envs/trak.yaml"
+    threads: settings.execution.threads
+    resources:
+        mem_mb=MEMORY,
+        runtime=240,
+        gpu=GPU,
+    params:
+        **step("featurize"),
+        output_code=MODEL_OUTPUT,
+    message:
+        "featurize: checkpoint {wildcards.checkpoint}, shard {wildcards.shard}"
+    shell:
+        "trak-steps featurize --checkpoint {wildcards.checkpoint} --shard {wildcards.shard} "
+        "{params.settings} {HOW} > {log} 2>&1"
+
+
+rule featurize_targets:
+    input:
+        checkpoint=run.checkpoint("{checkpoint}"),
+        targets=run.targets("{targets}"),
+    output:
+        directory(run.target_features("{checkpoint}", "{targets}")),
+    log:
+        log_of("features/{checkpoint}/targets/{targets}"),
+    benchmark:
+        time_of("features/{checkpoint}/targets/{targets}")
+    conda:
+        "../envs/trak.yaml"
+    threads: settings.execution.threads
+    resources:
+        mem_mb=MEMORY,
+        runtime=240,
+        gpu=GPU,
+    params:
+        **step("featurize"),
+        output_code=MODEL_OUTPUT,
+    message:
+        "featurize: checkpoint {wildcards.checkpoint}, targets {wildcards.targets}"
+    shell:
+        "trak-steps featurize --checkpoint {wildcards.checkpoint} --targets {wildcards.targets} "
+        "{params.settings} {HOW} > {log} 2>&1"
+
+
+rule features:
+    input:
+        lambda wildcards: [
+            run.train_shard(name, shard) for name in CHECKPOINTS for shard in shards(wildcards)
+        ],
+        [run.target_features(name, targets) for name in CHECKPOINTS for targets in TARGETS],
+    message:
+        "features: done"

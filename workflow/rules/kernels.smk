@@ -1,0 +1,33 @@
+# The kernel of each checkpoint, summed over its shards.
+
+
+rule kernel:
+    input:
+        train=run.train,
+        shards=train_shards,
+    output:
+        directory(run.kernel("{checkpoint}")),
+    log:
+        log_of("kernel/{checkpoint}"),
+    benchmark:
+        time_of("kernel/{checkpoint}")
+    conda:
+        "../envs/trak.yaml"
+    threads: settings.execution.threads
+    resources:
+        mem_mb=MEMORY,
+        runtime=60,
+        gpu=GPU,
+    params:
+        **step("kernel"),
+    message:
+        "kernel: checkpoint {wildcards.checkpoint}"
+    shell:
+        "trak-steps kernel --checkpoint {wildcards.checkpoint} {params.settings} {HOW} > {log} 2>&1"
+
+
+rule kernels:
+    input:
+        [run.kernel(name) for name in CHECKPOINTS],
+    message:
+        "kernels: done"

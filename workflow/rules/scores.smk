@@ -1,0 +1,65 @@
+# Scores of a target set over all checkpoints, and the top of each target with texts.
+
+
+rule score:
+    input:
+        train=run.train,
+        targets=run.targets("{targets}"),
+        shards=lambda wildcards: [
+            run.train_shard(name, shard) for name in CHECKPOINTS for shard in shards(wildcards)
+        ],
+        target_features=[run.target_features(name, "{targets}") for name in CHECKPOINTS],
+        kernels=[run.kernel(name) for name in CHECKPOINTS],
+    output:
+        directory(run.scores("{targets}")),
+    log:
+        log_of("scores/{targets}"),
+    benchmark:
+        time_of("scores/{targets}")
+    conda:
+        "../envs/trak.yaml"
+    threads: settings.execution.threads
+    resources:
+        mem_mb=MEMORY,
+        runtime=120,
+        gpu=GPU,
+    params:
+        **step("score"),
+    message:
+        "score: targets {wildcards.targets}"
+    shell:
+        "trak-steps score --targets {wildcards.targets} {params.settings} {HOW} > {log} 2>&1"
+
+
+rule rank:
+    input:
+        train=run.train,
+        targets=run.targets("{targets}"),
+        scores=run.scores("{targets}"),
+    output:
+        run.top("{targets}"),
+    log:
+        log_of("scores/{targets}.top"),
+    benchmark:
+        time_of("scores/{targets}.top")
+    conda:
+        "../envs/trak.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+        gpu=0,
+    params:
+        **step("rank"),
+    message:
+        "rank: targets {wildcards.targets} into {output}"
+    shell:
+        "trak-steps rank --targets {wildcards.targets} {params.settings} {HOW} > {log} 2>&1"
+
+
+rule scores:
+    input:
+        [run.scores(name) for name in TARGETS],
+        [run.top(name) for name in TARGETS],
+    message:
+        "scores: done"
