@@ -11,6 +11,7 @@ import typer
 from trak_steps import __version__
 from trak_steps.config import Settings, load_settings, restrict
 from trak_steps.layout import Layout
+from trak_steps.progress import quiet_libraries
 from trak_steps.steps.registry import EXECUTION, reads
 
 app = typer.Typer(
@@ -40,6 +41,7 @@ def _setup(
     step: str, config: Path | None, overrides: list[str] | None, results: Path, targets: str = ""
 ) -> tuple[Layout, Settings]:
     """The run's paths, and the settings that this step may see."""
+    quiet_libraries()
     settings = load_settings(config, overrides or ())
     visible = restrict(settings, (*reads(step, settings, targets), EXECUTION))
     return Layout(results / settings.run), visible

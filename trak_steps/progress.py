@@ -1,31 +1,43 @@
-"""Progress bars that read well in a terminal and in a log file."""
+"""Progress for a person at a terminal and for a log file."""
 
+import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
 from tqdm import tqdm
 
 T = TypeVar("T")
+LOG_EVERY = 10.0
 
 
 def progress(items: Iterable[T], *, total: int, label: str, unit: str) -> Iterator[T]:
     """Iterate over ``items`` and show how far it has come, on standard error.
 
-    A log file gets a line every ten seconds instead of a line that redraws itself.
+    A terminal gets a bar. A log file gets a line now and then, at least ten seconds apart.
     """
-    terminal = sys.stderr.isatty()
-    yield from tqdm(
-        items,
-        total=total,
-        desc=label,
-        unit=unit,
-        mininterval=0.2 if terminal else 10.0,
-        dynamic_ncols=terminal,
-        ascii=not terminal,
-    )
+    if sys.stderr.isatty():
+        yield from tqdm(items, total=total, desc=label, unit=unit, dynamic_ncols=True)
+        return
+    start = said = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        now = time.monotonic()
+        if now - said >= LOG_EVERY or done == total:
+            left = (now - start) / done * (total - done)
+            say(f"{label}: {done} of {total} ({unit}), {now - start:.0f} s, {left:.0f} s left")
+            said = now
 
 
 def say(message: str) -> None:
     """Tell the person at the terminal, or the log, what the step is doing."""
     print(message, file=sys.stderr, flush=True)
+
+
+def quiet_libraries() -> None:
+    """Keep the bars of the libraries out of log files. To be called before they are imported."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+        os.environ.setdefault("TQDM_DISABLE", "1")

@@ -17,6 +17,9 @@ from trak_steps.gradients.source import Outputs, Parameter, Row, predict, total_
 from trak_steps.progress import say
 from trak_steps.projection.base import Sketch
 
+# Gradients formed at once on a CPU: more fall out of its cache and cost time.
+CPU_BYTES = 32 * 2**20
+
 
 class FunctionalGradients:
     """Forms the gradient of each row in full.
@@ -43,7 +46,9 @@ class FunctionalGradients:
         self._chosen = {name: tensor for name, tensor in tensors.items() if name in chosen}
         self._fixed = {name: tensor for name, tensor in tensors.items() if name not in chosen}
         self._fixed.update(model.named_buffers())
-        self._together = max(1, min(32, memory // (4 * total_size(parameters))))
+        on_gpu = next(model.parameters()).is_cuda
+        together = (memory if on_gpu else min(memory, CPU_BYTES)) // (4 * total_size(parameters))
+        self._together = max(1, together)
         self._vectorised = True
 
     def run(self, rows: Sequence[Row], sketch: Sketch) -> Outputs:

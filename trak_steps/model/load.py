@@ -38,7 +38,12 @@ def load_tokenizer(folder: Path, *, max_length: int, trust_remote_code: bool) ->
 
 
 def load_classifier(
-    folder: Path, *, outputs: int, device: torch.device, trust_remote_code: bool
+    folder: Path,
+    *,
+    outputs: int,
+    device: torch.device,
+    trust_remote_code: bool,
+    attention: str | None = None,
 ) -> PreTrainedModel:
     """A fine-tuned classifier in float32, ready to be differentiated, dropout off.
 
@@ -47,6 +52,7 @@ def load_classifier(
         outputs: how many logits the labels ask for.
         device: where to put it.
         trust_remote_code: run Python code of the folder.
+        attention: which implementation of attention; none leaves it to transformers.
 
     Raises:
         TrakError: if weights are missing, pickled or not finite, or the number of logits differs.
@@ -57,6 +63,7 @@ def load_classifier(
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             dtype=torch.float32,
+            attn_implementation=attention,
             output_loading_info=True,
         )
     except Exception as error:  # damaged or foreign files make transformers raise anything

@@ -11,6 +11,7 @@ The work folder holds one training run's unfinished state:
 import json
 import math
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +125,7 @@ def _arguments(recipe: Recipe, steps: int, folder: Path, cpu: bool) -> TrainingA
         save_total_limit=2,  # the older one stays until the newer is marked complete
         logging_steps=max(1, steps // 20),
         report_to=[],
+        disable_tqdm=not sys.stderr.isatty(),
         dataloader_pin_memory=not cpu,
     )
 

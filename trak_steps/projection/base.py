@@ -39,7 +39,7 @@ class Projection(Protocol):
         ...
 
     def sketch(self, rows: int) -> Sketch:
-        """An empty sketch for this many rows."""
+        """An empty sketch for this many rows. It may take over the memory of the one before."""
         ...
 
 

@@ -43,6 +43,7 @@ class DenseProjection:
         self.dim = dim
         self._key = key
         self._device = device
+        self._gradients = torch.empty(0, size, device=device)
 
     def rows_at_once(self, memory: int) -> int:
         """Rows whose whole gradients fit beside one block of the matrix."""
@@ -50,8 +51,14 @@ class DenseProjection:
         return max(1, left // (4 * self.size + 8 * self.dim))
 
     def sketch(self, rows: int) -> "DenseSketch":
-        """An empty sketch; it holds the rows' whole gradients."""
-        return DenseSketch(self, rows, self._device)
+        """An empty sketch; it holds the rows' whole gradients, where the sketch before held its own.
+
+        Fresh memory for each would cost more than the projection: the system hands it out page by
+        page.
+        """
+        if len(self._gradients) < rows:
+            self._gradients = torch.empty(rows, self.size, device=self._device)
+        return DenseSketch(self, self._gradients[:rows].zero_())
 
     def block(self, number: int) -> Tensor:
         """Rows ``number · BLOCK`` on of the unscaled matrix, [≤ BLOCK, k] in float32."""
@@ -65,11 +72,11 @@ class DenseProjection:
 
 
 class DenseSketch:
-    """Whole gradients of some rows, [rows, p], projected at the end."""
+    """Whole gradients of some rows, [rows, p], projected at the end. One at a time."""
 
-    def __init__(self, projection: DenseProjection, rows: int, device: torch.device) -> None:
+    def __init__(self, projection: DenseProjection, gradients: Tensor) -> None:
         self._projection = projection
-        self._gradients = torch.zeros(rows, projection.size, device=device)
+        self._gradients = gradients
 
     def add(self, start: int, places: Sequence[int], gradient: Tensor) -> None:
         """See :class:`~trak_steps.projection.base.Sketch`."""

@@ -71,6 +71,7 @@ def _featurize(
         outputs=rows.outputs,
         device=device,
         trust_remote_code=settings.model.trust_remote_code,
+        attention="eager",  # the fused ones have no batching rule, and would run row by row
     )
     chosen = settings.features
     source = _source(chosen, model, rows, memory // 4)
