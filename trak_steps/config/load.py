@@ -1,6 +1,7 @@
 """Read settings from a file and from ``key=value`` pairs, with errors written for a person."""
 
 import difflib
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,17 @@ from pydantic_core import ErrorDetails
 
 from trak_steps.config.settings import Settings
 from trak_steps.errors import TrakError
+
+# Where pydantic's own words would not help the person who wrote the file.
+_WORDS = {
+    "model_type": "should be a section of settings",
+    "model_attributes_type": "should be a section of settings",
+    "dict_type": "should be a section of named entries",
+    "list_type": "should be a list",
+    "string_type": "should be a text",
+    "string_pattern_mismatch": "should be letters, digits, `_`, `-` (and `.` in a run's name), "
+    "beginning with a letter or digit",
+}
 
 
 def load_settings(file: Path | None, overrides: Iterable[str] = ()) -> Settings:
@@ -80,10 +92,12 @@ def _explain(problem: ErrorDetails) -> str:
     name = _dotted(where)
     if problem["type"] == "extra_forbidden":
         return f"{name}: there is no such setting{_nearest(where)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message.replace("Input should be", "should be").replace("Input", "it")
     if problem["type"] == "value_error":
-        return f"{name}: {message}"
+        return f"{name}: {problem['msg'].removeprefix('Value error, ')}"
+    message = _WORDS.get(problem["type"]) or re.sub(
+        r"^(Input|List|Dictionary|Value|String) should", "should", problem["msg"]
+    )
+    message = re.sub(r" after validation, not \d+$", "", message)
     return f"{name}: {message}; given {_shown(problem['input'])}"
 
 

@@ -5,6 +5,8 @@ from glob import glob
 from pathlib import Path
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from trak_steps.data import demo
 from trak_steps.errors import TrakError
@@ -45,12 +47,27 @@ def _demo(split: str, seed: int) -> datasets.Dataset:
 
 
 def _check_files(data_files: Mapping[str, str | list[str]] | None) -> None:
+    """The readers' own words on files that are missing or empty would not help."""
     for split, patterns in (data_files or {}).items():
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            if "://" not in pattern and not glob(pattern):
+            if "://" in pattern:
+                continue
+            files = [Path(file) for file in glob(pattern)]
+            if not files:
                 raise TrakError(
                     f"dataset.data_files.{split}: there is no file {Path(pattern).absolute()}"
                 )
+            if all(map(_is_empty, files)):
+                raise TrakError(f"dataset.data_files.{split}: the split `{split}` has no rows")
+
+
+def _is_empty(file: Path) -> bool:
+    if file.stat().st_size == 0:
+        return True
+    try:
+        return file.suffix == ".parquet" and bool(pq.read_metadata(file).num_rows == 0)
+    except (OSError, pa.ArrowException):
+        return False  # not parquet after all: the reader will say so
 
 
 def _load(
@@ -72,7 +89,10 @@ def _explain(path: str, name: str | None, split: str, error: Exception) -> str:
         chain.append(following)
     kinds = {type(link).__name__ for link in chain}
     named = _named(path, name)
-    words = str(error).strip().split("\n")[0][:300] or type(error).__name__
+    # Loaders wrap what went wrong; the innermost words are the ones that help.
+    words = next((w for w in map(_first_line, reversed(chain)) if w), type(error).__name__)
+    if "corresponds to no data" in words:
+        return f"dataset {named}: the split `{split}` has no rows"
     if kinds & {
         "ConnectionError",
         "ConnectError",
@@ -86,6 +106,10 @@ def _explain(path: str, name: str | None, split: str, error: Exception) -> str:
     if "split" in words.lower():
         return f"dataset {named}: the split `{split}` cannot be had: {words}"
     return f"dataset {named}: cannot be loaded: {words}"
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:300]
 
 
 def _named(path: str, name: str | None) -> str:

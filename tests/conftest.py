@@ -1,0 +1,81 @@
+"""What several tests share: a small run of the demo, made step by step in one folder."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+from trak_steps.config import Settings, parse_settings
+from trak_steps.layout import Layout, checkpoint_names, shard_names
+from trak_steps.steps import base_model, featurize, finetune, kernel, prepare, rank, score, summarize
+
+SMALL = {
+    "run": "small",
+    "dataset": {"path": "demo", "train_size": 60, "group": "fact", "flip_labels": 0.1},
+    "targets": {"validation": {"split": "validation", "size": 5}},
+    "model": {"max_length": 48},
+    "checkpoints": {"count": 1, "keep": [0.5, 1.0]},
+    "finetune": {"epochs": 1, "batch_size": 16, "learning_rate": 5e-4},
+    "features": {"dim": 16, "shard_size": 25},
+    "kernel": {"ridge": 0.1},
+    "scores": {"top": 3, "loss_weight_power": 0.5},
+    "execution": {"memory_mb": 256},
+}
+
+Overrides = dict[str, object]
+
+
+def small_settings(**sections: Overrides) -> Settings:
+    """The small run's settings with some sections changed, key by key."""
+    values = {key: dict(value) if isinstance(value, dict) else value for key, value in SMALL.items()}
+    for section, changes in sections.items():
+        values[section] = {**values.get(section, {}), **changes}  # type: ignore[dict-item]
+    return parse_settings(values)
+
+
+def attribute(layout: Layout, settings: Settings) -> None:
+    """Features, kernels, scores, top and summary of a run whose checkpoints exist."""
+    rows = settings.dataset.train_size
+    assert rows is not None
+    for checkpoint in checkpoint_names(settings.checkpoints):
+        for shard in shard_names(rows, settings.features.shard_size):
+            featurize.run_train(layout, settings, checkpoint, int(shard))
+        for targets in settings.targets:
+            featurize.run_targets(layout, settings, checkpoint, targets)
+        kernel.run(layout, settings, checkpoint)
+    for targets in settings.targets:
+        score.run(layout, settings, targets)
+        rank.run(layout, settings, targets)
+    summarize.run(layout, settings)
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Settings]:
+    """A whole run: two checkpoints, three shards, five targets."""
+    settings = small_settings()
+    layout = Layout(tmp_path_factory.mktemp("results") / "small")
+    base_model.run(layout, settings)
+    prepare.run_train(layout, settings)
+    prepare.run_targets(layout, settings, "validation")
+    finetune.run(layout, settings, 0)
+    attribute(layout, settings)
+    return layout, settings
+
+
+@pytest.fixture
+def copy_run(
+    small_run: tuple[Layout, Settings], tmp_path: Path
+) -> Callable[[], tuple[Layout, Settings]]:
+    """A copy of the small run that a test may damage."""
+    import shutil
+
+    def copy() -> tuple[Layout, Settings]:
+        layout, settings = small_run
+        shutil.copytree(layout.root, tmp_path / "copy")
+        return Layout(tmp_path / "copy"), settings
+
+    return copy

@@ -1,0 +1,124 @@
+"""The command line: help that reads well, one step at a time, errors without tracebacks."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from conftest import SMALL
+from typer.testing import CliRunner
+
+from trak_steps import __main__
+from trak_steps.cli import app
+from trak_steps.config import Settings
+from trak_steps.data.prepared import PreparedRows
+from trak_steps.layout import Layout
+from trak_steps.store.scores import ScoreStore
+
+STEPS = [
+    "model",
+    "prepare",
+    "prepare-targets",
+    "finetune",
+    "import-checkpoint",
+    "featurize",
+    "kernel",
+    "score",
+    "rank",
+    "summarize",
+]
+
+
+@pytest.mark.parametrize("step", [*STEPS, "settings"])
+def test_every_command_explains_itself(step: str) -> None:
+    shown = CliRunner().invoke(app, [step, "--help"], env={"COLUMNS": "120"})
+    assert shown.exit_code == 0
+    assert "--config" in shown.output
+
+
+def test_the_steps_run_alone_one_after_the_other(tmp_path: Path) -> None:
+    """The whole chain by hand, as the workflow would call it."""
+    config = tmp_path / "small.yaml"
+    config.write_text(yaml.safe_dump({**SMALL, "checkpoints": {"count": 1}}))
+    common = ["--config", str(config), "--results", str(tmp_path), "--set", "dataset.train_size=30"]
+    for command in (
+        "model",
+        "prepare",
+        "prepare-targets --targets validation",
+        "finetune --run 0",
+        "featurize --checkpoint 0 --shard 0",
+        "featurize --checkpoint 0 --shard 1",
+        "featurize --checkpoint 0 --targets validation",
+        "kernel --checkpoint 0",
+        "score --targets validation",
+        "rank --targets validation",
+        "summarize",
+    ):
+        done = CliRunner().invoke(app, [*command.split(), *common], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+    summary = json.loads((tmp_path / "small" / "summary.json").read_text())
+    assert {"accuracy", "accuracy_chance", "train_rows"} <= set(summary)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["settings", "--set", "features.dims=3"], "error: the settings:\n  features.dims: there is no"),
+        (["settings", "--config", "nowhere.yaml"], "error: nowhere.yaml: cannot be read"),
+        (["kernel", "--checkpoint", "0", "--results", "{tmp}"], "manifest.json: is missing"),
+        (["model", "--set", "model.name_or_path=/nowhere", "--results", "{tmp}"], "there is no folder"),
+    ],
+)
+def test_what_is_wrong_is_said_without_a_traceback(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    command = [sys.executable, "-m", "trak_steps", *(a.format(tmp=tmp_path) for a in arguments)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("*/*"))
+
+
+def test_a_shard_and_targets_at_once_are_refused() -> None:
+    done = CliRunner().invoke(app, ["featurize", "--checkpoint", "0"])
+    assert done.exit_code == 2
+    assert "either --shard or --targets" in done.output
+
+
+def test_settings_are_printed_whole() -> None:
+    done = CliRunner().invoke(app, ["settings", "--set", "features.dim=77"])
+    assert Settings.model_validate(yaml.safe_load(done.output)).features.dim == 77
+
+
+def test_the_entry_point_is_the_app(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["trak-steps", "--version"])
+    with pytest.raises(SystemExit) as stopped:
+        __main__.main()
+    assert not stopped.value.code
+
+
+def test_the_top_file_holds_the_strongest_rows_with_their_texts(
+    small_run: tuple[Layout, Settings],
+) -> None:
+    layout, settings = small_run
+    rows = pq.read_table(layout.top("validation")).to_pylist()
+    train, targets = PreparedRows.load(layout.train), PreparedRows.load(layout.targets("validation"))
+    scores = ScoreStore.open(layout.scores("validation")).scores(0, len(train))
+    assert len(rows) == len(targets) * 2 * settings.scores.top
+    place_of = {int(row): place for place, row in enumerate(train.column("row"))}
+    for row in rows:
+        place = place_of[row["train_row"]]
+        assert row["train_question"] == train.rows[place]["question"]
+        assert row["target_sentence"] == targets.rows[row["target"]]["sentence"]
+        assert row["train_label_name"] == train.label_names[row["train_label"]]
+        assert row["score"] == scores[place, row["target"]]
+        column = sorted(scores[:, row["target"]], reverse=row["side"] == "proponent")
+        assert row["score"] == column[row["rank"] - 1]
+        assert row["std"] >= 0

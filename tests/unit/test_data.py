@@ -1,0 +1,212 @@
+"""Rows from local files of every kind, and a clear message for each thing that can be wrong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+import pytest
+
+from trak_steps.config import Settings, parse_settings
+from trak_steps.data.prepared import PreparedRows
+from trak_steps.data.select import choose_rows, flip_labels
+from trak_steps.data.tasks import GLUE, known_text_columns
+from trak_steps.errors import TrakError
+from trak_steps.layout import Layout
+from trak_steps.steps import base_model, prepare
+
+Columns = dict[str, list[Any]]
+PAIRS: Columns = {
+    "question": ["who?", "what?", "where?", "when?"],
+    "sentence": ["he did.", "a stone.", "in town.", "in May."],
+    "label": [0, 1, 1, 0],
+    "number": [70, 30, 50, 10],
+}
+
+
+def write(folder: Path, kind: str, columns: Columns, name: str = "train") -> str:
+    table = pa.table(columns)
+    file = folder / f"{name}.{kind}"
+    if kind == "parquet":
+        pq.write_table(table, file)
+    elif kind == "csv":
+        pacsv.write_csv(table, file)
+    else:
+        file.write_text("".join(json.dumps(row) + "\n" for row in table.to_pylist()))
+    return str(file)
+
+
+def settings_of(
+    file: str, kind: str = "parquet", targets: str | None = None, **dataset: Any
+) -> Settings:
+    return parse_settings(
+        {
+            "run": "data",
+            "dataset": {
+                "path": kind,
+                "data_files": {"train": file, "validation": targets or file},
+                "text": ["question", "sentence"],
+                **dataset,
+            },
+            "targets": {"validation": {}},
+            "model": {"max_length": 32},
+        }
+    )
+
+
+def prepared(layout: Layout, settings: Settings, *, targets: bool = False) -> PreparedRows:
+    base_model.run(layout, settings)
+    prepare.run_train(layout, settings)
+    if not targets:
+        return PreparedRows.load(layout.train)
+    prepare.run_targets(layout, settings, "validation")
+    return PreparedRows.load(layout.targets("validation"))
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "json"])
+def test_local_files_of_every_kind(tmp_path: Path, layout: Layout, kind: str) -> None:
+    rows = prepared(layout, settings_of(write(tmp_path, kind, PAIRS), kind))
+    assert rows.column("question").tolist() == PAIRS["question"]
+    assert rows.column("label").tolist() == PAIRS["label"]
+    assert rows.column("row").tolist() == [0, 1, 2, 3]
+    assert (rows.label_names, rows.outputs) == (["0", "1"], 2)
+    tokens = rows.tokens(1, 3)
+    assert len(tokens) == 2
+    assert all(len(t["input_ids"]) == len(t["token_type_ids"]) for t in tokens)
+
+
+@pytest.mark.parametrize(
+    ("labels", "encoded", "names"),
+    [
+        (["no", "yes", "no", "maybe"], [1, 2, 1, 0], ["maybe", "no", "yes"]),
+        ([5, 1, 3, 1], [2, 0, 1, 0], ["1", "3", "5"]),
+        ([True, False, True, True], [1, 0, 1, 1], ["False", "True"]),
+    ],
+)
+def test_labels_of_every_kind_become_class_numbers(
+    tmp_path: Path, layout: Layout, labels: list[Any], encoded: list[int], names: list[str]
+) -> None:
+    rows = prepared(layout, settings_of(write(tmp_path, "parquet", {**PAIRS, "label": labels})))
+    assert rows.column("label").tolist() == encoded
+    assert rows.label_names == names
+
+
+def test_floats_are_regressed_on(tmp_path: Path, layout: Layout) -> None:
+    file = write(tmp_path, "parquet", {**PAIRS, "label": [0.5, 2.0, 3.5, 5.0]})
+    rows = prepared(layout, settings_of(file))
+    assert rows.column("label").tolist() == [0.5, 2.0, 3.5, 5.0]
+    assert (rows.label_names, rows.outputs) == ([], 1)
+
+
+def test_one_text_column_and_rows_by_their_own_id(tmp_path: Path, layout: Layout) -> None:
+    file = write(tmp_path, "parquet", PAIRS)
+    rows = prepared(layout, settings_of(file, text="sentence", row_id="number"))
+    assert rows.text_columns == ["sentence"]
+    assert rows.column("row").tolist() == PAIRS["number"]
+
+
+def test_targets_use_the_classes_of_the_train_set(tmp_path: Path, layout: Layout) -> None:
+    train = write(tmp_path, "parquet", {**PAIRS, "label": ["b", "a", "c", "b"]})
+    dev = write(tmp_path, "parquet", {**PAIRS, "label": ["c", "c", "b", "b"]}, "dev")
+    rows = prepared(layout, settings_of(train, targets=dev), targets=True)
+    assert rows.column("label").tolist() == [2, 2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "dataset", "message"),
+    [
+        ({}, {"text": ["question", "answer"]}, r"no column `?answer"),
+        ({}, {"label": "gold"}, "there is no column `gold` (dataset.label); it has question"),
+        ({}, {"group": "fact"}, "there is no column `fact` (dataset.group)"),
+        ({}, {"row_id": "idx"}, "there is no column `idx` (dataset.row_id)"),
+        ({"number": [1, 2, 2, 3]}, {"row_id": "number"}, "has 2 more than once"),
+        ({"label": [0, 1, -1, 0]}, {}, "row 2 has the label -1, which means unlabelled"),
+        ({"label": ["a", None, "b", "a"]}, {}, "row 1 has no label"),
+        ({"label": [1, 1, 1, 1]}, {}, "every row has the same label"),
+        ({"label": [0.5, float("nan"), 1.0, 2.0]}, {}, "row 1 has no finite label"),
+        ({"label": [[0], [1], [0], [1]]}, {}, "labels are integers, texts or floats"),
+        ({"sentence": ["a", "b", "  ", "d"]}, {}, "`sentence` of row 2 is empty"),
+        ({"sentence": ["a", None, "c", "d"]}, {}, "`sentence` of row 1 is missing"),
+        ({"sentence": [1, 2, 3, 4]}, {}, "`sentence` of row 0 is of type int, not text"),
+        ({}, {"train_size": 5}, "5 rows are asked for, the split has 4"),
+        ({}, {"train_split": "test"}, "test"),
+        ({}, {"data_files": {"train": "nowhere.csv"}}, "dataset.data_files.train: there is no file"),
+        ({"label": [0.5, 1.0, 2.0, 3.0]}, {"flip_labels": 0.5}, "dataset.flip_labels: regression"),
+    ],
+)
+def test_bad_input_is_named_and_leaves_nothing(
+    tmp_path: Path, layout: Layout, changes: Columns, dataset: dict[str, Any], message: str
+) -> None:
+    settings = settings_of(write(tmp_path, "parquet", {**PAIRS, **changes}), **dataset)
+    good = settings_of(write(tmp_path, "parquet", PAIRS, "good"))
+    base_model.run(layout, good)
+    with pytest.raises(TrakError) as error:
+        prepare.run_train(layout, settings)
+    import re
+
+    assert message in str(error.value) or re.search(message, str(error.value))
+    assert not layout.train.exists()
+    assert not any(layout.train.parent.glob("*")) if layout.train.parent.exists() else True
+
+
+def test_an_unknown_label_in_the_targets_is_named(tmp_path: Path, layout: Layout) -> None:
+    train = write(tmp_path, "parquet", PAIRS)
+    dev = write(tmp_path, "parquet", {**PAIRS, "label": [0, 7, 1, 0]}, "dev")
+    with pytest.raises(TrakError, match="row 1 has the label 7; the train set knows 0, 1"):
+        prepared(layout, settings_of(train, targets=dev), targets=True)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "json"])
+def test_an_empty_split_is_named(tmp_path: Path, layout: Layout, kind: str) -> None:
+    columns = {name: pa.array(values)[:0] for name, values in PAIRS.items()}
+    file = write(tmp_path, kind, columns)  # type: ignore[arg-type]
+    with pytest.raises(TrakError, match="the split `train` has no rows"):
+        prepared(layout, settings_of(file, kind))
+
+
+def test_a_hub_that_cannot_be_reached_names_the_setting(layout: Layout) -> None:
+    settings = parse_settings({"dataset": {"path": "glue", "name": "qnli"}})
+    with pytest.raises(TrakError, match=r"dataset\.data_files to local files"):
+        prepare.run_train(layout, settings)
+
+
+def test_text_columns_of_glue_are_known() -> None:
+    assert known_text_columns("glue", "qnli") == ("question", "sentence")
+    assert known_text_columns("nyu-mll/glue", "sst2") == ("sentence",)
+    assert known_text_columns("somebody/else", "qnli") is None
+    assert {"cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli"} <= set(GLUE)
+
+
+def test_a_larger_sample_begins_with_the_smaller() -> None:
+    small = choose_rows(1000, 10, "random", 0, "train set")
+    assert choose_rows(1000, 50, "random", 0, "train set")[:10].tolist() == small.tolist()
+    assert choose_rows(1000, 10, "random", 1, "train set").tolist() != small.tolist()
+    assert choose_rows(1000, 10, "random", 0, "targets").tolist() != small.tolist()
+    assert choose_rows(1000, 3, "first", 0, "train set").tolist() == [0, 1, 2]
+
+
+def test_flips_are_wrong_labels_of_about_the_share_and_stay_when_the_set_grows() -> None:
+    places = np.random.default_rng(0).permutation(4000)
+    labels = places % 3
+    flipped_labels, flipped = flip_labels(labels, places, 3, 0.1, seed=5)
+    assert ((flipped_labels != labels) == flipped).all()
+    assert flipped.mean() == pytest.approx(0.1, abs=0.02)
+    assert set(np.unique((flipped_labels - labels)[flipped] % 3)) == {1, 2}
+    fewer, which = flip_labels(labels[:100], places[:100], 3, 0.1, seed=5)
+    assert (fewer == flipped_labels[:100]).all()
+    assert (which == flipped[:100]).all()
+
+
+def test_the_demo_records_its_flips(small_run: tuple[Layout, Settings]) -> None:
+    layout, _ = small_run
+    rows = PreparedRows.load(layout.train)
+    assert rows.manifest.details["flipped"] == rows.column("flipped").sum() > 0
+    assert not PreparedRows.load(layout.targets("validation")).column("flipped").any()

@@ -1,0 +1,151 @@
+"""Per-sample gradients against one-at-a-time autograd in float64, for every model family."""
+
+import copy
+
+import pytest
+import torch
+from families import FAMILIES, VOCABULARY, classifier
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from trak_steps.errors import TrakError
+from trak_steps.gradients.functional import FunctionalGradients
+from trak_steps.gradients.model_output import TextClassification, load_model_output
+from trak_steps.gradients.source import Outputs, Row, select_parameters, total_size
+
+MIB = 2**20
+# Gradients in float32 against float64, relative to the largest entry of the row's gradient.
+TOLERANCE = 2e-5
+
+
+class Collect:
+    """A sketch that keeps everything: the per-sample gradients themselves."""
+
+    def __init__(self, rows: int, size: int) -> None:
+        self.gradients = torch.zeros(rows, size)
+
+    def add(self, start: int, places: list[int], gradient: Tensor) -> None:
+        self.gradients[places, start : start + gradient.shape[1]] += gradient
+
+    def finish(self) -> Tensor:
+        return self.gradients
+
+
+def rows_of(lengths: list[int], family: str = "bert") -> list[Row]:
+    generator = torch.Generator().manual_seed(1)
+    rows = []
+    for i, length in enumerate(lengths):
+        ids = torch.randint(5, VOCABULARY, (length,), generator=generator).tolist()
+        types = [0] * (length // 2) + [1] * (length - length // 2)
+        has_types = family in ("bert", "electra")
+        rows.append(Row(ids, i % 3, types if has_types else None))
+    return rows
+
+
+def run(model: PreTrainedModel, rows: list[Row], memory: int = 64 * MIB) -> tuple[Tensor, Outputs]:
+    parameters = select_parameters(model, [".*"], [])
+    source = FunctionalGradients(model, TextClassification(), parameters, memory)
+    sketch = Collect(len(rows), total_size(parameters))
+    return sketch.finish(), source.run(rows, sketch)
+
+
+def slow(model: PreTrainedModel, row: Row, padding: int = 0) -> tuple[Tensor, float, float]:
+    """Margin and its gradient by plain autograd, and 1 − p, in float64, written another way."""
+    exact = copy.deepcopy(model).double().requires_grad_(True)
+    ids = torch.tensor([[*row.input_ids, *[0] * padding]])
+    mask = torch.tensor([[1] * len(row) + [0] * padding])
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if row.token_type_ids is not None:
+        inputs["token_type_ids"] = torch.tensor([[*row.token_type_ids, *[0] * padding]])
+    p = exact(**inputs).logits.softmax(1)[0, row.label]
+    margin = (p / (1 - p)).log()
+    gradients = torch.autograd.grad(margin, list(exact.parameters()), allow_unused=True)
+    flat = [
+        torch.zeros_like(parameter).flatten() if gradient is None else gradient.flatten()
+        for parameter, gradient in zip(exact.parameters(), gradients, strict=True)
+    ]
+    return torch.cat(flat), margin.item(), 1 - p.item()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradients_margins_and_weights_are_those_of_autograd(family: str) -> None:
+    model = classifier(family)
+    rows = rows_of([5, 9, 9, 7, 12, 9], family)
+    gradients, outputs = run(model, rows)
+    for i, row in enumerate(rows):
+        exact, margin, weight = slow(model, row)
+        scale = exact.abs().max()
+        assert (gradients[i] - exact).abs().max() < TOLERANCE * scale
+        assert outputs.margin[i].item() == pytest.approx(margin, abs=1e-5)
+        assert outputs.loss_weight[i].item() == pytest.approx(weight, abs=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_would_give_the_same(family: str) -> None:
+    """The rows run without padding; a padded and masked row has the same gradient."""
+    model = classifier(family)
+    row = rows_of([8], family)[0]
+    gradients, _ = run(model, [row])
+    padded, _, _ = slow(model, row, padding=5)
+    assert (gradients[0] - padded).abs().max() < TOLERANCE * padded.abs().max()
+
+
+def test_a_row_does_not_depend_on_its_neighbours() -> None:
+    model = classifier("bert")
+    rows = rows_of([7, 7, 5, 7, 11, 7, 5])
+    together, _ = run(model, rows)
+    one_by_one, _ = run(model, rows, memory=1)
+    for i, row in enumerate(rows):
+        alone, _ = run(model, [row])
+        scale = alone.abs().max()
+        assert (together[i] - alone[0]).abs().max() < 1e-6 * scale
+        assert (one_by_one[i] - alone[0]).abs().max() < 1e-6 * scale
+
+
+def test_only_selected_parameters_count() -> None:
+    model = classifier("bert")
+    everything = select_parameters(model, [".*"], [])
+    chosen = select_parameters(model, [r".*encoder.*", r"classifier\..*"], [r".*LayerNorm.*"])
+    rows = rows_of([6, 8])
+    whole, _ = run(model, rows)
+    sketch = Collect(len(rows), total_size(chosen))
+    FunctionalGradients(model, TextClassification(), chosen, MIB).run(rows, sketch)
+    assert 0 < len(chosen) < len(everything)
+    place = {parameter.name: parameter for parameter in everything}
+    for parameter in chosen:
+        same = place[parameter.name]
+        part = sketch.gradients[:, parameter.start : parameter.start + parameter.size]
+        expected = whole[:, same.start : same.start + same.size]
+        assert torch.allclose(part, expected, atol=1e-6 * float(whole.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("include", "message"), [(["nothing"], "no parameter matches"), (["("], "not a regular")]
+)
+def test_a_selection_that_fails_says_so(include: list[str], message: str) -> None:
+    with pytest.raises(TrakError, match=message):
+        select_parameters(classifier("bert"), include, [])
+
+
+def test_the_margin_is_the_log_odds_and_the_weight_heeds_the_temperature() -> None:
+    logits = torch.randn(5, 4, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 3, 0])
+    p = logits.softmax(1)[torch.arange(5), labels]
+    hot = (logits / 2).softmax(1)[torch.arange(5), labels]
+    assert torch.allclose(TextClassification().output(logits, labels), (p / (1 - p)).log())
+    assert torch.allclose(TextClassification(2.0).loss_weight(logits, labels), 1 - hot)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("image_classification", "there is no `image_classification`; use `text_classification`"),
+        ("no_such_module:Task", "the module `no_such_module` cannot be imported"),
+        ("json:Task", "`json` has no `Task`"),
+        ("json:JSONDecoder", "has no method `output`"),
+    ],
+)
+def test_an_unknown_model_output_is_named(name: str, message: str) -> None:
+    with pytest.raises(TrakError, match=r"features\.model_output") as error:
+        load_model_output(name, 1.0)
+    assert message in str(error.value)

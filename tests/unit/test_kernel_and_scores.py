@@ -1,0 +1,157 @@
+"""Kernel, scores and top rows against slow computations in float64."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trak_steps.errors import TrakError
+from trak_steps.evaluation.accuracy import accuracy
+from trak_steps.evaluation.recall import group_recall
+from trak_steps.kernel.gram import factor_kernel, solve_kernel, sum_kernel
+from trak_steps.scoring.scores import score_block, signed_power
+from trak_steps.scoring.top import TopRows
+
+CPU = torch.device("cpu")
+
+
+def kernel_of(features: Tensor, shards: int = 3) -> Tensor:
+    return sum_kernel(features.chunk(shards), features.shape[1], CPU)[0]
+
+
+def test_the_kernel_is_the_sum_of_outer_products() -> None:
+    features = torch.randn(50, 6)
+    kernel, n = sum_kernel(features.split(17), 6, CPU)
+    slow = sum((torch.outer(row, row) for row in features.double()), torch.zeros(6, 6).double())
+    assert n == 50
+    assert kernel.dtype == torch.float64
+    assert torch.allclose(kernel, slow, rtol=1e-12)
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.3, 10.0])
+def test_solving_is_multiplying_by_the_inverse(ridge: float) -> None:
+    features, targets = torch.randn(40, 5), torch.randn(3, 5)
+    kernel = kernel_of(features)
+    ridged = kernel + ridge * kernel.trace() / 5 * torch.eye(5, dtype=torch.float64)
+    expected = targets.double() @ torch.linalg.inv(ridged)
+    solved = solve_kernel(factor_kernel(kernel, 40, ridge), targets)
+    assert torch.allclose(solved, expected, rtol=1e-9, atol=1e-14)
+
+
+def test_the_ridge_follows_the_scale_of_the_features() -> None:
+    """Features twice as large: the same scores, since K⁻¹ takes the scale away."""
+    features, targets = torch.randn(30, 4), torch.randn(2, 4)
+    scores = [
+        solve_kernel(factor_kernel(kernel_of(c * features), 30, 0.5), c * targets)
+        @ (c * features).double().T
+        for c in (1.0, 2.0)
+    ]
+    assert torch.allclose(scores[0], scores[1])
+
+
+@pytest.mark.parametrize(
+    ("features", "ridge", "message"),
+    [
+        (torch.randn(5, 8), 0.0, "5 train rows cannot span 8 dimensions; set kernel.ridge"),
+        (torch.randn(30, 2) @ torch.randn(2, 8), 0.0, "do not span 8 dimensions; set kernel.ridge"),
+        (torch.zeros(30, 8), 1.0, "the kernel is zero"),
+        (torch.full((30, 8), torch.inf), 1.0, "not finite"),
+    ],
+)
+def test_a_kernel_that_cannot_be_inverted_names_the_setting(
+    features: Tensor, ridge: float, message: str
+) -> None:
+    with pytest.raises(TrakError, match=message):
+        factor_kernel(kernel_of(features), len(features), ridge)
+
+
+def test_fewer_rows_than_dimensions_work_with_a_ridge() -> None:
+    factor = factor_kernel(kernel_of(torch.randn(5, 8)), 5, 0.1)
+    assert torch.isfinite(factor).all()
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("checkpoints", [1, 3])
+def test_scores_are_the_formula(power: float, checkpoints: int) -> None:
+    """One pair at a time in float64; scores in float64 from float32 products, relative 1e-5."""
+    n, t, k = 9, 4, 6
+    features = [torch.randn(n, k) for _ in range(checkpoints)]
+    solved = [torch.randn(t, k) for _ in range(checkpoints)]
+    weights = torch.rand(checkpoints, n)
+    block = score_block(features, solved, weights, power)
+    for i in range(n):
+        for z in range(t):
+            single = [
+                sum(float(a) * float(b) for a, b in zip(f[i], s[z], strict=True))
+                for f, s in zip(features, solved, strict=True)
+            ]
+            scale = float(weights[:, i].double().mean()) ** power
+            assert float(block.scores[i, z]) == pytest.approx(
+                np.mean(single) * scale, rel=1e-5, abs=1e-6
+            )
+            if checkpoints > 1:
+                spread = np.std(single, ddof=1) * scale
+                assert float(block.std[i, z]) == pytest.approx(spread, rel=1e-4, abs=1e-6)
+    assert torch.isnan(block.std).all() == (checkpoints == 1)
+
+
+def test_a_weights_sign_survives_its_power() -> None:
+    values = torch.tensor([-4.0, 0.0, 9.0])
+    assert signed_power(values, 0.5).tolist() == [-2.0, 0.0, 3.0]
+    assert signed_power(values, 0.0).tolist() == [-1.0, 1.0, 1.0]
+    assert signed_power(values, 1.0).tolist() == values.tolist()
+
+
+@given(
+    hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 30), st.integers(1, 3)),
+        elements=st.sampled_from([-2.0, -1.0, 0.0, 0.5, 3.0]),
+    ),
+    st.integers(1, 40),
+    st.integers(1, 7),
+    st.booleans(),
+)
+def test_the_top_of_a_stream_is_the_top_of_the_whole(
+    scores: NDArray[np.float32], top: int, block: int, largest: bool
+) -> None:
+    stream = TopRows(scores.shape[1], top, largest=largest)
+    for start in range(0, len(scores), block):
+        stream.add(scores[start : start + block], start)
+    found = stream.result()
+    for z in range(scores.shape[1]):
+        order = sorted(range(len(scores)), key=lambda i: (-scores[i, z] if largest else scores[i, z], i))
+        assert found.place[z].tolist() == order[:top]
+        assert found.score[z].tolist() == [scores[i, z] for i in order[:top]]
+
+
+def test_recall_counts_the_targets_own_group_and_knows_chance() -> None:
+    train = np.array(["a"] * 2 + ["b"] * 5 + ["c"] * 3)
+    top = np.array([["a", "b", "a"], ["b", "c", "c"], ["b", "b", "b"]])
+    found = group_recall(top, np.array(["a", "b", "unknown"]), train)
+    assert found is not None
+    assert found.targets == 2
+    assert found.recall == pytest.approx((2 / 2 + 1 / 3) / 2)
+    assert found.chance == pytest.approx((3 * 2 / 10 / 2 + 3 * 5 / 10 / 3) / 2)
+    assert group_recall(top, np.array(["x", "y", "z"]), train) is None
+
+
+def test_recall_of_random_rows_is_chance() -> None:
+    draw = np.random.default_rng(0)
+    train = draw.integers(0, 20, 400).astype(str)
+    targets = draw.integers(0, 20, 300).astype(str)
+    top = train[np.stack([draw.permutation(400)[:10] for _ in targets])]
+    found = group_recall(top, targets, train)
+    assert found is not None
+    assert found.recall == pytest.approx(found.chance, abs=0.02)
+
+
+def test_accuracy_is_averaged_over_checkpoints() -> None:
+    found = accuracy(np.array([[0, 1, 1, 0], [0, 0, 1, 0]]), np.array([0, 1, 1, 1]))
+    assert (found.mean, found.chance) == (pytest.approx(0.625), 0.75)
+    assert found.std == pytest.approx(np.std([0.75, 0.5], ddof=1))
+    assert accuracy(np.array([[0]]), np.array([0])).std is None

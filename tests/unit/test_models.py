@@ -1,0 +1,199 @@
+"""Model folders: every family tokenises, trains and loads; what is wrong with one is named."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import attribute, small_settings
+from families import FAMILIES, classifier, config
+from safetensors.torch import load_file, save_file
+
+from trak_steps.config import Settings
+from trak_steps.data.prepared import PreparedRows
+from trak_steps.errors import TrakError
+from trak_steps.layout import Layout
+from trak_steps.model.device import pick_device
+from trak_steps.model.fetch import fetch_model
+from trak_steps.model.load import load_classifier, load_tokenizer
+from trak_steps.steps import base_model, featurize, finetune, import_checkpoint, prepare
+from trak_steps.store.features import FeatureStore
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A whole two-class BERT."""
+    classifier("bert", 2).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def fetch(folder: Path, tmp_path: Path) -> None:
+    fetch_model(
+        str(folder),
+        tmp_path / "copy",
+        setting="model.name_or_path",
+        weights=True,
+        trust_remote_code=False,
+    )
+
+
+def load(folder: Path, outputs: int = 2) -> None:
+    load_classifier(folder, outputs=outputs, device=CPU, trust_remote_code=False)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_goes_through_training_and_features(
+    family: str, small_run: tuple[Layout, Settings], tmp_path: Path
+) -> None:
+    """From a folder without weights, with the demo's tokenizer, to features of the targets."""
+    layout, _ = small_run
+    base = tmp_path / "base"
+    shutil.copytree(layout.model, base)
+    tokenizer_config = json.loads((base / "tokenizer_config.json").read_text())
+    made = config(family, 2)
+    made.vocab_size = 1500
+    if family in ("roberta", "distilbert", "modernbert"):
+        tokenizer_config["model_input_names"] = ["input_ids", "attention_mask"]
+        (base / "tokenizer_config.json").write_text(json.dumps(tokenizer_config))
+    torch.manual_seed(0)
+    from transformers import AutoModelForSequenceClassification
+
+    AutoModelForSequenceClassification.from_config(made).save_pretrained(base)
+    settings = small_settings(
+        model={"name_or_path": str(base)},
+        dataset={"train_size": 20},
+        checkpoints={"keep": [1.0]},
+        finetune={"batch_size": 10},
+    )
+    run = Layout(tmp_path / "run")
+    base_model.run(run, settings)
+    prepare.run_train(run, settings)
+    finetune.run(run, settings, 0)
+    featurize.run_train(run, settings, "0", 0)
+    store = FeatureStore.open(run.train_shard("0", "00000"))
+    assert store.features(0, 20).shape == (20, 16)
+    has_types = "token_type_ids" in PreparedRows.load(run.train).rows.column_names
+    assert has_types == (family not in ("roberta", "distilbert", "modernbert"))
+
+
+def test_only_pickled_weights_are_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(TrakError, match=r"pickled weights \(pytorch_model\.bin\)"):
+        fetch(folder, tmp_path)
+
+
+def test_a_folder_without_weights_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(TrakError, match="has no weights"):
+        fetch(folder, tmp_path)
+
+
+def test_a_folder_without_configuration_is_refused(folder: Path, tmp_path: Path) -> None:
+    (folder / "config.json").unlink()
+    with pytest.raises(TrakError, match="not a model's folder"):
+        fetch(folder, tmp_path)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrakError, match="there is no folder"):
+        fetch(tmp_path / "nowhere", tmp_path)
+
+
+def test_a_hub_that_cannot_be_reached_names_the_setting(tmp_path: Path) -> None:
+    with pytest.raises(TrakError, match=r"set model\.name_or_path to a local folder"):
+        fetch_model(
+            "bert-base-cased",
+            tmp_path / "copy",
+            setting="model.name_or_path",
+            weights=True,
+            trust_remote_code=False,
+        )
+    assert not (tmp_path / "copy").exists()
+
+
+def test_code_in_a_folder_is_left_behind(folder: Path, tmp_path: Path) -> None:
+    (folder / "modeling.py").write_text("raise SystemExit")
+    fetch(folder, tmp_path)
+    assert not (tmp_path / "copy" / "modeling.py").exists()
+
+
+def test_another_number_of_classes_is_refused(folder: Path) -> None:
+    with pytest.raises(TrakError, match="has 2 classes, the data has 5"):
+        load(folder, outputs=5)
+
+
+def test_a_head_without_weights_is_refused(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    save_file(
+        {name: w for name, w in weights.items() if "classifier" not in name}, file, {"format": "pt"}
+    )
+    with pytest.raises(TrakError, match="has no weights for classifier"):
+        load(folder)
+
+
+def test_a_weight_that_is_not_finite_is_named(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    weights = load_file(file)
+    weights["classifier.weight"][0, 0] = torch.nan
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(TrakError, match=r"the weight classifier\.weight is not finite"):
+        load(folder)
+
+
+def test_damaged_weights_are_refused(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(TrakError, match="cannot be loaded as a classifier"):
+        load(folder)
+
+
+def test_more_tokens_than_the_model_reads_are_refused(small_run: tuple[Layout, Settings]) -> None:
+    layout, _ = small_run
+    with pytest.raises(TrakError, match=r"model\.max_length: is 1000, this model reads 512"):
+        load_tokenizer(layout.model, max_length=1000, trust_remote_code=False)
+
+
+def test_an_absent_device_is_named() -> None:
+    with pytest.raises(TrakError, match=r"execution\.device: cuda:99 cannot be used"):
+        pick_device("cuda:99")
+
+
+def test_existing_checkpoints_are_scored_and_nothing_is_trained(
+    small_run: tuple[Layout, Settings], tmp_path: Path
+) -> None:
+    layout, _ = small_run
+    existing = [str(layout.checkpoint("0")), str(layout.checkpoint("0-0.5"))]
+    settings = small_settings(checkpoints={"existing": existing})
+    run = Layout(tmp_path / "run")
+    base_model.run(run, settings)
+    assert not list(run.model.glob("*.safetensors"))
+    prepare.run_train(run, settings)
+    prepare.run_targets(run, settings, "validation")
+    for checkpoint in (0, 1):
+        import_checkpoint.run(run, settings, checkpoint)
+    attribute(run, settings)
+    assert json.loads(run.summary.read_text())["checkpoints"] == ["0", "1"]
+    assert not (run.root / "training").exists()
+
+
+def test_an_existing_checkpoint_that_does_not_fit_is_refused(
+    small_run: tuple[Layout, Settings], tmp_path: Path
+) -> None:
+    layout, _ = small_run
+    wrong = tmp_path / "wrong"
+    shutil.copytree(layout.checkpoint("0"), wrong)
+    classifier("bert", 5).save_pretrained(wrong)
+    settings = small_settings(checkpoints={"existing": [str(layout.checkpoint("0")), str(wrong)]})
+    run = Layout(tmp_path / "run")
+    base_model.run(run, settings)
+    prepare.run_train(run, settings)
+    with pytest.raises(
+        TrakError, match=r"checkpoints\.existing: .*wrong: has 5 classes, the data has 2"
+    ):
+        import_checkpoint.run(run, settings, 1)
+    assert not run.checkpoint("1").exists()

@@ -1,0 +1,142 @@
+"""Settings: defaults, errors a person can act on, and what each step may see."""
+
+import contextlib
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trak_steps.config import arguments, document, load_settings, parse_settings, restrict
+from trak_steps.config.load import setting_names
+from trak_steps.config.settings import Settings
+from trak_steps.errors import TrakError
+from trak_steps.steps.registry import EXECUTION, STEPS, reads
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("features.dims=3", "features.dims: there is no such setting; did you mean features.dim?"),
+        ("dim=3", "did you mean features.dim?"),
+        ("targets.validation.sise=3", "did you mean targets.validation.size?"),
+        ("features.dim=0", "features.dim: should be greater than or equal to 1; given 0"),
+        ("features.projection=dense", "'rademacher' or 'normal'; given 'dense'"),
+        ("features.dim=.nan", "features.dim"),
+        ("features=3", "features: should be a section of settings; given 3"),
+        ("seed=-1", "seed: should be greater than or equal to 0; given -1"),
+        ("run=../elsewhere", "run: should be letters, digits"),
+        ("targets={a/b: {}}", "targets.a/b: should be letters, digits"),
+        ("targets={}", "targets: should have at least 1 item"),
+        ("dataset.text=[a, b, c]", "dataset.text: should have at most 2 items"),
+        ("checkpoints.keep=[0.5, 0.5]", "names the same state twice"),
+        ("checkpoints.keep=[1.5]", "checkpoints.keep[0]"),
+        ("scores.loss_weight_power=2", "less than or equal to 1; given 2"),
+        ("features.dim=[", "not valid YAML"),
+        ("features.dim=!!python/object/apply:os.getcwd []", "not valid YAML"),
+        ("features.dim", "should read setting=value"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_is_allowed(override: str, message: str) -> None:
+    with pytest.raises(TrakError) as error:
+        load_settings(None, [override])
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("- a\n", "should hold `setting: value` lines"), ("a: [", "not valid YAML"), ("\xff", "UTF-8")],
+)
+def test_a_wrong_file_is_named(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(TrakError, match=r"config\.yaml") as error:
+        load_settings(file)
+    assert message in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrakError, match=r"nowhere\.yaml: cannot be read"):
+        load_settings(tmp_path / "nowhere.yaml")
+
+
+def test_an_empty_file_gives_the_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("")
+    assert load_settings(file) == Settings()
+
+
+def test_one_text_column_may_be_written_without_a_list() -> None:
+    assert load_settings(None, ["dataset.text=sentence"]).dataset.text == ["sentence"]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["dim", "run", "path", "targets", "size", "keep", "features", "x"]),
+                inner,
+            )
+        ),
+        max_leaves=8,
+    )
+)
+def test_whatever_is_given_is_settings_or_a_message(values: object) -> None:
+    given_values = values if isinstance(values, dict) else {"features": values, "targets": values}
+    with contextlib.suppress(TrakError):
+        assert isinstance(parse_settings(given_values), Settings)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_gets_back_from_its_arguments_what_it_may_see(step: str) -> None:
+    settings = load_settings(ROOT / "config" / "config.yaml")
+    names = reads(step, settings, targets="validation")
+    words = shlex.split(arguments(settings, names))
+    loaded = load_settings(None, [word for word in words if word != "--set"])
+    assert restrict(loaded, names) == restrict(settings, names)
+
+
+def test_a_setting_that_was_not_declared_is_absent() -> None:
+    seen = restrict(Settings(), ["features.dim"])
+    assert seen.features.dim == Settings().features.dim
+    with pytest.raises(AttributeError):
+        _ = seen.features.projection
+    with pytest.raises(AttributeError):
+        _ = seen.kernel
+
+
+def test_every_setting_is_read_by_some_step() -> None:
+    settings = Settings()
+    declared = {name for step in STEPS for name in reads(step, settings, targets="NAME")}
+    declared |= {EXECUTION, "checkpoints.count"}
+    for name in setting_names(Settings):
+        parts = name.split(".")
+        prefixes = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
+        assert prefixes & declared, f"no step reads {name}"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_preset_loads(file: Path) -> None:
+    settings = load_settings(file)
+    assert settings.run in ("demo", file.stem)
+
+
+def test_the_tutorial_preset_is_the_tutorial() -> None:
+    settings = load_settings(ROOT / "config" / "qnli_bert_base.yaml")
+    assert (settings.model.name_or_path, settings.dataset.name) == ("bert-base-cased", "qnli")
+    assert (settings.dataset.train_size, settings.targets["validation"].size) == (5000, 100)
+    assert (settings.model.max_length, settings.features.dim) == (128, 1024)
+
+
+def test_the_generated_documents_are_in_step() -> None:
+    """If this fails, run `trak-steps settings --write`."""
+    assert (ROOT / document.SCHEMA).read_text() == document.schema_text()
+    readme = (ROOT / document.README).read_text()
+    assert readme == document.with_table(readme)
+    assert json.loads(document.schema_text())["additionalProperties"] is False

@@ -1,0 +1,246 @@
+"""Stores: complete or absent, compressed as asked, and never read when damaged."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray
+from numpy.typing import NDArray
+
+from trak_steps.config import Settings
+from trak_steps.data.prepared import PreparedRows, digest_rows
+from trak_steps.errors import TrakError
+from trak_steps.layout import Layout
+from trak_steps.steps import kernel, rank, score
+from trak_steps.store.atomic import complete_or_absent
+from trak_steps.store.codecs import codec_arguments
+from trak_steps.store.features import FeatureStore, TrainFeatures, save_features
+from trak_steps.store.manifest import Manifest
+from trak_steps.store.scores import ScoreStore
+
+Copy = Callable[[], tuple[Layout, Settings]]
+
+
+def store(path: Path, features: NDArray[np.floating], codec: str = "none", keep_bits: int = 10) -> Path:
+    n, dim = features.shape
+    columns = {
+        "loss_weight": np.ones(n, np.float32),
+        "margin": np.ones(n, np.float32),
+        "prediction": np.zeros(n, np.int64),
+        "row": np.arange(n),
+    }
+    manifest = Manifest("features", settings={"dim": dim}, details={"start": 0, "stop": n})
+    arguments = codec_arguments(codec, keep_bits, str(features.dtype))
+    save_features(path, features, columns, manifest, arguments)
+    return path
+
+
+def test_a_failed_writer_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "out"
+
+    def fail() -> None:
+        with complete_or_absent(path) as folder:
+            folder.mkdir()
+            (folder / "half").write_text("x")
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fail()
+    assert list(path.parent.iterdir()) == []
+
+
+def test_files_and_folders_are_replaced_whole(tmp_path: Path) -> None:
+    for text in ("one", "two"):
+        with complete_or_absent(tmp_path / "file") as file:
+            file.write_text(text)
+        with complete_or_absent(tmp_path / "folder") as folder:
+            folder.mkdir()
+            (folder / text).write_text(text)
+    assert (tmp_path / "file").read_text() == "two"
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["two"]
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_a_killed_writer_left_is_cleared_and_a_living_ones_is_not(tmp_path: Path) -> None:
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    here = socket.gethostname()
+    dead = tmp_path / f".out.{killed.pid}@{here}.0123abcd.tmp"
+    alive = tmp_path / f".out.{os.getpid()}@{here}.0123abcd.tmp"
+    elsewhere = tmp_path / f".out.{killed.pid}@another-host.0123abcd.tmp"
+    for path in (dead, alive, elsewhere):
+        path.mkdir()
+    with complete_or_absent(tmp_path / "out") as file:
+        file.write_text("x")
+    assert not dead.exists()
+    assert alive.exists()
+    assert elsewhere.exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(TrakError, match="cannot be written"), complete_or_absent(tmp_path / "x" / "out"):
+        pass
+
+
+def test_a_path_below_a_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(TrakError, match="cannot be written"),
+        complete_or_absent(tmp_path / "file" / "out"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("codec", ["none", "zstd", "blosc"])
+def test_lossless_codecs_give_back_every_bit(tmp_path: Path, codec: str, dtype: str) -> None:
+    features = np.random.default_rng(0).standard_normal((30, 7)).astype(dtype)
+    found = FeatureStore.open(store(tmp_path / "s.zarr", features, codec)).features(0, 30)
+    assert found.dtype == features.dtype
+    assert (found == features).all()
+
+
+@pytest.mark.parametrize("bits", [4, 8, 12])
+def test_bitround_keeps_the_bits_it_promises(tmp_path: Path, bits: int) -> None:
+    features = np.random.default_rng(0).standard_normal((30, 7)).astype(np.float32)
+    found = FeatureStore.open(store(tmp_path / "s.zarr", features, "bitround", bits)).features(0, 30)
+    error = np.abs(found - features) / np.abs(features)
+    assert 0 < error.max() <= 2.0 ** -(bits + 1) * 1.0001
+
+
+def _chunks(path: Path) -> list[Path]:
+    return [file for file in path.rglob("c/*") if file.is_file()]
+
+
+@pytest.mark.parametrize("codec", ["none", "zstd", "blosc", "bitround"])
+def test_a_flipped_bit_is_found(tmp_path: Path, codec: str) -> None:
+    features = np.random.default_rng(0).standard_normal((30, 7)).astype(np.float32)
+    path = store(tmp_path / "s.zarr", features, codec)
+    chunk = next(file for file in (path / "features").rglob("c/*/*") if file.is_file())
+    data = bytearray(chunk.read_bytes())
+    data[len(data) // 2] ^= 4
+    chunk.write_bytes(data)
+    with pytest.raises(TrakError, match="`features` is damaged"):
+        FeatureStore.open(path).features(0, 30)
+
+
+def test_a_chunk_that_is_missing_is_found(tmp_path: Path) -> None:
+    path = store(tmp_path / "s.zarr", np.ones((30, 7), np.float32))
+    next(file for file in (path / "features").rglob("c/*/*") if file.is_file()).unlink()
+    with pytest.raises(TrakError, match="missing or non-finite"):
+        FeatureStore.open(path).features(0, 30)
+
+
+def test_a_store_of_another_kind_or_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrakError, match="is missing; run `trak-steps featurize`"):
+        FeatureStore.open(tmp_path / "nowhere.zarr")
+    path = store(tmp_path / "s.zarr", np.ones((3, 2), np.float32))
+    with pytest.raises(TrakError, match="holds features, expected scores"):
+        ScoreStore.open(path)
+
+
+def test_shards_are_read_as_one(small_run: tuple[Layout, Settings]) -> None:
+    layout, _ = small_run
+    paths = [layout.train_shard("0", f"{i:05d}") for i in range(3)]
+    train = TrainFeatures(paths, 60)
+    whole = np.concatenate(
+        [
+            FeatureStore.open(p).features(s, e)
+            for p, s, e in zip(paths, (0, 25, 50), (25, 50, 60), strict=True)
+        ]
+    )
+    assert (train.features(0, 60) == whole).all()
+    assert (train.features(20, 55) == whole[20:55]).all()
+    assert (train.column("row") == PreparedRows.load(layout.train).column("row")).all()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda layout: _remove(layout.train_shard("0", "00001")), "00001.zarr: is missing"),
+        (lambda layout: _swap(layout, "00001", "00002"), "00001.zarr: begins at row 50, expected 25"),
+        (
+            lambda layout: _put(layout.train_shard("0-0.5", "00001"), layout.train_shard("0", "00001")),
+            "00001.zarr: was made from another checkpoint",
+        ),
+    ],
+)
+def test_shards_that_do_not_fit_are_refused(
+    copy_run: Copy, damage: Callable[[Layout], None], message: str
+) -> None:
+    layout, settings = copy_run()
+    _remove(layout.kernel("0"))
+    damage(layout)
+    with pytest.raises(TrakError, match=message):
+        kernel.run(layout, settings, "0")
+    assert not layout.kernel("0").exists()
+
+
+def test_a_kernel_of_another_checkpoint_is_refused(copy_run: Copy) -> None:
+    layout, settings = copy_run()
+    _remove(layout.scores("validation"))
+    _put(layout.kernel("0-0.5"), layout.kernel("0"))
+    with pytest.raises(TrakError, match=r"kernel/0\.zarr: was made from another checkpoint"):
+        score.run(layout, settings, "validation")
+    assert not layout.scores("validation").exists()
+
+
+def test_targets_of_another_checkpoint_are_refused(copy_run: Copy) -> None:
+    layout, settings = copy_run()
+    _put(layout.target_features("0-0.5", "validation"), layout.target_features("0", "validation"))
+    with pytest.raises(TrakError, match=r"validation\.zarr: was made from another checkpoint"):
+        score.run(layout, settings, "validation")
+
+
+def test_scores_of_other_rows_are_not_ranked(copy_run: Copy) -> None:
+    layout, settings = copy_run()
+    manifest = Manifest.load(layout.train, "data")
+    Manifest("data", content="other", details=manifest.details).save(layout.train)
+    with pytest.raises(TrakError, match=r"validation\.zarr: was made from another data"):
+        rank.run(layout, settings, "validation")
+
+
+def test_scores_open_in_xarray_with_their_labels(small_run: tuple[Layout, Settings]) -> None:
+    layout, _ = small_run
+    opened = xarray.open_zarr(layout.scores("validation"), consolidated=False)
+    train = PreparedRows.load(layout.train)
+    assert opened.scores.dims == ("train", "target")
+    assert opened.train.values.tolist() == train.column("row").tolist()
+    assert {"train_label", "target_label", "train_loss_weight", "target_margin"} <= set(opened.coords)
+    row = int(train.column("row")[7])
+    picked = opened.scores.sel(train=row).values
+    assert (picked == ScoreStore.open(layout.scores("validation")).scores(7, 8)[0]).all()
+
+
+def test_the_digest_of_rows_is_of_their_values(small_run: tuple[Layout, Settings]) -> None:
+    layout, _ = small_run
+    rows = PreparedRows.load(layout.train)
+    names = rows.rows.column_names
+    assert digest_rows(rows.rows, names) == rows.digest
+    assert digest_rows(rows.rows.flatten_indices(), names) == rows.digest
+    assert digest_rows(rows.rows.select(range(59)), names) != rows.digest
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path)
+
+
+def _put(source: Path, destination: Path) -> None:
+    """A copy of one store in the place of another."""
+    _remove(destination)
+    shutil.copytree(source, destination)
+
+
+def _swap(layout: Layout, first: str, second: str) -> None:
+    a, b = layout.train_shard("0", first), layout.train_shard("0", second)
+    a.rename(a.with_suffix(".x"))
+    b.rename(a)
+    a.with_suffix(".x").rename(b)

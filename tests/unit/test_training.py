@@ -1,0 +1,139 @@
+"""Training that is interrupted ends where it would have ended."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import small_settings
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from trak_steps.config import Settings
+from trak_steps.errors import TrakError
+from trak_steps.layout import Layout, checkpoint_names
+from trak_steps.model import training
+from trak_steps.steps import finetune
+
+FINETUNE = {"epochs": 2, "save_every": 0.25}  # 8 steps, a save every 2
+
+
+class KilledError(Exception):
+    """Stands for a kill -9: nothing after it runs."""
+
+
+def killer(at: int, method: str) -> type[TrainerCallback]:
+    """Marks saves like the real callback, until the training is killed at a step."""
+
+    class Killer(training._MarkSaves):
+        pass
+
+    def kill(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == at:
+            raise KilledError
+        getattr(super(Killer, self), method)(args, state, control, **kwargs)
+
+    setattr(Killer, method, kill)
+    return Killer
+
+
+@pytest.fixture
+def fresh(small_run: tuple[Layout, Settings], tmp_path: Path) -> Callable[[str], Layout]:
+    """A run that has its model and rows, and no checkpoint yet."""
+
+    def make(name: str) -> Layout:
+        layout, _ = small_run
+        copy = Layout(tmp_path / name)
+        shutil.copytree(layout.model, copy.model)
+        shutil.copytree(layout.train, copy.train)
+        return copy
+
+    return make
+
+
+def weights(layout: Layout, checkpoint: str) -> dict[str, torch.Tensor]:
+    loaded: dict[str, torch.Tensor] = load_file(layout.checkpoint(checkpoint) / "model.safetensors")
+    return loaded
+
+
+def interrupted(
+    layout: Layout, settings: Settings, callback: type[TrainerCallback], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_MarkSaves", callback)
+        with pytest.raises(KilledError):
+            finetune.run(layout, settings, 0)
+
+
+@pytest.mark.parametrize(
+    ("step", "method"), [(1, "on_step_end"), (5, "on_step_begin"), (4, "on_save"), (8, "on_step_end")]
+)
+def test_the_end_is_the_same_bit_for_bit(
+    fresh: Callable[[str], Layout], monkeypatch: pytest.MonkeyPatch, step: int, method: str
+) -> None:
+    """Killed before the first save, between saves, before a save is marked, after the last step."""
+    settings = small_settings(finetune=FINETUNE)
+    whole, broken = fresh("whole"), fresh("broken")
+    finetune.run(whole, settings, 0)
+    interrupted(broken, settings, killer(step, method), monkeypatch)
+    assert not broken.checkpoint("0").exists()
+    finetune.run(broken, settings, 0)
+    for checkpoint in checkpoint_names(settings.checkpoints):
+        expected, found = weights(whole, checkpoint), weights(broken, checkpoint)
+        assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert not broken.training("0").exists()
+
+
+def test_it_goes_on_from_the_last_whole_save(
+    fresh: Callable[[str], Layout], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = small_settings(finetune=FINETUNE)
+    layout = fresh("run")
+    interrupted(layout, settings, killer(4, "on_save"), monkeypatch)  # the save at 4 is not marked
+    finetune.run(layout, settings, 0)
+    assert "resuming at checkpoint-2" in capsys.readouterr().err
+
+
+def test_another_recipe_does_not_go_on_from_it(
+    fresh: Callable[[str], Layout], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layout, other = fresh("run"), fresh("other")
+    interrupted(layout, small_settings(finetune=FINETUNE), killer(5, "on_step_begin"), monkeypatch)
+    settings = small_settings(finetune={**FINETUNE, "learning_rate": 1e-3})
+    finetune.run(layout, settings, 0)
+    assert "resuming" not in capsys.readouterr().err
+    finetune.run(other, settings, 0)
+    assert torch.equal(
+        weights(layout, "0")["classifier.weight"], weights(other, "0")["classifier.weight"]
+    )
+
+
+def test_runs_and_states_differ(
+    small_run: tuple[Layout, Settings], fresh: Callable[[str], Layout]
+) -> None:
+    layout, settings = small_run
+    other = fresh("other")
+    finetune.run(other, settings, 1)
+    first, half, second = weights(layout, "0"), weights(layout, "0-0.5"), weights(other, "1")
+    assert not torch.equal(first["classifier.weight"], half["classifier.weight"])
+    assert not torch.equal(first["classifier.weight"], second["classifier.weight"])
+    manifest = json.loads((layout.checkpoint("0-0.5") / "manifest.json").read_text())
+    assert (manifest["settings"]["fraction"], manifest["settings"]["seed"]) == (0.5, 0)
+
+
+def test_a_training_that_diverges_names_the_setting(fresh: Callable[[str], Layout]) -> None:
+    layout = fresh("run")
+    settings = small_settings(finetune={"learning_rate": 1e30})
+    with pytest.raises(TrakError, match=r"try a lower finetune\.learning_rate"):
+        finetune.run(layout, settings, 0)
+    assert not layout.checkpoint("0").exists()
+
+
+def test_names_of_checkpoints_do_not_depend_on_their_number() -> None:
+    few = small_settings(checkpoints={"count": 1, "keep": [0.25, 1.0]})
+    many = small_settings(checkpoints={"count": 3, "keep": [0.25, 1.0]})
+    assert checkpoint_names(few.checkpoints) == ["0-0.25", "0"]
+    assert set(checkpoint_names(few.checkpoints)) < set(checkpoint_names(many.checkpoints))
