@@ -1,0 +1,122 @@
+"""The whole pipeline against the formula, one example at a time in float64; and what must not matter."""
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import attribute, small_settings
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trak_steps.config import Settings
+from trak_steps.data.prepared import PreparedRows
+from trak_steps.layout import Layout, checkpoint_names
+from trak_steps.model.load import load_classifier
+from trak_steps.projection import DenseProjection
+from trak_steps.projection.base import projection_key
+from trak_steps.projection.dense import BLOCK
+from trak_steps.store.scores import ScoreStore
+
+# Relative to the largest score: float32 gradients and products, against float64 throughout.
+TOLERANCE = 1e-4
+
+
+def scores_of(layout: Layout) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    store = ScoreStore.open(layout.scores("validation"))
+    return store.scores(0, store.shape[0]), store.std(0, store.shape[0])
+
+
+def gradients(layout: Layout, checkpoint: str, rows: PreparedRows) -> tuple[Tensor, Tensor]:
+    """Gradients of the margin [n, p], and loss weights [n], by autograd in float64."""
+    model = load_classifier(
+        layout.checkpoint(checkpoint),
+        outputs=2,
+        device=torch.device("cpu"),
+        trust_remote_code=False,
+    )
+    exact = copy.deepcopy(model).double().requires_grad_(True)
+    found, weights = [], []
+    for tokens, label in zip(rows.tokens(0, len(rows)), rows.column("label"), strict=True):
+        inputs = {name: torch.tensor([values]) for name, values in tokens.items()}
+        p = exact(**inputs).logits.softmax(1)[0, int(label)]
+        parts = torch.autograd.grad((p / (1 - p)).log(), list(exact.parameters()))
+        found.append(torch.cat([part.flatten() for part in parts]))
+        weights.append(1 - p.detach())
+    return torch.stack(found), torch.stack(weights)
+
+
+def matrix(settings: Settings, checkpoint: str, size: int) -> Tensor:
+    """The whole projection matrix in float64, [p, k]."""
+    projection = DenseProjection(
+        settings.features.projection,
+        size=size,
+        dim=settings.features.dim,
+        key=projection_key(settings.seed, checkpoint),
+        device=torch.device("cpu"),
+    )
+    blocks = [projection.block(i) for i in range(-(-size // BLOCK))]
+    return torch.cat(blocks).double() / settings.features.dim**0.5
+
+
+def test_scores_are_the_formula(small_run: tuple[Layout, Settings]) -> None:
+    layout, settings = small_run
+    train, targets = PreparedRows.load(layout.train), PreparedRows.load(layout.targets("validation"))
+    dim, products, weights = settings.features.dim, [], []
+    for checkpoint in checkpoint_names(settings.checkpoints):
+        train_gradients, weight = gradients(layout, checkpoint, train)
+        P = matrix(settings, checkpoint, train_gradients.shape[1])
+        phi = train_gradients @ P
+        phi_targets = gradients(layout, checkpoint, targets)[0] @ P
+        K = sum((torch.outer(row, row) for row in phi), torch.zeros(dim, dim, dtype=torch.float64))
+        K += settings.kernel.ridge * K.trace() / dim * torch.eye(dim, dtype=torch.float64)
+        products.append(phi @ torch.linalg.inv(K) @ phi_targets.T)
+        weights.append(weight)
+    scale = torch.stack(weights).mean(0)[:, None] ** settings.scores.loss_weight_power
+    expected = (torch.stack(products).mean(0) * scale).numpy()
+    spread = (torch.stack(products).std(0) * scale).numpy()
+    scores, std = scores_of(layout)
+    assert np.abs(scores - expected).max() < TOLERANCE * np.abs(expected).max()
+    assert np.abs(std - spread).max() < TOLERANCE * np.abs(expected).max()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"features": {"shard_size": 7}},
+        {"features": {"shard_size": 60}},
+        {"execution": {"memory_mb": 64}},
+        {"execution": {"memory_mb": 2048}},
+    ],
+    ids=["small shards", "one shard", "little memory", "much memory"],
+)
+def test_shards_and_batches_do_not_matter(
+    small_run: tuple[Layout, Settings], tmp_path: Path, changes: dict[str, dict[str, object]]
+) -> None:
+    layout, _ = small_run
+    other = Layout(tmp_path / "run")
+    other.root.mkdir()
+    for part in ("model", "data", "checkpoints"):
+        (other.root / part).symlink_to(layout.root / part)
+    attribute(other, small_settings(**changes))
+    expected, found = scores_of(layout)[0], scores_of(other)[0]
+    assert np.abs(found - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_float16_and_rounded_features_give_nearly_the_same_scores(
+    small_run: tuple[Layout, Settings], tmp_path: Path
+) -> None:
+    layout, _ = small_run
+    expected = scores_of(layout)[0]
+    for name, features in (
+        ("half", {"dtype": "float16"}),
+        ("rounded", {"codec": "bitround", "keep_bits": 10}),
+    ):
+        other = Layout(tmp_path / name)
+        other.root.mkdir()
+        for part in ("model", "data", "checkpoints"):
+            (other.root / part).symlink_to(layout.root / part)
+        attribute(other, small_settings(features=features))
+        found = scores_of(other)[0]
+        assert 0 < np.abs(found - expected).max() < 0.02 * np.abs(expected).max()
