@@ -3,6 +3,7 @@
 Steps are imported inside their commands, so that ``--help`` answers at once.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from trak_steps import __version__
 from trak_steps.config import Settings, load_settings, restrict
 from trak_steps.layout import Layout
 from trak_steps.progress import quiet_libraries
-from trak_steps.steps.registry import EXECUTION, reads
+from trak_steps.steps.registry import EXECUTION, EXECUTION_VARIABLE, reads
 
 app = typer.Typer(
     name="trak-steps",
@@ -42,7 +43,8 @@ def _setup(
 ) -> tuple[Layout, Settings]:
     """The run's paths, and the settings that this step may see."""
     quiet_libraries()
-    settings = load_settings(config, overrides or ())
+    how = os.environ.get(EXECUTION_VARIABLE)
+    settings = load_settings(config, [*([f"{EXECUTION}={how}"] if how else []), *(overrides or ())])
     visible = restrict(settings, (*reads(step, settings, targets), EXECUTION))
     return Layout(results / settings.run), visible
 

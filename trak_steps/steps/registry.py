@@ -4,11 +4,16 @@ The workflow reruns a step when one of these settings, or the code below its mod
 ``execution`` is never listed: it says how to compute, not what, and every step may read it.
 """
 
+import os
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from trak_steps.config import Settings
 
 EXECUTION = "execution"
+# Where the workflow puts the execution settings for its steps, as JSON.
+EXECUTION_VARIABLE = "TRAK_STEPS_EXECUTION"
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,16 @@ STEPS = {
     "rank": Step("rank", ("run", "scores.top")),
     "summarize": Step("summarize", ("run", "targets", "checkpoints")),
 }
+
+
+def hand_to_jobs(settings: Settings) -> None:
+    """Put into this process's environment, and so its jobs', what is not in their commands.
+
+    That is the execution settings, and this Python's commands, activated or not.
+    """
+    os.environ[EXECUTION_VARIABLE] = settings.execution.model_dump_json()
+    here = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])
 
 
 def reads(step: str, settings: Settings, targets: str = "") -> tuple[str, ...]:

@@ -25,7 +25,7 @@ if settings.checkpoints.existing:
             "checkpoint {wildcards.checkpoint}: brought along, into {output}"
         shell:
             "trak-steps import-checkpoint --checkpoint {wildcards.checkpoint} "
-            "{params.settings} {HOW} > {log} 2>&1"
+            "{params.settings} > {log} 2>&1"
 
 else:
 
@@ -54,7 +54,7 @@ else:
         message:
             "finetune: run {wildcards.run} into {output}"
         shell:
-            "trak-steps finetune --run {wildcards.run} {params.settings} {HOW} > {log} 2>&1"
+            "trak-steps finetune --run {wildcards.run} {params.settings} > {log} 2>&1"
 
 
 rule checkpoints:

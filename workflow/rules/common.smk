@@ -1,17 +1,15 @@
 # What the rules share: the run's settings and paths, and what makes a rule run again.
 
 import json
-import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from snakemake.shell import shell
 
 from trak_steps.config import arguments, parse_settings
 from trak_steps.errors import TrakError
 from trak_steps.fingerprint import fingerprint, foreign_fingerprint
 from trak_steps.layout import Layout, checkpoint_names, shard_names, state_name
-from trak_steps.steps.registry import EXECUTION, STEPS, reads
+from trak_steps.steps.registry import STEPS, hand_to_jobs, reads
 
 try:
     settings = parse_settings(config)
@@ -22,8 +20,6 @@ run = Layout(Path("results") / settings.run)
 CHECKPOINTS = checkpoint_names(settings.checkpoints)
 TARGETS = list(settings.targets)
 
-# Where and how to compute. Not among any rule's params, so that a change reruns nothing.
-HOW = arguments(settings, [EXECUTION])
 GPU = 1 if settings.execution.device.startswith("cuda") else 0
 MEMORY = settings.execution.memory_mb + 2000
 
@@ -31,8 +27,8 @@ MEMORY = settings.execution.memory_mb + 2000
 MODEL_OUTPUT = foreign_fingerprint(settings.features.model_output.partition(":")[0])
 
 
-# The steps run in the environment that Snakemake runs in, activated or not.
-shell.prefix(f'export PATH="{Path(sys.executable).parent}:$PATH"; ')
+# Where and how to compute goes to the jobs beside their params, so that a change reruns nothing.
+hand_to_jobs(settings)
 
 
 wildcard_constraints:
@@ -55,6 +51,19 @@ def step(name):
 def prepared_rows(folder):
     """How many rows a prepared folder holds."""
     return json.loads((Path(folder) / "manifest.json").read_text())["details"]["rows"]
+
+
+def shards(wildcards):
+    """The names of the train set's shards; asks for the prepared rows if no number is set."""
+    n = settings.dataset.train_size
+    if n is None:
+        n = prepared_rows(checkpoints.prepare.get().output[0])
+    return shard_names(n, settings.features.shard_size)
+
+
+def train_shards(wildcards):
+    """All shards of a checkpoint's train features."""
+    return [run.train_shard(wildcards.checkpoint, shard) for shard in shards(wildcards)]
 
 
 def log_of(name):

@@ -20,7 +20,7 @@ rule model:
     message:
         "model: {settings.model.name_or_path} into {output}"
     shell:
-        "trak-steps model {params.settings} {HOW} > {log} 2>&1"
+        "trak-steps model {params.settings} > {log} 2>&1"
 
 
 # A checkpoint because the number of rows, and so of shards, may only be known afterwards.
@@ -45,7 +45,7 @@ checkpoint prepare:
     message:
         "prepare: train set into {output}"
     shell:
-        "trak-steps prepare {params.settings} {HOW} > {log} 2>&1"
+        "trak-steps prepare {params.settings} > {log} 2>&1"
 
 
 rule prepare_targets:
@@ -70,7 +70,7 @@ rule prepare_targets:
     message:
         "prepare: targets {wildcards.targets} into {output}"
     shell:
-        "trak-steps prepare-targets --targets {wildcards.targets} {params.settings} {HOW} > {log} 2>&1"
+        "trak-steps prepare-targets --targets {wildcards.targets} {params.settings} > {log} 2>&1"
 
 
 rule data:

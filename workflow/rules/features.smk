@@ -1,19 +1,6 @@
 # Features: gradients of the model output, projected. One job a shard, one a target set.
 
 
-def shards(wildcards):
-    """The names of the train set's shards; asks for the prepared rows if no number is set."""
-    n = settings.dataset.train_size
-    if n is None:
-        n = prepared_rows(checkpoints.prepare.get().output[0])
-    return shard_names(n, settings.features.shard_size)
-
-
-def train_shards(wildcards):
-    """All shards of a checkpoint's train features."""
-    return [run.train_shard(wildcards.checkpoint, shard) for shard in shards(wildcards)]
-
-
 rule featurize:
     input:
         checkpoint=run.checkpoint("{checkpoint}"),
@@ -38,7 +25,7 @@ rule featurize:
         "featurize: checkpoint {wildcards.checkpoint}, shard {wildcards.shard}"
     shell:
         "trak-steps featurize --checkpoint {wildcards.checkpoint} --shard {wildcards.shard} "
-        "{params.settings} {HOW} > {log} 2>&1"
+        "{params.settings} > {log} 2>&1"
 
 
 rule featurize_targets:
@@ -65,14 +52,20 @@ rule featurize_targets:
         "featurize: checkpoint {wildcards.checkpoint}, targets {wildcards.targets}"
     shell:
         "trak-steps featurize --checkpoint {wildcards.checkpoint} --targets {wildcards.targets} "
-        "{params.settings} {HOW} > {log} 2>&1"
+        "{params.settings} > {log} 2>&1"
 
 
 rule features:
     input:
         lambda wildcards: [
-            run.train_shard(name, shard) for name in CHECKPOINTS for shard in shards(wildcards)
+            run.train_shard(name, shard)
+            for name in CHECKPOINTS
+            for shard in shards(wildcards)
         ],
-        [run.target_features(name, targets) for name in CHECKPOINTS for targets in TARGETS],
+        [
+            run.target_features(name, targets)
+            for name in CHECKPOINTS
+            for targets in TARGETS
+        ],
     message:
         "features: done"

@@ -23,7 +23,7 @@ rule kernel:
     message:
         "kernel: checkpoint {wildcards.checkpoint}"
     shell:
-        "trak-steps kernel --checkpoint {wildcards.checkpoint} {params.settings} {HOW} > {log} 2>&1"
+        "trak-steps kernel --checkpoint {wildcards.checkpoint} {params.settings} > {log} 2>&1"
 
 
 rule kernels:

@@ -6,7 +6,9 @@ rule score:
         train=run.train,
         targets=run.targets("{targets}"),
         shards=lambda wildcards: [
-            run.train_shard(name, shard) for name in CHECKPOINTS for shard in shards(wildcards)
+            run.train_shard(name, shard)
+            for name in CHECKPOINTS
+            for shard in shards(wildcards)
         ],
         target_features=[run.target_features(name, "{targets}") for name in CHECKPOINTS],
         kernels=[run.kernel(name) for name in CHECKPOINTS],
@@ -28,7 +30,7 @@ rule score:
     message:
         "score: targets {wildcards.targets}"
     shell:
-        "trak-steps score --targets {wildcards.targets} {params.settings} {HOW} > {log} 2>&1"
+        "trak-steps score --targets {wildcards.targets} {params.settings} > {log} 2>&1"
 
 
 rule rank:
@@ -54,7 +56,7 @@ rule rank:
     message:
         "rank: targets {wildcards.targets} into {output}"
     shell:
-        "trak-steps rank --targets {wildcards.targets} {params.settings} {HOW} > {log} 2>&1"
+        "trak-steps rank --targets {wildcards.targets} {params.settings} > {log} 2>&1"
 
 
 rule scores:

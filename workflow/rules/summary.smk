@@ -6,7 +6,9 @@ rule summarize:
         train=run.train,
         targets=[run.targets(name) for name in TARGETS],
         target_features=[
-            run.target_features(name, targets) for name in CHECKPOINTS for targets in TARGETS
+            run.target_features(name, targets)
+            for name in CHECKPOINTS
+            for targets in TARGETS
         ],
         scores=[run.scores(name) for name in TARGETS],
         tops=[run.top(name) for name in TARGETS],
@@ -28,7 +30,7 @@ rule summarize:
     message:
         "summary: {output}"
     shell:
-        "trak-steps summarize {params.settings} {HOW} > {log} 2>&1"
+        "trak-steps summarize {params.settings} > {log} 2>&1"
 
 
 rule summary:

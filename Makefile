@@ -1,0 +1,43 @@
+# The environment is made once, in .venv, from constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test lint format benchmark clean
+
+demo: .venv/.installed
+	$(BIN)/snakemake --cores all
+	@echo && cat results/demo/summary.json
+
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+lint: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/snakefmt --check workflow
+	$(BIN)/snakemake --lint
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt workflow
+
+benchmark: .venv/.dev
+	$(BIN)/python benchmarks/codecs.py
+
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'
+	$(PYTHON) -m venv .venv
+	$(PIP) --editable .
+	touch $@
+
+# traker, the reference that tests compare with, asks for packages that it does not need here.
+.venv/.dev: .venv/.installed
+	$(PIP) --editable '.[dev,slurm]'
+	$(PIP) --no-deps traker
+	touch $@
+
+clean:
+	rm -rf .venv .snakemake .pytest_cache .mypy_cache .ruff_cache .hypothesis build *.egg-info
