@@ -165,6 +165,21 @@ def summarize(config: Config = None, set_: Set = None, results: Results = Path("
 
 
 @app.command()
+def show(
+    file: Annotated[Path, typer.Argument(help="results/<run>/scores/<set>.top.parquet")],
+    targets: Annotated[int, typer.Option(min=1, help="How many targets.")] = 3,
+    top: Annotated[int, typer.Option(min=1, help="How many rows of each.")] = 3,
+    opponents: Annotated[bool, typer.Option("--opponents", help="Opponents, not proponents.")] = False,
+) -> None:
+    """Print the strongest proponents of some targets, with their labels."""
+    from trak_steps.show import top_lines
+
+    side = "opponent" if opponents else "proponent"
+    for line in top_lines(file, first=targets, count=top, side=side):
+        typer.echo(line)
+
+
+@app.command()
 def settings(
     config: Config = None,
     set_: Set = None,

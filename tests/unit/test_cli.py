@@ -16,6 +16,7 @@ from trak_steps import __main__
 from trak_steps.cli import app
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
+from trak_steps.errors import TrakError
 from trak_steps.layout import Layout
 from trak_steps.store.scores import ScoreStore
 
@@ -122,3 +123,23 @@ def test_the_top_file_holds_the_strongest_rows_with_their_texts(
         column = sorted(scores[:, row["target"]], reverse=row["side"] == "proponent")
         assert row["score"] == column[row["rank"] - 1]
         assert row["std"] >= 0
+
+
+def test_the_top_is_shown_readably(small_run: tuple[Layout, Settings]) -> None:
+    layout, _ = small_run
+    file = layout.top("validation")
+    rows = pq.read_table(file).to_pylist()
+    shown = CliRunner().invoke(app, ["show", str(file), "--targets", "2", "--top", "2"])
+    assert len(shown.output.splitlines()) == 2 * (1 + 2)
+    best = next(row for row in rows if row["side"] == "proponent" and row["rank"] == 1)
+    assert f"  {best['score']:+.3f}  {best['train_question']} | {best['train_sentence']}" in shown.output
+    worst = next(row for row in rows if row["side"] == "opponent" and row["rank"] == 1)
+    opponents = CliRunner().invoke(app, ["show", str(file), "--opponents"])
+    assert f"{worst['score']:+.3f}  {worst['train_question']}" in opponents.output
+
+
+def test_showing_what_is_not_there_is_an_error_without_traceback(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("x")
+    for name, message in (("nowhere", "is missing"), ("other", "is not a list of top rows")):
+        with pytest.raises(TrakError, match=message):
+            CliRunner().invoke(app, ["show", str(tmp_path / name)], catch_exceptions=False)

@@ -46,8 +46,8 @@ else:
             "../envs/trak.yaml"
         threads: settings.execution.threads
         resources:
-            mem_mb=MEMORY,
-            runtime=720,
+            mem_mb=memory,
+            runtime=240,
             gpu=GPU,
         params:
             **step("finetune"),

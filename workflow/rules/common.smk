@@ -21,7 +21,6 @@ CHECKPOINTS = checkpoint_names(settings.checkpoints)
 TARGETS = list(settings.targets)
 
 GPU = 1 if settings.execution.device.startswith("cuda") else 0
-MEMORY = settings.execution.memory_mb + 2000
 
 # A person's own model output is code too: a change to its module reruns the features.
 MODEL_OUTPUT = foreign_fingerprint(settings.features.model_output.partition(":")[0])
@@ -36,6 +35,14 @@ wildcard_constraints:
     run=r"\d+",
     shard=r"\d{5}",
     targets=r"[A-Za-z0-9][A-Za-z0-9_-]*",
+
+
+def memory(wildcards, attempt):
+    """MB of a job that computes: what it may use for arrays, and libraries, model and Snakemake.
+
+    A retry after a job was killed for its memory gets more.
+    """
+    return settings.execution.memory_mb + 2000 * attempt
 
 
 def step(name):

@@ -15,7 +15,7 @@ rule featurize:
         "../envs/trak.yaml"
     threads: settings.execution.threads
     resources:
-        mem_mb=MEMORY,
+        mem_mb=memory,
         runtime=240,
         gpu=GPU,
     params:
@@ -42,7 +42,7 @@ rule featurize_targets:
         "../envs/trak.yaml"
     threads: settings.execution.threads
     resources:
-        mem_mb=MEMORY,
+        mem_mb=memory,
         runtime=240,
         gpu=GPU,
     params:

@@ -15,7 +15,7 @@ rule kernel:
         "../envs/trak.yaml"
     threads: settings.execution.threads
     resources:
-        mem_mb=MEMORY,
+        mem_mb=memory,
         runtime=60,
         gpu=GPU,
     params:

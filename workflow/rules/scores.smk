@@ -22,7 +22,7 @@ rule score:
         "../envs/trak.yaml"
     threads: settings.execution.threads
     resources:
-        mem_mb=MEMORY,
+        mem_mb=memory,
         runtime=120,
         gpu=GPU,
     params:
