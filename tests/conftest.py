@@ -11,7 +11,17 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 from trak_steps.config import Settings, parse_settings
 from trak_steps.layout import Layout, checkpoint_names, shard_names
-from trak_steps.steps import base_model, featurize, finetune, kernel, prepare, rank, score, summarize
+from trak_steps.steps import (
+    base_model,
+    featurize,
+    finetune,
+    kernel,
+    prepare,
+    prepare_targets,
+    rank,
+    score,
+    summarize,
+)
 
 SMALL = {
     "run": "small",
@@ -60,7 +70,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Setting
     layout = Layout(tmp_path_factory.mktemp("results") / "small")
     base_model.run(layout, settings)
     prepare.run_train(layout, settings)
-    prepare.run_targets(layout, settings, "validation")
+    prepare_targets.run(layout, settings, "validation")
     finetune.run(layout, settings, 0)
     attribute(layout, settings)
     return layout, settings

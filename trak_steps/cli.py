@@ -11,6 +11,7 @@ import typer
 
 from trak_steps import __version__
 from trak_steps.config import Settings, load_settings, restrict
+from trak_steps.errors import TrakError
 from trak_steps.layout import Layout
 from trak_steps.progress import quiet_libraries
 from trak_steps.steps.registry import EXECUTION, EXECUTION_VARIABLE, reads
@@ -25,9 +26,16 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
+DEMO = Path("config/config.yaml")
+
 Config = Annotated[
     Path | None,
-    typer.Option("--config", "-c", metavar="FILE", help="Settings, as YAML. Without: the demo's."),
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="Settings, as YAML. Without: config/config.yaml, the demo.",
+    ),
 ]
 Set = Annotated[
     list[str] | None,
@@ -44,7 +52,14 @@ def _setup(
     """The run's paths, and the settings that this step may see."""
     quiet_libraries()
     how = os.environ.get(EXECUTION_VARIABLE)
-    settings = load_settings(config, [*([f"{EXECUTION}={how}"] if how else []), *(overrides or ())])
+    given = overrides or []
+    if config is None and not any(override.startswith("run=") for override in given):
+        config = DEMO
+    settings = load_settings(config, [*([f"{EXECUTION}={how}"] if how else []), *given])
+    if targets and targets not in settings.targets:
+        raise TrakError(
+            f"targets: there is no set `{targets}`; the settings name {', '.join(settings.targets)}"
+        )
     visible = restrict(settings, (*reads(step, settings, targets), EXECUTION))
     return Layout(results / settings.run), visible
 
@@ -70,10 +85,10 @@ def prepare_targets(
     targets: Targets, config: Config = None, set_: Set = None, results: Results = Path("results")
 ) -> None:
     """Choose, label and tokenise a target set, with the train set's classes."""
-    from trak_steps.steps import prepare
+    from trak_steps.steps import prepare_targets
 
     layout, settings = _setup("prepare-targets", config, set_, results, targets)
-    prepare.run_targets(layout, settings, targets)
+    prepare_targets.run(layout, settings, targets)
 
 
 @app.command()

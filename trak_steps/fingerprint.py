@@ -17,7 +17,16 @@ PACKAGE = "trak_steps"
 ROOT = Path(__file__).parent
 LEFT_OUT = frozenset(
     f"{PACKAGE}.{name}"
-    for name in ("cli", "config", "errors", "fingerprint", "progress", "show", "steps.registry")
+    for name in (
+        "cli",
+        "config",
+        "errors",
+        "fingerprint",
+        "inputs",
+        "progress",
+        "show",
+        "steps.registry",
+    )
 )
 
 

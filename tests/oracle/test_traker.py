@@ -24,7 +24,7 @@ from trak_steps.layout import Layout, shard_names
 from trak_steps.model.load import load_classifier
 from trak_steps.projection import DenseProjection
 from trak_steps.projection.base import projection_key
-from trak_steps.steps import base_model, finetune, kernel, prepare, score
+from trak_steps.steps import base_model, finetune, kernel, prepare, prepare_targets, score
 from trak_steps.store.features import TrainFeatures
 from trak_steps.store.scores import ScoreStore
 
@@ -84,7 +84,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Settings]:
     layout = Layout(tmp_path_factory.mktemp("traker") / "run")
     base_model.run(layout, settings)
     prepare.run_train(layout, settings)
-    prepare.run_targets(layout, settings, "validation")
+    prepare_targets.run(layout, settings, "validation")
     finetune.run(layout, settings, 0)
     attribute(layout, settings)
     for checkpoint in CHECKPOINTS:

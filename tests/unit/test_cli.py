@@ -65,13 +65,21 @@ def test_the_steps_run_alone_one_after_the_other(tmp_path: Path) -> None:
     assert {"accuracy", "accuracy_chance", "train_rows"} <= set(summary)
 
 
+ALONE = ["--results", "{tmp}", "--set", "run=alone"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["settings", "--set", "features.dims=3"], "error: the settings:\n  features.dims: there is no"),
         (["settings", "--config", "nowhere.yaml"], "error: nowhere.yaml: cannot be read"),
-        (["kernel", "--checkpoint", "0", "--results", "{tmp}"], "manifest.json: is missing"),
-        (["model", "--set", "model.name_or_path=/nowhere", "--results", "{tmp}"], "there is no folder"),
+        (["kernel", "--checkpoint", "0", *ALONE], "manifest.json: is missing"),
+        (["model", "--set", "model.name_or_path=/nowhere", *ALONE], "there is no folder"),
+        (
+            ["prepare-targets", "--targets", "typo", *ALONE],
+            "there is no set `typo`",
+        ),
+        (["kernel", "--checkpoint", "0"], "config/config.yaml: cannot be read"),
     ],
 )
 def test_what_is_wrong_is_said_without_a_traceback(
@@ -79,7 +87,12 @@ def test_what_is_wrong_is_said_without_a_traceback(
 ) -> None:
     command = [sys.executable, "-m", "trak_steps", *(a.format(tmp=tmp_path) for a in arguments)]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )
     assert done.returncode == 1
     assert message in done.stderr

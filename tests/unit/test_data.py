@@ -16,7 +16,7 @@ from trak_steps.data.select import choose_rows, flip_labels
 from trak_steps.data.tasks import GLUE, known_text_columns
 from trak_steps.errors import TrakError
 from trak_steps.layout import Layout
-from trak_steps.steps import base_model, prepare
+from trak_steps.steps import base_model, prepare, prepare_targets
 
 Columns = dict[str, list[Any]]
 PAIRS: Columns = {
@@ -62,7 +62,7 @@ def prepared(layout: Layout, settings: Settings, *, targets: bool = False) -> Pr
     prepare.run_train(layout, settings)
     if not targets:
         return PreparedRows.load(layout.train)
-    prepare.run_targets(layout, settings, "validation")
+    prepare_targets.run(layout, settings, "validation")
     return PreparedRows.load(layout.targets("validation"))
 
 
@@ -123,6 +123,7 @@ def test_targets_use_the_classes_of_the_train_set(tmp_path: Path, layout: Layout
 @pytest.mark.parametrize(
     ("changes", "dataset", "message"),
     [
+        ({}, {"text": "label"}, "dataset.text: `label` is a name that the prepared rows use"),
         ({}, {"text": ["question", "answer"]}, r"no column `?answer"),
         ({}, {"label": "gold"}, "there is no column `gold` (dataset.label); it has question"),
         ({}, {"group": "fact"}, "there is no column `fact` (dataset.group)"),

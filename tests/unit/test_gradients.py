@@ -10,7 +10,12 @@ from transformers import PreTrainedModel
 
 from trak_steps.errors import TrakError
 from trak_steps.gradients.functional import FunctionalGradients
-from trak_steps.gradients.model_output import TextClassification, load_model_output
+from trak_steps.gradients.model_output import (
+    ModelOutput,
+    TextClassification,
+    check_model_output,
+    load_model_output,
+)
 from trak_steps.gradients.source import Outputs, Row, select_parameters, total_size
 
 MIB = 2**20
@@ -149,3 +154,35 @@ def test_an_unknown_model_output_is_named(name: str, message: str) -> None:
     with pytest.raises(TrakError, match=r"features\.model_output") as error:
         load_model_output(name, 1.0)
     assert message in str(error.value)
+
+
+class _Column:
+    def output(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return logits[:, :1]
+
+    def loss_weight(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return logits[:, 0]
+
+
+class _Fails(_Column):
+    def output(self, logits: Tensor, labels: Tensor) -> Tensor:
+        raise IndexError("nine")
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        (_Column(), r"`my:Task.output` should give one number a row, \[2\], .* it gave \[2, 1\]"),
+        (_Fails(), "`my:Task.output` failed on logits .*: IndexError: nine"),
+    ],
+)
+def test_a_model_output_of_the_wrong_shape_is_explained(made: ModelOutput, message: str) -> None:
+    with pytest.raises(TrakError, match=message):
+        check_model_output(made, "my:Task", 3)
+
+
+def test_the_loss_weight_keeps_its_digits_where_the_model_is_sure() -> None:
+    logits = torch.tensor([[20.0, 0.0]])
+    exact = 1 / (1 + torch.tensor(20.0, dtype=torch.float64).exp())
+    found = TextClassification().loss_weight(logits, torch.tensor([0]))
+    assert found.item() == pytest.approx(exact.item(), rel=1e-5)

@@ -39,18 +39,17 @@ def test_solving_is_multiplying_by_the_inverse(ridge: float) -> None:
     ridged = kernel + ridge * kernel.trace() / 5 * torch.eye(5, dtype=torch.float64)
     expected = targets.double() @ torch.linalg.inv(ridged)
     solved = solve_kernel(factor_kernel(kernel, 40, ridge), targets)
-    assert torch.allclose(solved, expected, rtol=1e-9, atol=1e-14)
+    assert torch.allclose(solved, expected.float(), rtol=1e-5, atol=1e-9)
 
 
 def test_the_ridge_follows_the_scale_of_the_features() -> None:
     """Features twice as large: the same scores, since K⁻¹ takes the scale away."""
     features, targets = torch.randn(30, 4), torch.randn(2, 4)
     scores = [
-        solve_kernel(factor_kernel(kernel_of(c * features), 30, 0.5), c * targets)
-        @ (c * features).double().T
+        solve_kernel(factor_kernel(kernel_of(c * features), 30, 0.5), c * targets) @ (c * features).T
         for c in (1.0, 2.0)
     ]
-    assert torch.allclose(scores[0], scores[1])
+    assert torch.allclose(scores[0], scores[1], atol=1e-6)
 
 
 @pytest.mark.parametrize(

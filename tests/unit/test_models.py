@@ -16,8 +16,8 @@ from trak_steps.errors import TrakError
 from trak_steps.layout import Layout
 from trak_steps.model.device import pick_device
 from trak_steps.model.fetch import fetch_model
-from trak_steps.model.load import load_classifier, load_tokenizer
-from trak_steps.steps import base_model, featurize, finetune, import_checkpoint, prepare
+from trak_steps.model.load import load_classifier, load_for_training, load_tokenizer
+from trak_steps.steps import base_model, featurize, finetune, import_checkpoint, prepare, prepare_targets
 from trak_steps.store.features import FeatureStore
 
 CPU = torch.device("cpu")
@@ -173,7 +173,7 @@ def test_existing_checkpoints_are_scored_and_nothing_is_trained(
     base_model.run(run, settings)
     assert not list(run.model.glob("*.safetensors"))
     prepare.run_train(run, settings)
-    prepare.run_targets(run, settings, "validation")
+    prepare_targets.run(run, settings, "validation")
     for checkpoint in (0, 1):
         import_checkpoint.run(run, settings, checkpoint)
     attribute(run, settings)
@@ -197,3 +197,50 @@ def test_an_existing_checkpoint_that_does_not_fit_is_refused(
     ):
         import_checkpoint.run(run, settings, 1)
     assert not run.checkpoint("1").exists()
+
+
+def test_existing_checkpoints_keep_the_order_of_their_classes(
+    small_run: tuple[Layout, Settings], tmp_path: Path
+) -> None:
+    """The first one's names, in any case, decide the class numbers; another order is refused."""
+    layout, _ = small_run
+    first, turned, foreign = (tmp_path / name for name in ("first", "turned", "foreign"))
+    for folder, names in (
+        (first, ["NOT_ENTAILMENT", "ENTAILMENT"]),
+        (turned, ["entailment", "not_entailment"]),
+        (foreign, ["cat", "dog"]),
+    ):
+        shutil.copytree(layout.checkpoint("0"), folder)
+        values = json.loads((folder / "config.json").read_text())
+        values["id2label"] = {str(i): name for i, name in enumerate(names)}
+        values["label2id"] = {name: i for i, name in enumerate(names)}
+        (folder / "config.json").write_text(json.dumps(values))
+    run = Layout(tmp_path / "run")
+    settings = small_settings(checkpoints={"existing": [str(first), str(turned)]})
+    base_model.run(run, settings)
+    prepare.run_train(run, settings)
+    rows, original = PreparedRows.load(run.train), PreparedRows.load(layout.train)
+    assert rows.label_names == ["not_entailment", "entailment"]
+    assert (rows.column("label") == 1 - original.column("label")).all()
+    import_checkpoint.run(run, settings, 0)
+    with pytest.raises(TrakError, match=r"turned has its classes in the order entailment, not_ent"):
+        import_checkpoint.run(run, settings, 1)
+    other = small_settings(checkpoints={"existing": [str(foreign)]})
+    base_model.run(run, other)
+    with pytest.raises(TrakError, match=r"foreign has the classes cat, dog, the data has entailment"):
+        prepare.run_train(run, other)
+
+
+def test_weights_of_another_model_are_not_trained_from(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    save_file({f"foreign.{name}": w for name, w in load_file(file).items()}, file, {"format": "pt"})
+    with pytest.raises(TrakError, match="are they those of another model"):
+        load_for_training(folder, outputs=2, label_names=["a", "b"], trust_remote_code=False)
+
+
+def test_a_loss_saved_in_the_configuration_is_not_taken_over(folder: Path) -> None:
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**values, "problem_type": "regression"}))
+    model = load_for_training(folder, outputs=3, label_names=["a", "b", "c"], trust_remote_code=False)
+    assert model.config.problem_type == "single_label_classification"
+    assert model.config.num_labels == 3

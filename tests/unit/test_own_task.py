@@ -16,7 +16,7 @@ from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.layout import Layout
 from trak_steps.model.load import load_classifier
-from trak_steps.steps import base_model, featurize, finetune, prepare
+from trak_steps.steps import base_model, featurize, finetune, prepare, prepare_targets
 from trak_steps.store.features import FeatureStore
 
 DOCS = Path(__file__).parents[2] / "docs" / "own_task.md"
@@ -75,7 +75,7 @@ def test_the_documented_regression_runs_and_is_right(
     layout = Layout(tmp_path / "results" / "own")
     base_model.run(layout, settings)
     prepare.run_train(layout, settings)
-    prepare.run_targets(layout, settings, "validation")
+    prepare_targets.run(layout, settings, "validation")
     finetune.run(layout, settings, 0)
     attribute(layout, settings)
 

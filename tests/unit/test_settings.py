@@ -36,6 +36,10 @@ ROOT = Path(__file__).parents[2]
         ("checkpoints.keep=[0.5, 0.5]", "names the same state twice"),
         ("checkpoints.keep=[1.5]", "checkpoints.keep[0]"),
         ("scores.loss_weight_power=2", "less than or equal to 1; given 2"),
+        (
+            "features.model_output=image",
+            "or `module:Class`; given 'image'",
+        ),
         ("features.dim=[", "not valid YAML"),
         ("features.dim=!!python/object/apply:os.getcwd []", "not valid YAML"),
         ("features.dim", "should read setting=value"),

@@ -18,7 +18,8 @@ from trak_steps.layout import Layout, checkpoint_names
 from trak_steps.model import training
 from trak_steps.steps import finetune
 
-FINETUNE = {"epochs": 2, "save_every": 0.25}  # 8 steps, a save every 2
+FINETUNE = {"epochs": 2}  # 8 steps
+EXECUTION = {"save_every": 0.25}  # a save every 2
 
 
 class KilledError(Exception):
@@ -75,7 +76,7 @@ def test_the_end_is_the_same_bit_for_bit(
     fresh: Callable[[str], Layout], monkeypatch: pytest.MonkeyPatch, step: int, method: str
 ) -> None:
     """Killed before the first save, between saves, before a save is marked, after the last step."""
-    settings = small_settings(finetune=FINETUNE)
+    settings = small_settings(finetune=FINETUNE, execution=EXECUTION)
     whole, broken = fresh("whole"), fresh("broken")
     finetune.run(whole, settings, 0)
     interrupted(broken, settings, killer(step, method), monkeypatch)
@@ -90,7 +91,7 @@ def test_the_end_is_the_same_bit_for_bit(
 def test_it_goes_on_from_the_last_whole_save(
     fresh: Callable[[str], Layout], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = small_settings(finetune=FINETUNE)
+    settings = small_settings(finetune=FINETUNE, execution=EXECUTION)
     layout = fresh("run")
     interrupted(layout, settings, killer(4, "on_save"), monkeypatch)  # the save at 4 is not marked
     finetune.run(layout, settings, 0)
@@ -101,8 +102,13 @@ def test_another_recipe_does_not_go_on_from_it(
     fresh: Callable[[str], Layout], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     layout, other = fresh("run"), fresh("other")
-    interrupted(layout, small_settings(finetune=FINETUNE), killer(5, "on_step_begin"), monkeypatch)
-    settings = small_settings(finetune={**FINETUNE, "learning_rate": 1e-3})
+    interrupted(
+        layout,
+        small_settings(finetune=FINETUNE, execution=EXECUTION),
+        killer(5, "on_step_begin"),
+        monkeypatch,
+    )
+    settings = small_settings(finetune={**FINETUNE, "learning_rate": 1e-3}, execution=EXECUTION)
     finetune.run(layout, settings, 0)
     assert "resuming" not in capsys.readouterr().err
     finetune.run(other, settings, 0)

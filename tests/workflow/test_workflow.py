@@ -151,6 +151,10 @@ def test_a_changed_setting_reruns_what_depends_on_it(
     ("module", "expected"),
     [
         ("steps/rank.py", AFTER_SCORE),
+        (
+            "steps/prepare_targets.py",
+            {"prepare_targets": 1, "featurize_targets": 2, **AFTER_KERNEL},
+        ),
         ("scoring/scores.py", AFTER_KERNEL),
         ("kernel/gram.py", AFTER_FEATURES),
         ("projection/dense.py", AFTER_CHECKPOINTS),
@@ -246,3 +250,38 @@ def test_existing_checkpoints_are_not_trained(done: Workspace) -> None:
     ran = done.snakemake("--cores", "2", **settings)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert (done.root / "results" / "brought" / "summary.json").is_file()
+
+
+def test_an_edited_file_of_ones_own_reruns_what_is_made_from_it(done: Workspace) -> None:
+    """A local data file and a local model's folder are inputs of the workflow."""
+    rows = "question,sentence,label\n" + "".join(
+        f"who is {i}?,number {i} is here.,{i % 2}\n" for i in range(12)
+    )
+    for name in ("train", "dev"):
+        (done.root / f"{name}.csv").write_text(rows)
+    shutil.copytree(done.root / "results" / "tiny" / "model", done.root / "own_model")
+    shutil.copyfile(
+        done.root / "results" / "tiny" / "checkpoints" / "0" / "model.safetensors",
+        done.root / "own_model" / "model.safetensors",
+    )
+    own: dict[str, Any] = {
+        "run": "files",
+        "dataset": {
+            "path": "csv",
+            "data_files": {"train": "train.csv", "validation": "dev.csv"},
+            "text": ["question", "sentence"],
+            "train_size": 12,
+        },
+        "targets": {"validation": {}},
+        "model": {"name_or_path": "own_model", "max_length": 32},
+    }
+    ran = done.snakemake("--cores", "2", "data", **own)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert done.planned("data", **own) == {}
+    (done.root / "dev.csv").write_text(rows.replace("here", "there"))
+    assert done.planned("data", **own) == {"prepare_targets": 1}
+    (done.root / "train.csv").write_text(rows.replace("here", "there"))
+    assert done.planned("data", **own) == {"prepare": 1, "prepare_targets": 1}
+    weights = done.root / "own_model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes())
+    assert done.planned("data", **own) == {"model": 1, "prepare": 1, "prepare_targets": 1}

@@ -4,9 +4,10 @@ The schema in ``workflow/schemas`` and the table in ``config/README.md`` are gen
 models, so this file is the only place where a setting is defined.
 """
 
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 TargetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
@@ -121,9 +122,6 @@ class FinetuneSettings(Section):
     warmup_ratio: float = Field(
         0.06, ge=0.0, le=1.0, description="share of the steps in which the rate rises"
     )
-    save_every: Fraction = Field(
-        0.1, description="how often to save a state to resume from, as a share of the training"
-    )
 
 
 class ParameterSettings(Section):
@@ -168,6 +166,13 @@ class FeatureSettings(Section):
         10, ge=1, le=23, description="mantissa bits that `bitround` keeps (float32 has 23)"
     )
 
+    @field_validator("model_output")
+    @classmethod
+    def _known_or_your_own(cls, name: str) -> str:
+        if name != "text_classification" and not re.fullmatch(r"[\w.]+:\w+", name):
+            raise ValueError(f"should be `text_classification` or `module:Class`; given {name!r}")
+        return name
+
 
 class KernelSettings(Section):
     """The kernel and its ridge."""
@@ -197,6 +202,9 @@ class ExecutionSettings(Section):
 
     device: Text = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:1`")
     threads: int = Field(1, ge=1, description="CPU threads of a job that trains, featurizes or scores")
+    save_every: Fraction = Field(
+        0.1, description="how often training saves a state to resume from, as a share of its steps"
+    )
     memory_mb: int = Field(
         4096, ge=64, description="memory for gradients, features and scores, beside the model"
     )
@@ -220,3 +228,13 @@ class Settings(Section):
     kernel: KernelSettings = Field(default_factory=KernelSettings)
     scores: ScoreSettings = Field(default_factory=ScoreSettings)
     execution: ExecutionSettings = Field(default_factory=ExecutionSettings)
+
+    @model_validator(mode="after")
+    def _kernel_can_be_inverted(self) -> Self:
+        size = self.dataset.train_size
+        if self.kernel.ridge == 0 and size is not None and size < self.features.dim:
+            raise ValueError(
+                f"kernel.ridge is 0, and {size} train rows (dataset.train_size) cannot span "
+                f"{self.features.dim} dimensions (features.dim); set kernel.ridge above 0"
+            )
+        return self

@@ -30,7 +30,8 @@ def arguments(settings: Settings, reads: Iterable[str]) -> str:
         value: Any = settings
         for part in name.split("."):
             value = value[part] if isinstance(value, dict) else getattr(value, part)
-        parts.append(f"--set {shlex.quote(f'{name}={json.dumps(_plain(value), sort_keys=True)}')}")
+        text = json.dumps(_plain(value), sort_keys=True, ensure_ascii=False)
+        parts.append(f"--set {shlex.quote(f'{name}={text}')}")
     return " ".join(parts)
 
 

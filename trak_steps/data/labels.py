@@ -1,6 +1,6 @@
 """Turn a label column into class numbers, or into numbers to regress on, and refuse what is neither."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,33 @@ def labels_of(rows: datasets.Dataset, column: str, where: str) -> Labels:
     _refuse_missing(rows, column, values, where)
     classes = tuple(sorted(values))
     return _with_two_classes(Labels(classes, tuple(map(str, classes))), column, where)
+
+
+def in_the_order_of(labels: Labels, id2label: Mapping[int, str], named: str) -> Labels:
+    """The classes in the order in which a checkpoint that was brought along has them.
+
+    Names are compared without regard to case. A checkpoint whose classes have no names
+    (``LABEL_0``, …) is taken to have them in the order of the data's.
+
+    Args:
+        labels: of the data.
+        id2label: of the checkpoint's configuration.
+        named: the checkpoint, for messages.
+
+    Raises:
+        TrakError: if the checkpoint names other classes than the data.
+    """
+    order = [str(id2label[i]) for i in sorted(id2label)]
+    if labels.classes is None or order == [f"LABEL_{i}" for i in range(len(order))]:
+        return labels
+    place = {name.casefold(): i for i, name in enumerate(labels.names)}
+    if sorted(name.casefold() for name in order) != sorted(place):
+        raise TrakError(
+            f"checkpoints.existing: {named} has the classes {', '.join(order)}, the data has "
+            f"{', '.join(labels.names)}; name them alike in the checkpoint's config.json (id2label)"
+        )
+    chosen = [place[name.casefold()] for name in order]
+    return Labels(tuple(labels.classes[i] for i in chosen), tuple(labels.names[i] for i in chosen))
 
 
 def encode(

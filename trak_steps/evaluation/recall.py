@@ -36,12 +36,12 @@ def group_recall(
 
     Args:
         top_groups: the groups of each target's top rows, [t, r].
-        target_groups: [t].
+        target_groups: [t]; an empty one is unknown, and its target left out.
         train_groups: [n].
     """
     names, counts = np.unique(train_groups, return_counts=True)
     size = dict(zip(names, counts, strict=True))
-    group_sizes = np.array([size.get(group, 0) for group in target_groups])
+    group_sizes = np.array([size.get(group, 0) if group else 0 for group in target_groups])
     known = group_sizes > 0
     if not known.any():
         return None

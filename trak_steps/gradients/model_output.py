@@ -57,7 +57,32 @@ class TextClassification:
     def loss_weight(self, logits: Tensor, labels: Tensor) -> Tensor:
         """1 − p of the label, with the reference implementation's positive sign."""
         probabilities = torch.softmax(logits / self.loss_temperature, 1)
-        return 1.0 - probabilities.gather(1, labels[:, None]).squeeze(1)
+        # Summed over the other classes: 1 − p itself would round to zero where p is near one.
+        return probabilities.scatter(1, labels[:, None], 0.0).sum(1)
+
+
+def check_model_output(made: ModelOutput, name: str, outputs: int) -> None:
+    """Try both methods on two made-up rows.
+
+    Raises:
+        TrakError: if one of them fails or does not give one number a row.
+    """
+    logits = torch.linspace(-1.0, 1.0, 2 * outputs).reshape(2, outputs)
+    labels = torch.tensor([0, 1]) if outputs > 1 else torch.tensor([0.0, 1.5])
+    for method in (made.output, made.loss_weight):
+        try:
+            found = method(logits, labels)
+        except Exception as error:  # a person's own code may fail in any way
+            raise TrakError(
+                f"features.model_output: `{name}.{method.__name__}` failed on logits "
+                f"[2, {outputs}] and labels [2]: {type(error).__name__}: {error}"
+            ) from error
+        if not isinstance(found, Tensor) or found.shape != (2,):
+            shape = list(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise TrakError(
+                f"features.model_output: `{name}.{method.__name__}` should give one number a row, "
+                f"[2], for logits [2, {outputs}]; it gave {shape}"
+            )
 
 
 def load_model_output(name: str, loss_temperature: float) -> ModelOutput:

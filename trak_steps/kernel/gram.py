@@ -13,6 +13,7 @@ from trak_steps.errors import TrakError
 
 # Below this ratio of the smallest to the largest pivot, solving loses all float32 digits.
 SINGULAR = 1e-9
+TARGETS_AT_ONCE = 1024
 
 
 def sum_kernel(shards: Iterable[Tensor], dim: int, device: torch.device) -> tuple[Tensor, int]:
@@ -55,9 +56,10 @@ def factor_kernel(kernel: Tensor, n: int, ridge: float) -> Tensor:
             f"the kernel is singular: {n} train rows cannot span {dim} dimensions; set kernel.ridge "
             "above 0, or features.dim below the number of rows"
         )
-    diagonal = torch.eye(dim, dtype=kernel.dtype, device=kernel.device) * (ridge * mean)
+    ridged = kernel.clone()
+    ridged.diagonal().add_(ridge * mean)
     factor: Tensor
-    factor, failed = torch.linalg.cholesky_ex(kernel + diagonal)
+    factor, failed = torch.linalg.cholesky_ex(ridged)
     pivots = factor.diagonal().square()
     if failed or pivots.min() < SINGULAR * pivots.max():
         raise TrakError(
@@ -68,6 +70,12 @@ def factor_kernel(kernel: Tensor, n: int, ridge: float) -> Tensor:
 
 
 def solve_kernel(factor: Tensor, features: Tensor) -> Tensor:
-    """(K + ridge)⁻¹ φ for each row of ``features`` [t, k], in float64, [t, k]."""
-    solved: Tensor = torch.cholesky_solve(features.to(factor.dtype).T, factor)
-    return solved.T.contiguous()
+    """(K + ridge)⁻¹ φ for each row of ``features`` [t, k]: solved in float64, given in float32 [t, k].
+
+    Targets are solved for some at a time, so that only those are held in float64.
+    """
+    solved = torch.empty(features.shape, dtype=torch.float32, device=factor.device)
+    for start in range(0, len(features), TARGETS_AT_ONCE):
+        part = features[start : start + TARGETS_AT_ONCE].to(factor.dtype)
+        solved[start : start + len(part)] = torch.cholesky_solve(part.T, factor).T
+    return solved

@@ -57,6 +57,8 @@ def load_classifier(
     Raises:
         TrakError: if weights are missing, pickled or not finite, or the number of logits differs.
     """
+    if not folder.is_dir():
+        raise TrakError(f"{folder}: is missing; make this checkpoint first")
     try:
         model, report = AutoModelForSequenceClassification.from_pretrained(
             folder,
@@ -88,26 +90,49 @@ def load_for_training(
 ) -> PreTrainedModel:
     """A model to fine-tune, in float32: the folder's weights, or random ones where it has none.
 
-    What the folder has no weights for (a new classification head) is random, so seed before.
+    A new classification head (and pooler) is random, so seed before.
+
+    Raises:
+        TrakError: if the folder cannot be loaded, or its weights are not those of this model.
     """
-    config = AutoConfig.from_pretrained(folder, num_labels=outputs, trust_remote_code=trust_remote_code)
-    if label_names:
-        config.id2label = dict(enumerate(label_names))
-        config.label2id = {name: i for i, name in enumerate(label_names)}
-    if any(folder.glob("*.safetensors")):
-        model = AutoModelForSequenceClassification.from_pretrained(
+    try:
+        config = AutoConfig.from_pretrained(
+            folder, num_labels=outputs, trust_remote_code=trust_remote_code
+        )
+        # A folder that was fine-tuned before may carry another loss.
+        config.problem_type = "single_label_classification" if label_names else "regression"
+        if label_names:
+            config.id2label = dict(enumerate(label_names))
+            config.label2id = {name: i for i, name in enumerate(label_names)}
+        if not any(folder.glob("*.safetensors")):
+            model = AutoModelForSequenceClassification.from_config(
+                config, trust_remote_code=trust_remote_code
+            )
+            return model.float()
+        model, report = AutoModelForSequenceClassification.from_pretrained(
             folder,
             config=config,
             use_safetensors=True,
             ignore_mismatched_sizes=True,
             trust_remote_code=trust_remote_code,
             dtype=torch.float32,
+            output_loading_info=True,
         )
-    else:
-        model = AutoModelForSequenceClassification.from_config(
-            config, trust_remote_code=trust_remote_code
+    except Exception as error:  # damaged or foreign files make transformers raise anything
+        raise TrakError(f"{folder}: cannot be loaded to be trained: {_first_line(error)}") from error
+    prefix = f"{model.base_model_prefix}."
+    missing = [
+        name
+        for name in sorted(report["missing_keys"])
+        if name.startswith(prefix) and "pooler" not in name
+    ]
+    if missing:
+        raise TrakError(
+            f"{folder}: has no weights for {missing[0]}"
+            + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+            + "; are they those of another model? set model.name_or_path to a whole one"
         )
-    return model.float()
+    return model
 
 
 def _positions(config: AutoConfig) -> int:

@@ -42,7 +42,7 @@ class Recipe:
     """How one classifier is trained.
 
     Attributes:
-        epochs, batch_size, learning_rate, weight_decay, warmup_ratio, save_every: as the settings.
+        epochs, batch_size, learning_rate, weight_decay, warmup_ratio: as the settings.
         seed: decides new weights, the order of rows, and dropout.
         keep: fractions of the training at which the model's state is kept.
     """
@@ -52,7 +52,6 @@ class Recipe:
     learning_rate: float
     weight_decay: float
     warmup_ratio: float
-    save_every: float
     seed: int
     keep: tuple[float, ...]
 
@@ -69,6 +68,7 @@ def finetune(
     *,
     work: Path,
     identity: dict[str, Any],
+    save_every: float,
     cpu: bool,
 ) -> dict[float, Path]:
     """Train, or go on training.
@@ -80,6 +80,7 @@ def finetune(
         recipe: how to train.
         work: the folder of the unfinished state.
         identity: JSON values that, with the recipe, say what is trained.
+        save_every: how often to save a state to resume from, as a share of the steps.
         cpu: do not use a GPU.
 
     Returns:
@@ -94,7 +95,7 @@ def finetune(
     set_seed(recipe.seed)
     trainer = Trainer(
         model=make_model(),
-        args=_arguments(recipe, steps, work / "trainer", cpu),
+        args=_arguments(recipe, steps, work / "trainer", save_every, cpu),
         train_dataset=rows,
         data_collator=DataCollatorWithPadding(tokenizer),
         callbacks=[_KeepStates(states, steps), _MarkSaves()],
@@ -108,8 +109,10 @@ def finetune(
     return states
 
 
-def _arguments(recipe: Recipe, steps: int, folder: Path, cpu: bool) -> TrainingArguments:
-    return TrainingArguments(
+def _arguments(
+    recipe: Recipe, steps: int, folder: Path, save_every: float, cpu: bool
+) -> TrainingArguments:
+    arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=recipe.batch_size,
@@ -121,13 +124,17 @@ def _arguments(recipe: Recipe, steps: int, folder: Path, cpu: bool) -> TrainingA
         data_seed=recipe.seed,
         use_cpu=cpu,
         save_strategy="steps",
-        save_steps=max(1, math.ceil(recipe.save_every * steps)),
+        save_steps=max(1, math.ceil(save_every * steps)),
         save_total_limit=2,  # the older one stays until the newer is marked complete
         logging_steps=max(1, steps // 20),
         report_to=[],
         disable_tqdm=not sys.stderr.isatty(),
         dataloader_pin_memory=not cpu,
     )
+    # One job, one GPU: on several, the Trainer would multiply the batch and so the epochs.
+    _ = arguments.device
+    arguments._n_gpu = min(1, arguments._n_gpu)
+    return arguments
 
 
 class _KeepStates(TrainerCallback):  # type: ignore[misc]

@@ -12,7 +12,7 @@ from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.features import compute_features
 from trak_steps.gradients.functional import FunctionalGradients
-from trak_steps.gradients.model_output import BUILT_IN, load_model_output
+from trak_steps.gradients.model_output import BUILT_IN, check_model_output, load_model_output
 from trak_steps.gradients.source import (
     GradientSource,
     Parameter,
@@ -133,6 +133,7 @@ def _source(
         model, chosen.parameters.include, chosen.parameters.exclude
     )
     output = load_model_output(chosen.model_output, chosen.loss_temperature)
+    check_model_output(output, chosen.model_output, rows.outputs)
     return FunctionalGradients(model, output, parameters, memory)
 
 

@@ -28,6 +28,11 @@ def run(layout: Layout, settings: Settings, training_run: int) -> None:
         keep=tuple(sorted(settings.checkpoints.keep)),
     )
     device = pick_device(settings.execution.device)
+    if device.index:
+        raise TrakError(
+            f"execution.device: training uses the first GPU it sees, not {device}; set "
+            f"CUDA_VISIBLE_DEVICES={device.index} and execution.device: cuda"
+        )
     work = layout.training(str(training_run))
     made_from = {"model": base.content, "data": train.digest}
     inputs = [name for name in ("input_ids", "token_type_ids") if name in train.rows.column_names]
@@ -43,6 +48,7 @@ def run(layout: Layout, settings: Settings, training_run: int) -> None:
         recipe,
         work=work,
         identity=made_from,
+        save_every=settings.execution.save_every,
         cpu=device.type == "cpu",
     )
     for fraction, state in states.items():

@@ -6,6 +6,7 @@ import torch
 from transformers import AutoTokenizer
 
 from trak_steps.config import Settings
+from trak_steps.data.labels import Labels, in_the_order_of
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.layout import Layout
@@ -19,13 +20,16 @@ from trak_steps.store.manifest import Manifest, digest_files
 def run(layout: Layout, settings: Settings, checkpoint: int) -> None:
     """Write ``checkpoints/<m>`` after checking that it fits the data."""
     train = PreparedRows.load(layout.train)
-    named = settings.checkpoints.existing[checkpoint]
+    existing = settings.checkpoints.existing
+    if checkpoint >= len(existing):
+        raise TrakError(f"there is no checkpoint {checkpoint}: checkpoints.existing has {len(existing)}")
+    named = existing[checkpoint]
     trust = settings.model.trust_remote_code
     path = layout.checkpoint(str(checkpoint))
     with complete_or_absent(path) as folder:
         fetch_model(named, folder, setting="checkpoints.existing", weights=True, trust_remote_code=trust)
         try:
-            load_classifier(
+            model = load_classifier(
                 folder,
                 outputs=train.outputs,
                 device=torch.device("cpu"),
@@ -33,6 +37,7 @@ def run(layout: Layout, settings: Settings, checkpoint: int) -> None:
             )
         except TrakError as error:
             raise TrakError(str(error).replace(str(folder), f"checkpoints.existing: {named}")) from error
+        _require_same_order(train, model.config.id2label, named)
         _require_same_vocabulary(folder, layout.model, named, trust)
         Manifest(
             "checkpoint",
@@ -41,6 +46,17 @@ def run(layout: Layout, settings: Settings, checkpoint: int) -> None:
             details={"source": named},
         ).save(folder)
     say(f"wrote {path}")
+
+
+def _require_same_order(train: PreparedRows, id2label: dict[int, str], named: str) -> None:
+    """The labels are encoded once, in the order of the first checkpoint's classes."""
+    labels = Labels(tuple(range(train.outputs)) if train.label_names else None, tuple(train.label_names))
+    ordered = in_the_order_of(labels, id2label, named)
+    if ordered.names != labels.names:
+        raise TrakError(
+            f"checkpoints.existing: {named} has its classes in the order {', '.join(ordered.names)}, "
+            f"the first checkpoint in the order {', '.join(labels.names)}; score them in separate runs"
+        )
 
 
 def _require_same_vocabulary(folder: Path, base: Path, named: str, trust: bool) -> None:

@@ -1,4 +1,4 @@
-"""Steps ``prepare`` and ``prepare-targets``: choose, label and tokenise rows, once for all jobs."""
+"""Step ``prepare``: choose, label and tokenise the rows of the train set, once for all jobs."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from trak_steps.config import Settings
-from trak_steps.data.labels import Labels, encode, labels_of, require_column
+from trak_steps.data.labels import Labels, encode, in_the_order_of, labels_of, require_column
 from trak_steps.data.prepared import PreparedRows, digest_rows, save
 from trak_steps.data.select import check_texts, choose_rows, flip_labels, row_ids
 from trak_steps.data.source import load_split
@@ -20,45 +20,34 @@ from trak_steps.model.load import load_tokenizer
 from trak_steps.progress import say
 from trak_steps.store.manifest import Manifest
 
+RESERVED = frozenset({"row", "label", "flipped", "group", "input_ids", "token_type_ids"})
+
 
 def run_train(layout: Layout, settings: Settings) -> None:
     """Write ``data/train``."""
     dataset = settings.dataset
     where = f"split `{dataset.train_split}`"
-    source = _load(settings, dataset.train_split)
+    source = load_source(settings, dataset.train_split)
     labels = labels_of(source, dataset.label, where)
     if settings.checkpoints.existing:
-        labels = _in_the_order_of(labels, layout, settings)
+        config = AutoConfig.from_pretrained(
+            layout.model, trust_remote_code=settings.model.trust_remote_code
+        )
+        labels = in_the_order_of(labels, config.id2label, settings.checkpoints.existing[0])
     ids = row_ids(source, dataset.row_id, where)
     places = choose_rows(len(source), dataset.train_size, dataset.sample, settings.seed, "train set")
-    rows, numbers = _labelled(source.select(places), labels, ids[places], settings, where)
+    rows, numbers = labelled(source.select(places), labels, ids[places], settings, where)
     flipped = np.zeros(len(rows), dtype=bool)
     if dataset.flip_labels:
         if labels.classes is None:
             raise TrakError("dataset.flip_labels: regression has no labels to flip; set it to 0")
         classes = len(labels.names)
         numbers, flipped = flip_labels(numbers, places, classes, dataset.flip_labels, settings.seed)
-    _write(layout, settings, "train", rows, ids[places], numbers, flipped, labels)
+    write(layout, settings, "train", rows, ids[places], numbers, flipped, labels)
 
 
-def run_targets(layout: Layout, settings: Settings, targets: str) -> None:
-    """Write ``data/targets/<set>``, with the classes of the train set."""
-    train = PreparedRows.load(layout.train)
-    chosen = settings.targets[targets]
-    where = f"targets `{targets}`, split `{chosen.split}`"
-    source = _load(settings, chosen.split)
-    ids = row_ids(source, settings.dataset.row_id, where)
-    places = choose_rows(
-        len(source), chosen.size, settings.dataset.sample, settings.seed, f"targets `{targets}`"
-    )
-    labels = _labels_of_train(train)
-    require_column(source, settings.dataset.label, where, "dataset.label")
-    rows, numbers = _labelled(source.select(places), labels, ids[places], settings, where)
-    flipped = np.zeros(len(rows), dtype=bool)
-    _write(layout, settings, targets, rows, ids[places], numbers, flipped, labels, train=train)
-
-
-def _load(settings: Settings, split: str) -> datasets.Dataset:
+def load_source(settings: Settings, split: str) -> datasets.Dataset:
+    """All rows of a split."""
     dataset = settings.dataset
     say(f"reading {dataset.path}{'/' + dataset.name if dataset.name else ''}, split {split}")
     # What the steps derive is kept in the run's own folder, not in a cache of the library.
@@ -74,10 +63,16 @@ def _text_columns(settings: Settings) -> list[str]:
             "dataset.text: is not set, and the text columns of this data set are not known; "
             "name one column or two"
         )
+    reserved = RESERVED.intersection(columns)
+    if reserved:
+        raise TrakError(
+            f"dataset.text: `{min(reserved)}` is a name that the prepared rows use themselves; rename "
+            "the column"
+        )
     return list(columns)
 
 
-def _labelled(
+def labelled(
     rows: datasets.Dataset, labels: Labels, ids: NDArray[np.int64], settings: Settings, where: str
 ) -> tuple[datasets.Dataset, NDArray[Any]]:
     check_texts(rows, _text_columns(settings), ids, where)
@@ -86,7 +81,7 @@ def _labelled(
     return rows, encode(list(rows[settings.dataset.label]), labels, list(ids), where)
 
 
-def _write(
+def write(
     layout: Layout,
     settings: Settings,
     name: str,
@@ -102,7 +97,8 @@ def _write(
     columns |= {column: list(rows[column]) for column in texts}
     columns |= {"label": numbers, "flipped": flipped}
     if settings.dataset.group:
-        columns["group"] = [str(group) for group in rows[settings.dataset.group]]
+        groups = rows[settings.dataset.group]
+        columns["group"] = ["" if group is None else str(group) for group in groups]
     tokenizer = load_tokenizer(
         layout.model,
         max_length=settings.model.max_length,
@@ -150,18 +146,3 @@ def _tokenise(
         return {name: encoded[name] for name in wanted}
 
     return rows.map(tokens, batched=True, desc="tokenising")
-
-
-def _labels_of_train(train: PreparedRows) -> Labels:
-    classes = train.manifest.details["classes"]
-    return Labels(tuple(classes) if classes is not None else None, tuple(train.label_names))
-
-
-def _in_the_order_of(labels: Labels, layout: Layout, settings: Settings) -> Labels:
-    """The classes in the order of the existing checkpoints, where these know them by name."""
-    config = AutoConfig.from_pretrained(layout.model, trust_remote_code=settings.model.trust_remote_code)
-    order = [str(config.id2label[i]) for i in sorted(config.id2label)]
-    if labels.classes is None or sorted(order) != sorted(labels.names):
-        return labels
-    place = {name: i for i, name in enumerate(labels.names)}
-    return Labels(tuple(labels.classes[place[name]] for name in order), tuple(order))

@@ -35,7 +35,7 @@ _DATA = ("seed", "dataset", "model.max_length", "model.trust_remote_code")
 STEPS = {
     "model": Step("base_model", ("run", *_MODEL)),
     "prepare": Step("prepare", ("run", *_DATA, "checkpoints.existing")),
-    "prepare-targets": Step("prepare", ("run", *_DATA, "targets.{targets}")),
+    "prepare-targets": Step("prepare_targets", ("run", *_DATA, "targets.{targets}")),
     "finetune": Step(
         "finetune",
         ("run", "seed", "finetune", "checkpoints.keep", "model.max_length", "model.trust_remote_code"),

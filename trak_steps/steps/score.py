@@ -109,7 +109,7 @@ def _solve(
     agree(expected, train.path, targets.manifest, targets.path)
     factor = torch.from_numpy(kernel.cholesky).to(device)
     features = torch.from_numpy(targets.features(0, len(target_rows))).to(device)
-    return solve_kernel(factor, features).float()
+    return solve_kernel(factor, features)
 
 
 def _shared_settings(features: list[TrainFeatures]) -> dict[str, object]:

@@ -6,6 +6,9 @@ if settings.checkpoints.existing:
         input:
             model=run.model,
             train=run.train,
+            files=lambda wildcards: local_model(
+                settings.checkpoints.existing[int(wildcards.checkpoint)]
+            ),
         output:
             directory(run.checkpoint("{checkpoint}")),
         log:

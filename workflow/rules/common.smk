@@ -8,6 +8,7 @@ from snakemake.exceptions import WorkflowError
 from trak_steps.config import arguments, parse_settings
 from trak_steps.errors import TrakError
 from trak_steps.fingerprint import fingerprint, foreign_fingerprint
+from trak_steps.inputs import local_files, local_model
 from trak_steps.layout import Layout, checkpoint_names, shard_names, state_name
 from trak_steps.steps.registry import STEPS, hand_to_jobs, reads
 
@@ -21,6 +22,8 @@ CHECKPOINTS = checkpoint_names(settings.checkpoints)
 TARGETS = list(settings.targets)
 
 GPU = 1 if settings.execution.device.startswith("cuda") else 0
+
+BASE_MODEL = (settings.checkpoints.existing or [settings.model.name_or_path])[0]
 
 # A person's own model output is code too: a change to its module reruns the features.
 MODEL_OUTPUT = foreign_fingerprint(settings.features.model_output.partition(":")[0])

@@ -2,6 +2,8 @@
 
 
 rule model:
+    input:
+        local_model(BASE_MODEL),
     output:
         directory(run.model),
     log:
@@ -27,6 +29,7 @@ rule model:
 checkpoint prepare:
     input:
         model=run.model,
+        files=local_files(settings, settings.dataset.train_split),
     output:
         directory(run.train),
     log:
@@ -52,6 +55,9 @@ rule prepare_targets:
     input:
         model=run.model,
         train=run.train,
+        files=lambda wildcards: local_files(
+            settings, settings.targets[wildcards.targets].split
+        ),
     output:
         directory(run.targets("{targets}")),
     log:

@@ -1,0 +1,32 @@
+"""Step ``prepare-targets``: choose, label and tokenise a target set, with the train set's classes."""
+
+import numpy as np
+
+from trak_steps.config import Settings
+from trak_steps.data.labels import Labels, require_column
+from trak_steps.data.prepared import PreparedRows
+from trak_steps.data.select import choose_rows, row_ids
+from trak_steps.layout import Layout
+from trak_steps.steps.prepare import labelled, load_source, write
+
+
+def run(layout: Layout, settings: Settings, targets: str) -> None:
+    """Write ``data/targets/<set>``, with the classes of the train set."""
+    train = PreparedRows.load(layout.train)
+    chosen = settings.targets[targets]
+    where = f"targets `{targets}`, split `{chosen.split}`"
+    source = load_source(settings, chosen.split)
+    ids = row_ids(source, settings.dataset.row_id, where)
+    places = choose_rows(
+        len(source), chosen.size, settings.dataset.sample, settings.seed, f"targets `{targets}`"
+    )
+    labels = _labels_of_train(train)
+    require_column(source, settings.dataset.label, where, "dataset.label")
+    rows, numbers = labelled(source.select(places), labels, ids[places], settings, where)
+    flipped = np.zeros(len(rows), dtype=bool)
+    write(layout, settings, targets, rows, ids[places], numbers, flipped, labels, train=train)
+
+
+def _labels_of_train(train: PreparedRows) -> Labels:
+    classes = train.manifest.details["classes"]
+    return Labels(tuple(classes) if classes is not None else None, tuple(train.label_names))
