@@ -24,8 +24,9 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt workflow
 
-benchmark: .venv/.dev
+benchmark: demo .venv/.dev
 	$(BIN)/python benchmarks/codecs.py
+	$(BIN)/python benchmarks/ridge.py
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'

@@ -14,6 +14,7 @@ from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.layout import Layout
+from trak_steps.model.demo import make_demo_model
 from trak_steps.model.device import pick_device
 from trak_steps.model.fetch import fetch_model
 from trak_steps.model.load import load_classifier, load_for_training, load_tokenizer
@@ -244,3 +245,17 @@ def test_a_loss_saved_in_the_configuration_is_not_taken_over(folder: Path) -> No
     model = load_for_training(folder, outputs=3, label_names=["a", "b", "c"], trust_remote_code=False)
     assert model.config.problem_type == "single_label_classification"
     assert model.config.num_labels == 3
+
+
+def test_the_demos_vocabulary_is_the_same_every_time(tmp_path: Path) -> None:
+    texts = ["who founded arlin? it was", "oskar, who founded arlin", "in may", "am I"] * 3
+    for name in ("one", "two"):
+        make_demo_model(texts, tmp_path / name)
+    first, second = ((tmp_path / name / "tokenizer.json").read_bytes() for name in ("one", "two"))
+    assert first == second
+    tokenizer = load_tokenizer(tmp_path / "one", max_length=16, trust_remote_code=False)
+    assert tokenizer.tokenize("Arlin, who was") == ["arlin", ",", "who", "was"]
+    assert tokenizer.tokenize("foo") == ["f", "##o", "##o"]
+    encoded = tokenizer("who", "in may")
+    assert tokenizer.decode(encoded["input_ids"]) == "[CLS] who [SEP] in may [SEP]"
+    assert encoded["token_type_ids"] == [0, 0, 0, 1, 1, 1]

@@ -1,9 +1,10 @@
 """The demo's model: a small BERT without weights, and a WordPiece vocabulary of the train texts."""
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, PreTrainedTokenizerFast
 
 SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
@@ -36,22 +37,35 @@ def make_demo_model(texts: Iterable[str], destination: Path) -> None:
 
 
 def _wordpiece(texts: Iterable[str]) -> PreTrainedTokenizerFast:
-    tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL["unk"]))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.train_from_iterator(
-        texts,
-        trainers.WordPieceTrainer(
-            vocab_size=VOCABULARY, special_tokens=list(SPECIAL.values()), show_progress=False
-        ),
+    normalizer = normalizers.BertNormalizer(lowercase=True)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    vocabulary = _vocabulary(
+        word for text in texts for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))
     )
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=SPECIAL["unk"]))
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = splitter
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
+        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_input_names=["input_ids", "token_type_ids", "attention_mask"],
         **{f"{name}_token": token for name, token in SPECIAL.items()},
     )
+
+
+def _vocabulary(words: Iterable[str]) -> dict[str, int]:
+    """Special tokens, single characters, and the most frequent words in an order without ties.
+
+    The library's trainer breaks ties between equally frequent pieces at random, and a demo whose
+    vocabulary changes from run to run gives other numbers each time.
+    """
+    counts = Counter(words)
+    letters = sorted({letter for word in counts for letter in word})
+    pieces = [*SPECIAL.values(), *letters, *(f"##{letter}" for letter in letters)]
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    pieces += [word for word in ranked if len(word) > 1]
+    return {piece: number for number, piece in enumerate(pieces[:VOCABULARY])}
