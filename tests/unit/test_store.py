@@ -116,10 +116,6 @@ def test_bitround_keeps_the_bits_it_promises(tmp_path: Path, bits: int) -> None:
     assert 0 < error.max() <= 2.0 ** -(bits + 1) * 1.0001
 
 
-def _chunks(path: Path) -> list[Path]:
-    return [file for file in path.rglob("c/*") if file.is_file()]
-
-
 @pytest.mark.parametrize("codec", ["none", "zstd", "blosc", "bitround"])
 def test_a_flipped_bit_is_found(tmp_path: Path, codec: str) -> None:
     features = np.random.default_rng(0).standard_normal((30, 7)).astype(np.float32)

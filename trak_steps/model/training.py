@@ -87,7 +87,7 @@ def finetune(
         For each kept fraction, a folder with the model's state (below ``work``).
 
     Raises:
-        TrakError: if the loss or a weight became infinite or not a number.
+        TrakError: if a state was not kept.
     """
     _start_or_resume(work, {**identity, "recipe": _plain(recipe)})
     steps = recipe.steps(len(rows))

@@ -4,9 +4,9 @@ Where checkpoints are brought along, only the tokenizer and configuration of the
 """
 
 from trak_steps.config import Settings
+from trak_steps.data.labels import require_column
 from trak_steps.data.source import load_split
-from trak_steps.data.tasks import known_text_columns
-from trak_steps.errors import TrakError
+from trak_steps.data.tasks import text_columns
 from trak_steps.layout import Layout
 from trak_steps.model.demo import make_demo_model
 from trak_steps.model.fetch import fetch_model
@@ -44,11 +44,7 @@ def run(layout: Layout, settings: Settings) -> None:
 def _train_texts(settings: Settings) -> list[str]:
     dataset = settings.dataset
     rows = load_split(dataset.path, dataset.name, dataset.data_files, dataset.train_split, settings.seed)
-    columns = dataset.text or known_text_columns(dataset.path, dataset.name) or ()
-    missing = [column for column in columns if column not in rows.column_names]
-    if missing or not columns:
-        raise TrakError(
-            f"dataset.text: {'there is no column ' + missing[0] if missing else 'is not set'}; "
-            f"the split `{dataset.train_split}` has {', '.join(rows.column_names)}"
-        )
+    columns = text_columns(dataset.path, dataset.name, dataset.text)
+    for column in columns:
+        require_column(rows, column, f"split `{dataset.train_split}`", "dataset.text")
     return [text for column in columns for text in rows[column] if isinstance(text, str)]

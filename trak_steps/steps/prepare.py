@@ -1,6 +1,7 @@
 """Step ``prepare``: choose, label and tokenise the rows of the train set, once for all jobs."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -13,14 +14,12 @@ from trak_steps.data.labels import Labels, encode, in_the_order_of, labels_of, r
 from trak_steps.data.prepared import PreparedRows, digest_rows, save
 from trak_steps.data.select import check_texts, choose_rows, flip_labels, row_ids
 from trak_steps.data.source import load_split
-from trak_steps.data.tasks import known_text_columns
+from trak_steps.data.tasks import text_columns
 from trak_steps.errors import TrakError
 from trak_steps.layout import Layout
 from trak_steps.model.load import load_tokenizer
 from trak_steps.progress import say
 from trak_steps.store.manifest import Manifest
-
-RESERVED = frozenset({"row", "label", "flipped", "group", "input_ids", "token_type_ids"})
 
 
 def run_train(layout: Layout, settings: Settings) -> None:
@@ -36,14 +35,15 @@ def run_train(layout: Layout, settings: Settings) -> None:
         labels = in_the_order_of(labels, config.id2label, settings.checkpoints.existing[0])
     ids = row_ids(source, dataset.row_id, where)
     places = choose_rows(len(source), dataset.train_size, dataset.sample, settings.seed, "train set")
-    rows, numbers = labelled(source.select(places), labels, ids[places], settings, where)
+    rows = source.select(places)
+    numbers = labelled(rows, labels, ids[places], settings, where)
     flipped = np.zeros(len(rows), dtype=bool)
     if dataset.flip_labels:
         if labels.classes is None:
             raise TrakError("dataset.flip_labels: regression has no labels to flip; set it to 0")
         classes = len(labels.names)
         numbers, flipped = flip_labels(numbers, places, classes, dataset.flip_labels, settings.seed)
-    write(layout, settings, "train", rows, ids[places], numbers, flipped, labels)
+    write(layout, settings, layout.train, rows, ids[places], numbers, flipped, labels)
 
 
 def load_source(settings: Settings, split: str) -> datasets.Dataset:
@@ -55,36 +55,21 @@ def load_source(settings: Settings, split: str) -> datasets.Dataset:
     return load_split(dataset.path, dataset.name, dataset.data_files, split, settings.seed)
 
 
-def _text_columns(settings: Settings) -> list[str]:
-    dataset = settings.dataset
-    columns = dataset.text or known_text_columns(dataset.path, dataset.name)
-    if not columns:
-        raise TrakError(
-            "dataset.text: is not set, and the text columns of this data set are not known; "
-            "name one column or two"
-        )
-    reserved = RESERVED.intersection(columns)
-    if reserved:
-        raise TrakError(
-            f"dataset.text: `{min(reserved)}` is a name that the prepared rows use themselves; rename "
-            "the column"
-        )
-    return list(columns)
-
-
 def labelled(
     rows: datasets.Dataset, labels: Labels, ids: NDArray[np.int64], settings: Settings, where: str
-) -> tuple[datasets.Dataset, NDArray[Any]]:
-    check_texts(rows, _text_columns(settings), ids, where)
-    if settings.dataset.group:
-        require_column(rows, settings.dataset.group, where, "dataset.group")
-    return rows, encode(list(rows[settings.dataset.label]), labels, list(ids), where)
+) -> NDArray[Any]:
+    """The rows' class numbers, or numbers to regress on [n], after checking texts and columns."""
+    dataset = settings.dataset
+    check_texts(rows, text_columns(dataset.path, dataset.name, dataset.text), ids, where)
+    if dataset.group:
+        require_column(rows, dataset.group, where, "dataset.group")
+    return encode(list(rows[settings.dataset.label]), labels, list(ids), where)
 
 
 def write(
     layout: Layout,
     settings: Settings,
-    name: str,
+    path: Path,
     rows: datasets.Dataset,
     ids: NDArray[np.int64],
     numbers: NDArray[Any],
@@ -92,7 +77,9 @@ def write(
     labels: Labels,
     train: PreparedRows | None = None,
 ) -> None:
-    texts = _text_columns(settings)
+    """Tokenise rows and write them to ``path``; targets name the train set whose classes they use."""
+    dataset = settings.dataset
+    texts = text_columns(dataset.path, dataset.name, dataset.text)
     columns: dict[str, Any] = {"row": ids}
     columns |= {column: list(rows[column]) for column in texts}
     columns |= {"label": numbers, "flipped": flipped}
@@ -123,7 +110,6 @@ def write(
             "flipped": int(flipped.sum()),
         },
     )
-    path = layout.targets(name) if train else layout.train
     save(path, prepared, manifest)
     lengths = [len(tokens) for tokens in prepared["input_ids"]]
     say(f"wrote {path}: {len(prepared)} rows of {np.mean(lengths):.0f} tokens on average")

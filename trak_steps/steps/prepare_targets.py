@@ -22,9 +22,11 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
     )
     labels = _labels_of_train(train)
     require_column(source, settings.dataset.label, where, "dataset.label")
-    rows, numbers = labelled(source.select(places), labels, ids[places], settings, where)
+    rows = source.select(places)
+    numbers = labelled(rows, labels, ids[places], settings, where)
     flipped = np.zeros(len(rows), dtype=bool)
-    write(layout, settings, targets, rows, ids[places], numbers, flipped, labels, train=train)
+    path = layout.targets(targets)
+    write(layout, settings, path, rows, ids[places], numbers, flipped, labels, train=train)
 
 
 def _labels_of_train(train: PreparedRows) -> Labels:

@@ -29,7 +29,7 @@ class Step:
     reads: tuple[str, ...]
 
 
-_MODEL = ("model", "checkpoints.existing")
+_MODEL = ("model.name_or_path", "model.trust_remote_code", "checkpoints.existing")
 _DATA = ("seed", "dataset", "model.max_length", "model.trust_remote_code")
 
 STEPS = {
@@ -40,7 +40,9 @@ STEPS = {
         "finetune",
         ("run", "seed", "finetune", "checkpoints.keep", "model.max_length", "model.trust_remote_code"),
     ),
-    "import-checkpoint": Step("import_checkpoint", ("run", *_MODEL)),
+    "import-checkpoint": Step(
+        "import_checkpoint", ("run", "model.trust_remote_code", "checkpoints.existing")
+    ),
     "featurize": Step("featurize", ("run", "seed", "features", "model.trust_remote_code")),
     "kernel": Step("kernel", ("run", "features.shard_size", "kernel")),
     "score": Step("score", ("run", "features.shard_size", "checkpoints", "scores.loss_weight_power")),
