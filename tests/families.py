@@ -8,6 +8,7 @@ from transformers import (
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    GPT2Config,
     ModernBertConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -35,6 +36,16 @@ def config(family: str, outputs: int) -> PretrainedConfig:
         "electra": lambda: ElectraConfig(**_SIZES, embedding_size=8),
         "deberta": lambda: DebertaConfig(**_SIZES, **_RELATIVE),
         "deberta-v2": lambda: DebertaV2Config(**_SIZES, **_RELATIVE, position_buckets=8),
+        "gpt2": lambda: GPT2Config(
+            n_embd=16,
+            n_layer=2,
+            n_head=2,
+            n_inner=24,
+            n_positions=70,
+            bos_token_id=1,
+            eos_token_id=2,
+            **_COMMON,
+        ),
         "modernbert": lambda: ModernBertConfig(
             **_SIZES, bos_token_id=1, eos_token_id=2, cls_token_id=1, sep_token_id=2
         ),
@@ -43,13 +54,15 @@ def config(family: str, outputs: int) -> PretrainedConfig:
     return made
 
 
-FAMILIES = ("bert", "roberta", "distilbert", "electra", "deberta", "deberta-v2", "modernbert")
+FAMILIES = ("bert", "roberta", "distilbert", "electra", "deberta", "deberta-v2", "modernbert", "gpt2")
 
 
-def classifier(family: str, outputs: int = 3, seed: int = 0) -> PreTrainedModel:
-    """A random classifier in evaluation mode, weights frozen."""
+def classifier(
+    family: str, outputs: int = 3, seed: int = 0, attention: str = "eager"
+) -> PreTrainedModel:
+    """A random classifier in evaluation mode."""
     torch.manual_seed(seed)
     model = AutoModelForSequenceClassification.from_config(
-        config(family, outputs), attn_implementation="eager"
+        config(family, outputs), attn_implementation=attention
     )
-    return model.eval().requires_grad_(False)
+    return model.eval()

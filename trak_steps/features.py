@@ -1,14 +1,17 @@
 """Features of rows: their gradients, projected, with margin and loss weight from the same pass."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from trak_steps.errors import TrakError
-from trak_steps.gradients.source import GradientSource, Row
-from trak_steps.projection.base import Projection
+from trak_steps.gradients.rows import Row, batch_end
+from trak_steps.gradients.source import GradientSource, Outputs, concatenate
+from trak_steps.progress import say
+from trak_steps.projection.base import Projection, Sketch
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,11 @@ def compute_features(
     *,
     memory: int,
     dtype: str,
-    track: Callable[[Iterator[Sequence[int]], int], Iterator[Sequence[int]]],
+    advance: Callable[[int], None],
 ) -> Features:
-    """Featurize rows, as many at a time as the projection can take within the memory.
+    """Featurize rows, in batches of like length, as many in one sketch as the memory allows.
+
+    A batch that runs out of memory is halved, and so are those that follow.
 
     Args:
         source: computes the gradients.
@@ -49,11 +54,11 @@ def compute_features(
         row_ids: their ids, for messages and the result, [n].
         memory: bytes for the sketch.
         dtype: ``float32`` or ``float16``, of the features.
-        track: wraps the batches of places, to show progress; gets their number.
+        advance: is told how many rows were done, to show progress.
 
     Raises:
         TrakError: naming the first row whose margin, loss weight or features are not finite, or
-            overflow in ``dtype``.
+            overflow in ``dtype``; or that does not fit into memory alone.
     """
     n = len(rows)
     features = np.empty((n, projection.dim), dtype)
@@ -61,10 +66,13 @@ def compute_features(
     margin = np.empty(n, np.float32)
     prediction = np.empty(n, np.float64)
     classes = True
-    batches = list(_batches(rows, projection.rows_at_once(memory)))
-    for places in track(iter(batches), len(batches)):
+    order = np.argsort([len(row) for row in rows], kind="stable")
+    together = projection.rows_at_once(memory)
+    for start in range(0, n, together):
+        places = order[start : start + together]
+        batch_ids = row_ids[places]
         sketch = projection.sketch(len(places))
-        outputs = source.run([rows[place] for place in places], sketch)
+        outputs = _run(source, [rows[place] for place in places], batch_ids, sketch, advance)
         margin[places] = outputs.margin.float().cpu().numpy()
         loss_weight[places] = outputs.loss_weight.float().cpu().numpy()
         prediction[places] = outputs.prediction.cpu().numpy()
@@ -72,7 +80,6 @@ def compute_features(
         projected = sketch.finish().cpu().numpy()
         with np.errstate(over="ignore"):
             features[places] = projected
-        batch_ids = row_ids[places]
         _require_finite("margin", margin[places], batch_ids)
         _require_finite("loss weight", loss_weight[places], batch_ids)
         _require_finite("gradient", projected, batch_ids)
@@ -82,11 +89,50 @@ def compute_features(
     return Features(features, loss_weight, margin, prediction, row_ids)
 
 
-def _batches(rows: Sequence[Row], size: int) -> Iterator[list[int]]:
-    """Places by length, so that what runs together is of one length as far as possible."""
-    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
+def _run(
+    source: GradientSource,
+    rows: Sequence[Row],
+    row_ids: NDArray[np.int64],
+    sketch: Sketch,
+    advance: Callable[[int], None],
+) -> Outputs:
+    """Run rows, shortest first, batch by batch."""
+    parts: list[Outputs] = []
+    start = 0
+    while start < len(rows):
+        batch = slice(start, batch_end(rows, start, source.tokens))
+        outputs = _try(source, rows[batch], sketch.part(batch))
+        count, length = batch.stop - start, len(rows[batch.stop - 1])
+        if outputs is None:
+            sketch.part(batch).clear()
+            if count == 1:
+                raise TrakError(
+                    f"row {row_ids[start]}: its {length} tokens alone do not fit into memory; set a "
+                    "smaller model.max_length, or use a machine with more"
+                )
+            source.tokens = count // 2 * length
+            say(f"out of memory with {count} rows of {length} tokens: going on with {count // 2}")
+            continue
+        parts.append(outputs)
+        advance(count)
+        start = batch.stop
+    return concatenate(parts)
+
+
+def _try(source: GradientSource, rows: Sequence[Row], sketch: Sketch) -> Outputs | None:
+    """Run a batch; none if memory ran out."""
+    try:
+        return source.run(rows, sketch)
+    except (RuntimeError, MemoryError) as error:
+        # The CPU's allocator has no exception of its own.
+        words = str(error)
+        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and (
+            "DefaultCPUAllocator" not in words
+        ):
+            raise
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return None
 
 
 def _require_finite(

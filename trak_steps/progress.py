@@ -3,7 +3,8 @@
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -12,22 +13,41 @@ T = TypeVar("T")
 LOG_EVERY = 10.0
 
 
-def progress(items: Iterable[T], *, total: int, label: str, unit: str) -> Iterator[T]:
-    """Iterate over ``items`` and show how far it has come, on standard error.
+@contextmanager
+def counter(total: int, label: str, unit: str) -> Iterator[Callable[[int], None]]:
+    """Show on standard error how far something has come; gives what to call with each step's size.
 
     A terminal gets a bar. A log file gets a line now and then, at least ten seconds apart.
     """
     if sys.stderr.isatty():
-        yield from tqdm(items, total=total, desc=label, unit=unit, dynamic_ncols=True)
+        with tqdm(total=total, desc=label, unit=unit, dynamic_ncols=True) as bar:
+
+            def advance_bar(count: int) -> None:
+                bar.update(count)
+
+            yield advance_bar
         return
     start = said = time.monotonic()
-    for done, item in enumerate(items, start=1):
-        yield item
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done, said
+        done += count
         now = time.monotonic()
-        if now - said >= LOG_EVERY or done == total:
+        if done and (now - said >= LOG_EVERY or done == total):
             left = (now - start) / done * (total - done)
             say(f"{label}: {done} of {total} ({unit}), {now - start:.0f} s, {left:.0f} s left")
             said = now
+
+    yield advance
+
+
+def progress(items: Iterable[T], *, total: int, label: str, unit: str) -> Iterator[T]:
+    """Iterate over ``items`` and show how far it has come, as :func:`counter` does."""
+    with counter(total, label, unit) as advance:
+        for item in items:
+            yield item
+            advance(1)
 
 
 def say(message: str) -> None:

@@ -7,20 +7,23 @@ import numpy as np
 import pytest
 import torch
 from conftest import attribute, small_settings
+from fold_oracle import fold_matrix
 from numpy.typing import NDArray
 from torch import Tensor
 
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
+from trak_steps.gradients.source import select_parameters
 from trak_steps.layout import Layout, checkpoint_names
 from trak_steps.model.load import load_classifier
-from trak_steps.projection import DenseProjection
-from trak_steps.projection.base import projection_key
+from trak_steps.projection import DenseProjection, FoldProjection
+from trak_steps.projection.base import projection_key, total_size
 from trak_steps.projection.dense import BLOCK
 from trak_steps.store.scores import ScoreStore
 
 # Relative to the largest score: float32 gradients and products, against float64 throughout.
 TOLERANCE = 1e-4
+CPU = torch.device("cpu")
 
 
 def scores_of(layout: Layout) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -33,7 +36,7 @@ def gradients(layout: Layout, checkpoint: str, rows: PreparedRows) -> tuple[Tens
     model = load_classifier(
         layout.checkpoint(checkpoint),
         outputs=2,
-        device=torch.device("cpu"),
+        device=CPU,
         trust_remote_code=False,
     )
     exact = copy.deepcopy(model).double().requires_grad_(True)
@@ -47,26 +50,47 @@ def gradients(layout: Layout, checkpoint: str, rows: PreparedRows) -> tuple[Tens
     return torch.stack(found), torch.stack(weights)
 
 
-def matrix(settings: Settings, checkpoint: str, size: int) -> Tensor:
+def matrix(layout: Layout, settings: Settings, checkpoint: str) -> Tensor:
     """The whole projection matrix in float64, [p, k]."""
-    projection = DenseProjection(
-        settings.features.projection,
-        size=size,
-        dim=settings.features.dim,
-        key=projection_key(settings.seed, checkpoint),
-        device=torch.device("cpu"),
+    model = load_classifier(
+        layout.checkpoint(checkpoint), outputs=2, device=CPU, trust_remote_code=False
     )
-    blocks = [projection.block(i) for i in range(-(-size // BLOCK))]
-    return torch.cat(blocks).double() / settings.features.dim**0.5
+    parameters = select_parameters(model, [".*"], [])
+    chosen, key = settings.features, projection_key(settings.seed, checkpoint)
+    if chosen.projection == "fold":
+        fold = FoldProjection(parameters, dim=chosen.dim, key=key, device=CPU)
+        return fold_matrix(fold, parameters)
+    size = total_size(parameters)
+    dense = DenseProjection(chosen.projection, size=size, dim=chosen.dim, key=key, device=CPU)
+    blocks = [dense.block(i) for i in range(-(-size // BLOCK))]
+    return torch.cat(blocks).double() / chosen.dim**0.5
 
 
-def test_scores_are_the_formula(small_run: tuple[Layout, Settings]) -> None:
-    layout, settings = small_run
+@pytest.mark.parametrize(
+    ("projection", "gradients_by"),
+    [
+        ("fold", "hooks"),
+        ("fold", "functional"),
+        ("rademacher", "hooks"),
+        ("rademacher", "functional"),
+        ("normal", "hooks"),
+    ],
+)
+def test_scores_are_the_formula(
+    small_run: tuple[Layout, Settings], tmp_path: Path, projection: str, gradients_by: str
+) -> None:
+    """Every way to compute features, the default first, against the same slow computation."""
+    layout = Layout(tmp_path / "run")
+    layout.root.mkdir()
+    for part in ("model", "data", "checkpoints"):
+        (layout.root / part).symlink_to(small_run[0].root / part)
+    settings = small_settings(features={"projection": projection, "gradients": gradients_by})
+    attribute(layout, settings)
     train, targets = PreparedRows.load(layout.train), PreparedRows.load(layout.targets("validation"))
     dim, products, weights = settings.features.dim, [], []
     for checkpoint in checkpoint_names(settings.checkpoints):
         train_gradients, weight = gradients(layout, checkpoint, train)
-        P = matrix(settings, checkpoint, train_gradients.shape[1])
+        P = matrix(layout, settings, checkpoint)
         phi = train_gradients @ P
         phi_targets = gradients(layout, checkpoint, targets)[0] @ P
         K = sum((torch.outer(row, row) for row in phi), torch.zeros(dim, dim, dtype=torch.float64))

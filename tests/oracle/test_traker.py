@@ -22,7 +22,7 @@ from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.layout import Layout, shard_names
 from trak_steps.model.load import load_classifier
-from trak_steps.projection import DenseProjection
+from trak_steps.projection import FoldProjection, Parameter
 from trak_steps.projection.base import projection_key
 from trak_steps.steps import base_model, finetune, kernel, prepare, prepare_targets, score
 from trak_steps.store.features import TrainFeatures
@@ -58,16 +58,20 @@ class OurProjector(AbstractProjector):  # type: ignore[misc]
         self._names = names
 
     def project(self, grads: dict[str, Tensor], model_id: int) -> Tensor:
-        flat = torch.cat([gradient.flatten(1) for gradient in grads.values()], 1)
-        projection = DenseProjection(
-            "rademacher",
-            size=flat.shape[1],
+        parameters, start = [], 0
+        for name, gradient in grads.items():
+            ours = name.removeprefix("classifier.")
+            parameters.append(Parameter(ours, tuple(gradient.shape[1:]), start))
+            start += parameters[-1].size
+        projection = FoldProjection(
+            parameters,
             dim=K,
             key=projection_key(0, self._names[model_id]),
             device=torch.device("cpu"),
         )
-        sketch = projection.sketch(len(flat))
-        sketch.add(0, range(len(flat)), flat)
+        sketch = projection.sketch(len(gradient))
+        for parameter, gradient in zip(parameters, grads.values(), strict=True):
+            sketch.add(parameter, gradient)
         return sketch.finish()
 
     def free_memory(self) -> None: ...

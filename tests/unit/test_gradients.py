@@ -1,6 +1,7 @@
 """Per-sample gradients against one-at-a-time autograd in float64, for every model family."""
 
 import copy
+from typing import Self
 
 import pytest
 import torch
@@ -10,30 +11,41 @@ from transformers import PreTrainedModel
 
 from trak_steps.errors import TrakError
 from trak_steps.gradients.functional import FunctionalGradients
+from trak_steps.gradients.hooks import HookedGradients
 from trak_steps.gradients.model_output import (
     ModelOutput,
     TextClassification,
     check_model_output,
     load_model_output,
 )
-from trak_steps.gradients.source import Outputs, Row, select_parameters, total_size
+from trak_steps.gradients.rows import Row, batch_end
+from trak_steps.gradients.source import GradientSource, Outputs, concatenate, select_parameters
+from trak_steps.projection.base import Parameter, Sketch, total_size
 
+KINDS = ("functional", "hooks")
 MIB = 2**20
 # Gradients in float32 against float64, relative to the largest entry of the row's gradient.
 TOLERANCE = 2e-5
 
 
-class Collect:
+class Collect(Sketch):
     """A sketch that keeps everything: the per-sample gradients themselves."""
 
-    def __init__(self, rows: int, size: int) -> None:
-        self.gradients = torch.zeros(rows, size)
+    def __init__(self, gradients: Tensor) -> None:
+        self.gradients = gradients
 
-    def add(self, start: int, places: list[int], gradient: Tensor) -> None:
-        self.gradients[places, start : start + gradient.shape[1]] += gradient
+    def part(self, rows: slice) -> Self:
+        return type(self)(self.gradients[rows])
+
+    def clear(self) -> None:
+        self.gradients.zero_()
 
     def finish(self) -> Tensor:
         return self.gradients
+
+    def add(self, parameter: Parameter, gradient: Tensor) -> None:
+        stop = parameter.start + parameter.size
+        self.gradients[:, parameter.start : stop] += gradient.reshape(len(gradient), -1)
 
 
 def rows_of(lengths: list[int], family: str = "bert") -> list[Row]:
@@ -47,11 +59,36 @@ def rows_of(lengths: list[int], family: str = "bert") -> list[Row]:
     return rows
 
 
-def run(model: PreTrainedModel, rows: list[Row], memory: int = 64 * MIB) -> tuple[Tensor, Outputs]:
+def source_of(
+    kind: str, model: PreTrainedModel, parameters: list[Parameter], tokens: int = 64
+) -> GradientSource:
+    if kind == "functional":
+        source = FunctionalGradients(model, TextClassification(), parameters, 64 * MIB)
+        source.tokens = tokens
+        return source
+    family = model.config.model_type
+    return HookedGradients(
+        model, TextClassification(), parameters, tokens=tokens, example=rows_of([6], family)[0]
+    )
+
+
+def run(kind: str, model: PreTrainedModel, rows: list[Row], tokens: int = 64) -> tuple[Tensor, Outputs]:
+    """Gradients [b, p] and outputs in the rows' order, run in batches by length."""
     parameters = select_parameters(model, [".*"], [])
-    source = FunctionalGradients(model, TextClassification(), parameters, memory)
-    sketch = Collect(len(rows), total_size(parameters))
-    return sketch.finish(), source.run(rows, sketch)
+    source = source_of(kind, model, parameters, tokens)
+    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+    ordered = [rows[place] for place in order]
+    sketch = Collect(torch.zeros(len(rows), total_size(parameters)))
+    outputs, start = [], 0
+    while start < len(rows):
+        batch = slice(start, batch_end(ordered, start, tokens))
+        outputs.append(source.run(ordered[batch], sketch.part(batch)))
+        start = batch.stop
+    together = concatenate(outputs)
+    back = torch.tensor(order).argsort()
+    return sketch.gradients[back], Outputs(
+        together.margin[back], together.loss_weight[back], together.prediction[back]
+    )
 
 
 def slow(model: PreTrainedModel, row: Row, padding: int = 0) -> tuple[Tensor, float, float]:
@@ -72,11 +109,13 @@ def slow(model: PreTrainedModel, row: Row, padding: int = 0) -> tuple[Tensor, fl
     return torch.cat(flat), margin.item(), 1 - p.item()
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_gradients_margins_and_weights_are_those_of_autograd(family: str) -> None:
+def test_gradients_margins_and_weights_are_those_of_autograd(family: str, kind: str) -> None:
+    """Batched by length and, by hooks, padded; each row against itself alone and without padding."""
     model = classifier(family)
     rows = rows_of([5, 9, 9, 7, 12, 9], family)
-    gradients, outputs = run(model, rows)
+    gradients, outputs = run(kind, model, rows)
     for i, row in enumerate(rows):
         exact, margin, weight = slow(model, row)
         scale = exact.abs().max()
@@ -85,36 +124,39 @@ def test_gradients_margins_and_weights_are_those_of_autograd(family: str) -> Non
         assert outputs.loss_weight[i].item() == pytest.approx(weight, abs=1e-6)
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_padding_would_give_the_same(family: str) -> None:
-    """The rows run without padding; a padded and masked row has the same gradient."""
+def test_padding_would_give_the_same(family: str, kind: str) -> None:
+    """A row that runs without padding has the gradient of one that is padded and masked."""
     model = classifier(family)
     row = rows_of([8], family)[0]
-    gradients, _ = run(model, [row])
+    gradients, _ = run(kind, model, [row])
     padded, _, _ = slow(model, row, padding=5)
     assert (gradients[0] - padded).abs().max() < TOLERANCE * padded.abs().max()
 
 
-def test_a_row_does_not_depend_on_its_neighbours() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_row_does_not_depend_on_its_neighbours(kind: str) -> None:
     model = classifier("bert")
     rows = rows_of([7, 7, 5, 7, 11, 7, 5])
-    together, _ = run(model, rows)
-    one_by_one, _ = run(model, rows, memory=1)
+    together, _ = run(kind, model, rows)
+    one_by_one, _ = run(kind, model, rows, tokens=1)
     for i, row in enumerate(rows):
-        alone, _ = run(model, [row])
+        alone, _ = run(kind, model, [row])
         scale = alone.abs().max()
         assert (together[i] - alone[0]).abs().max() < 1e-6 * scale
         assert (one_by_one[i] - alone[0]).abs().max() < 1e-6 * scale
 
 
-def test_only_selected_parameters_count() -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_selected_parameters_count(kind: str) -> None:
     model = classifier("bert")
     everything = select_parameters(model, [".*"], [])
     chosen = select_parameters(model, [r".*encoder.*", r"classifier\..*"], [r".*LayerNorm.*"])
     rows = rows_of([6, 8])
-    whole, _ = run(model, rows)
-    sketch = Collect(len(rows), total_size(chosen))
-    FunctionalGradients(model, TextClassification(), chosen, MIB).run(rows, sketch)
+    whole, _ = run(kind, model, rows)
+    sketch = Collect(torch.zeros(len(rows), total_size(chosen)))
+    source_of(kind, model, chosen).run(rows, sketch)
     assert 0 < len(chosen) < len(everything)
     place = {parameter.name: parameter for parameter in everything}
     for parameter in chosen:
@@ -125,7 +167,7 @@ def test_only_selected_parameters_count() -> None:
 
 
 @pytest.mark.parametrize(
-    ("include", "message"), [(["nothing"], "no parameter matches"), (["("], "not a regular")]
+    ("include", "message"), [(["nothing"], "no trainable parameter matches"), (["("], "not a regular")]
 )
 def test_a_selection_that_fails_says_so(include: list[str], message: str) -> None:
     with pytest.raises(TrakError, match=message):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trak_steps.projection import DenseProjection
+from trak_steps.projection import DenseProjection, Parameter
 from trak_steps.projection.base import projection_key
 from trak_steps.projection.dense import BLOCK
 
@@ -18,7 +18,7 @@ KINDS: tuple[Kind, ...] = ("rademacher", "normal")
 def project(kind: Kind, x: Tensor, dim: int, key: int) -> Tensor:
     projection = DenseProjection(kind, size=x.shape[1], dim=dim, key=key, device=CPU)
     sketch = projection.sketch(len(x))
-    sketch.add(0, range(len(x)), x)
+    sketch.add(Parameter("all", (x.shape[1],), 0), x)
     return sketch.finish()
 
 
@@ -57,20 +57,21 @@ def test_inner_products_are_kept_without_bias_and_with_the_variance_of_theory(ki
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_parts_and_order_of_rows_do_not_matter(kind: Kind) -> None:
+def test_parts_and_their_order_do_not_matter(kind: Kind) -> None:
     x = torch.randn(5, BLOCK + 10)
     projection = DenseProjection(kind, size=x.shape[1], dim=16, key=1, device=CPU)
     sketch = projection.sketch(5)
-    for start, stop in ((700, BLOCK + 10), (0, 700)):
-        for places in ([4, 0], [2], [1, 3]):
-            sketch.add(start, places, x[places, start:stop])
+    second, first = Parameter("second", (BLOCK - 690,), 700), Parameter("first", (70, 10), 0)
+    for rows in (slice(3, 5), slice(0, 3)):
+        sketch.part(rows).add(second, x[rows, 700:])
+        sketch.part(rows).add(first, x[rows, :700].reshape(-1, 70, 10))
     assert torch.equal(sketch.finish(), project(kind, x, 16, 1))
 
 
 def test_a_second_sketch_starts_empty() -> None:
     projection = DenseProjection("rademacher", size=50, dim=8, key=1, device=CPU)
     first = projection.sketch(3)
-    first.add(0, range(3), torch.ones(3, 50))
+    first.add(Parameter("all", (50,), 0), torch.ones(3, 50))
     first.finish()
     assert projection.sketch(2).finish().abs().max() == 0
 
@@ -95,3 +96,25 @@ def test_seed_and_checkpoint_decide_the_key() -> None:
     keys = {projection_key(seed, checkpoint) for seed in (0, 1) for checkpoint in ("0", "1", "0-0.5")}
     assert len(keys) == 6
     assert projection_key(0, "1") == projection_key(0, "1")
+
+
+def test_a_dense_sketch_forms_what_it_gets_as_factors() -> None:
+    """Products and looked-up rows, each against the same gradient given whole."""
+    matrix = Parameter("matrix", (6, 4), 0)
+    left, right = torch.randn(3, 5, 6), torch.randn(3, 5, 4)
+    ids, values = torch.tensor([[0, 5, 0], [1, 1, 1], [2, 3, 4]]), torch.randn(3, 3, 4)
+    whole = torch.einsum("bti,btj->bij", left, right)
+    for i in range(3):
+        for token in range(3):
+            whole[i, ids[i, token]] += values[i, token]
+    projection = DenseProjection("normal", size=24, dim=8, key=5, device=CPU)
+    sketch = projection.sketch(3)
+    sketch.add_products(right, [(matrix, left)])
+    sketch.add_rows(matrix, ids, values)
+    expected = project("normal", whole.flatten(1), 8, 5)
+    assert torch.allclose(sketch.finish(), expected, atol=1e-5)
+    sketch = projection.sketch(3)
+    sketch.add(matrix, whole)
+    sketch.part(slice(1, 2)).clear()
+    expected[1] = 0.0
+    assert torch.allclose(sketch.finish(), expected, atol=1e-5)

@@ -137,11 +137,20 @@ class FeatureSettings(Section):
     """How a row's gradient becomes its features."""
 
     dim: int = Field(1024, ge=1, le=1048576, description="k, the numbers kept of each gradient")
-    projection: Literal["rademacher", "normal"] = Field(
-        "rademacher", description="the random matrix: signs or normal numbers"
+    projection: Literal["fold", "rademacher", "normal"] = Field(
+        "fold",
+        description="`fold`, a count sketch that never forms the gradient; or a dense random matrix "
+        "of signs or of normal numbers, some ten to thirty times slower",
     )
-    gradients: Literal["functional"] = Field(
-        "functional", description="how per-sample gradients are computed: `torch.func`"
+    gradients: Literal["hooks", "functional"] = Field(
+        "hooks",
+        description="how per-sample gradients are computed: `hooks`, at the cost of a backward pass; "
+        "or `functional`, row by row with `torch.func`",
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="what the model's pass is computed in, below float32 by autocast and on a GPU "
+        "only; features are added up in float32",
     )
     parameters: ParameterSettings = Field(
         default_factory=ParameterSettings,
@@ -205,8 +214,17 @@ class ExecutionSettings(Section):
     save_every: Fraction = Field(
         0.1, description="how often training saves a state to resume from, as a share of its steps"
     )
+    batch_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="tokens, with padding, that run together; null: what memory allows, found by "
+        "running the longest row once",
+    )
     memory_mb: int = Field(
-        4096, ge=64, description="memory for gradients, features and scores, beside the model"
+        4096,
+        ge=64,
+        description="memory for gradients, features and scores, beside the model; on a GPU "
+        "batches take most of what is free, whatever is set here",
     )
 
 

@@ -6,16 +6,16 @@ mask, which ``vmap`` could not follow.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from trak_steps.gradients.model_output import ModelOutput
-from trak_steps.gradients.source import Outputs, Parameter, Row, predict, total_size
+from trak_steps.gradients.rows import Row, collate
+from trak_steps.gradients.source import Outputs, concatenate, predict
 from trak_steps.progress import say
-from trak_steps.projection.base import Sketch
+from trak_steps.projection.base import Parameter, Sketch, total_size
 
 # Gradients formed at once on a CPU: more fall out of its cache and cost time.
 CPU_BYTES = 32 * 2**20
@@ -49,35 +49,29 @@ class FunctionalGradients:
         on_gpu = next(model.parameters()).is_cuda
         together = (memory if on_gpu else min(memory, CPU_BYTES)) // (4 * total_size(parameters))
         self._together = max(1, together)
+        # Batches only have to be large enough to hold rows of one length.
+        self.tokens = 2**14
         self._vectorised = True
 
     def run(self, rows: Sequence[Row], sketch: Sketch) -> Outputs:
         """See :class:`~trak_steps.gradients.source.GradientSource`."""
         device = next(iter(self._chosen.values())).device
-        order: list[int] = []
         outputs: list[Outputs] = []
-        for places in self._groups(rows):
-            gradients, output = self._gradients(_stack([rows[place] for place in places], device))
-            order += places
+        for part in self._groups(rows):
+            gradients, output = self._gradients(collate(rows[part], device))
             outputs.append(output)
             for parameter in self.parameters:
-                gradient = gradients.pop(parameter.name)
-                sketch.add(parameter.start, places, gradient.reshape(len(places), -1))
-        back = torch.tensor(order, device=device).argsort()
-        return Outputs(
-            *(
-                torch.cat([getattr(output, name) for output in outputs])[back]
-                for name in ("margin", "loss_weight", "prediction")
-            )
-        )
+                sketch.part(part).add(parameter, gradients.pop(parameter.name))
+        return concatenate(outputs)
 
-    def _groups(self, rows: Sequence[Row]) -> Iterator[list[int]]:
-        """Places of rows of one length, as many as may be run together."""
-        order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
-        for _, same in groupby(order, key=lambda place: len(rows[place])):
-            places = list(same)
-            for start in range(0, len(places), self._together):
-                yield places[start : start + self._together]
+    def _groups(self, rows: Sequence[Row]) -> Iterator[slice]:
+        """Rows of one length that follow each other, as many as may be run together."""
+        start = 0
+        for stop in range(1, len(rows) + 1):
+            full = stop - start == min(self._together, max(1, self.tokens // len(rows[start])))
+            if stop == len(rows) or full or len(rows[stop]) != len(rows[start]):
+                yield slice(start, stop)
+                start = stop
 
     def _gradients(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Outputs]:
         """Gradients by parameter, [b, ...] each, and outputs of rows of one length."""
@@ -115,12 +109,3 @@ class FunctionalGradients:
         margin = self._output.output(logits, label).squeeze(0)
         loss_weight = self._output.loss_weight(logits, label).squeeze(0)
         return margin, (loss_weight.detach(), predict(logits).squeeze(0).detach())
-
-
-def _stack(rows: Sequence[Row], device: torch.device) -> dict[str, Tensor]:
-    """Rows of one length as tensors [b, length], and their labels [b]."""
-    batch = {"input_ids": torch.tensor([list(row.input_ids) for row in rows])}
-    if rows[0].token_type_ids is not None:
-        batch["token_type_ids"] = torch.tensor([list(row.token_type_ids or ()) for row in rows])
-    batch["label"] = torch.tensor([row.label for row in rows])
-    return {name: tensor.to(device) for name, tensor in batch.items()}

@@ -1,4 +1,4 @@
-"""The small interface between what computes per-sample gradients and what projects them.
+"""The small interface of what computes per-sample gradients.
 
 A :class:`GradientSource` runs rows through the model and hands each parameter's share of the
 per-sample gradients to a sketch (:mod:`trak_steps.projection.base`). It never has to hold whole
@@ -10,39 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from trak_steps.errors import TrakError
-from trak_steps.projection.base import Sketch
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A parameter that the gradient is taken over, and its place in the gradient's p numbers."""
-
-    name: str
-    shape: tuple[int, ...]
-    start: int
-
-    @property
-    def size(self) -> int:
-        """How many numbers it has."""
-        size = 1
-        for extent in self.shape:
-            size *= extent
-        return size
-
-
-@dataclass(frozen=True)
-class Row:
-    """One tokenised row, without padding."""
-
-    input_ids: Sequence[int]
-    label: int | float
-    token_type_ids: Sequence[int] | None = None
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
+from trak_steps.gradients.rows import Row
+from trak_steps.projection.base import Parameter, Sketch
 
 
 @dataclass(frozen=True)
@@ -60,27 +33,39 @@ class Outputs:
     prediction: Tensor
 
 
+def concatenate(parts: Sequence[Outputs]) -> Outputs:
+    """Outputs of batches, one after the other."""
+    return Outputs(
+        torch.cat([part.margin for part in parts]),
+        torch.cat([part.loss_weight for part in parts]),
+        torch.cat([part.prediction for part in parts]),
+    )
+
+
 def predict(logits: Tensor) -> Tensor:
     """The class of each row of logits [b, c] (int64), or the value itself where c is 1 (float32)."""
     return logits.argmax(1) if logits.shape[1] > 1 else logits.squeeze(1)
 
 
 class GradientSource(Protocol):
-    """Computes per-sample gradients of a model output over selected parameters."""
+    """Computes per-sample gradients of a model output over selected parameters.
+
+    Attributes:
+        parameters: what the gradient is taken over.
+        tokens: how many tokens, with padding, may be run together.
+    """
 
     parameters: Sequence[Parameter]
+    tokens: int
 
     def run(self, rows: Sequence[Row], sketch: Sketch) -> Outputs:
-        """Add every row's gradient to ``sketch`` (row i of ``rows`` is row i of the sketch).
+        """Add every row's gradient to ``sketch``, and give the rows' outputs.
 
-        Any order, any grouping; results do not depend on which rows come together.
+        Results do not depend on which rows come together.
 
         Args:
-            rows: as many as the sketch has rows.
-            sketch: receives ``add(parameter.start, places, gradient)`` with gradient [b, size].
-
-        Returns:
-            In the rows' order.
+            rows: a batch, shortest first; row i is row i of the sketch.
+            sketch: receives the gradients.
         """
         ...
 
@@ -88,7 +73,7 @@ class GradientSource(Protocol):
 def select_parameters(
     model: nn.Module, include: Sequence[str], exclude: Sequence[str]
 ) -> list[Parameter]:
-    """The parameters whose names match, in the model's order, numbered through.
+    """The trainable parameters whose names match, in the model's order, numbered through.
 
     Raises:
         TrakError: if a pattern is not a regular expression, or nothing is left.
@@ -97,23 +82,20 @@ def select_parameters(
     excluded = [_compile(pattern, "exclude") for pattern in exclude]
     chosen: list[Parameter] = []
     start = 0
-    for name, tensor in model.named_parameters():
+    trainable = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
+    for name, tensor in trainable.items():
         if any(p.fullmatch(name) for p in excluded) or not any(p.fullmatch(name) for p in included):
             continue
         parameter = Parameter(name, tuple(tensor.shape), start)
         chosen.append(parameter)
         start += parameter.size
     if not chosen:
-        names = [name for name, _ in model.named_parameters()]
         raise TrakError(
-            "features.parameters: no parameter matches; this model has " + ", ".join(names[:6]) + " …"
+            "features.parameters: no trainable parameter matches; this model has "
+            + ", ".join(list(trainable)[:6])
+            + " …"
         )
     return chosen
-
-
-def total_size(parameters: Sequence[Parameter]) -> int:
-    """p, the length of a per-sample gradient."""
-    return parameters[-1].start + parameters[-1].size
 
 
 def _compile(pattern: str, setting: str) -> re.Pattern[str]:

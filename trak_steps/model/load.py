@@ -82,7 +82,7 @@ def load_classifier(
     for name, parameter in model.named_parameters():
         if not torch.isfinite(parameter).all():
             raise TrakError(f"{folder}: the weight {name} is not finite; retrain this checkpoint")
-    return model.to(device).eval().requires_grad_(False)
+    return model.to(device).eval()
 
 
 def load_for_training(

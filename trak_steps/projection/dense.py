@@ -5,17 +5,18 @@ alone, so it comes out the same on every device and whatever the memory; it is u
 the sketch holds, then dropped.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from trak_steps.projection.base import Parameter, Projection, Sketch
+
 BLOCK = 1024
 
 
-class DenseProjection:
+class DenseProjection(Projection):
     """Entries of ±1/√k (``rademacher``) or normal with variance 1/k (``normal``).
 
     Either way E⟨Px, Py⟩ = ⟨x, y⟩, with a variance of about (|x|²|y|² + ⟨x, y⟩²)/k
@@ -75,18 +76,25 @@ class DenseProjection:
         return signs.view(-1)[:count].view(rows, self.dim)
 
 
-class DenseSketch:
+class DenseSketch(Sketch):
     """Whole gradients of some rows, [rows, p], projected at the end. One at a time."""
 
     def __init__(self, projection: DenseProjection, gradients: Tensor) -> None:
         self._projection = projection
         self._gradients = gradients
 
-    def add(self, start: int, places: Sequence[int], gradient: Tensor) -> None:
+    def part(self, rows: slice) -> Self:
         """See :class:`~trak_steps.projection.base.Sketch`."""
-        # Row by row in place: indexing by a list would copy the rows twice, at five times the cost.
-        for place, row in zip(places, gradient, strict=True):
-            self._gradients[place, start : start + len(row)] += row
+        return type(self)(self._projection, self._gradients[rows])
+
+    def clear(self) -> None:
+        """See :class:`~trak_steps.projection.base.Sketch`."""
+        self._gradients.zero_()
+
+    def add(self, parameter: Parameter, gradient: Tensor) -> None:
+        """See :class:`~trak_steps.projection.base.Sketch`."""
+        stop = parameter.start + parameter.size
+        self._gradients[:, parameter.start : stop] += gradient.reshape(len(gradient), -1)
 
     def finish(self) -> Tensor:
         """See :class:`~trak_steps.projection.base.Sketch`. Sums over blocks are kept in float64."""

@@ -1,31 +1,33 @@
 """Step ``featurize``: the features of one shard of the train set, or of one target set."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedModel
 
 from trak_steps.config import Settings
 from trak_steps.config.settings import FeatureSettings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.features import compute_features
+from trak_steps.gradients.budget import tokens_at_once
 from trak_steps.gradients.functional import FunctionalGradients
-from trak_steps.gradients.model_output import BUILT_IN, check_model_output, load_model_output
-from trak_steps.gradients.source import (
-    GradientSource,
-    Parameter,
-    Row,
-    select_parameters,
-    total_size,
+from trak_steps.gradients.hooks import HookedGradients
+from trak_steps.gradients.model_output import (
+    BUILT_IN,
+    ModelOutput,
+    check_model_output,
+    load_model_output,
 )
+from trak_steps.gradients.rows import Row
+from trak_steps.gradients.selfcheck import check_gradients
+from trak_steps.gradients.source import GradientSource, select_parameters
 from trak_steps.layout import Layout
 from trak_steps.model.device import pick_device
 from trak_steps.model.load import load_classifier
-from trak_steps.progress import progress, say
-from trak_steps.projection import DenseProjection, Projection
-from trak_steps.projection.base import projection_key
+from trak_steps.progress import counter, say
+from trak_steps.projection import DenseProjection, FoldProjection, Parameter, Projection
+from trak_steps.projection.base import projection_key, total_size
 from trak_steps.store.codecs import codec_arguments
 from trak_steps.store.features import save_features
 from trak_steps.store.manifest import Manifest
@@ -64,38 +66,51 @@ def _featurize(
     path: Path,
 ) -> None:
     folder = layout.checkpoint(checkpoint)
+    chosen = settings.features
     device = pick_device(settings.execution.device)
+    precision = _precision(chosen, device)
     memory = settings.execution.memory_mb * MIB
     model = load_classifier(
         folder,
         outputs=rows.outputs,
         device=device,
         trust_remote_code=settings.model.trust_remote_code,
-        attention="eager",  # the fused ones have no batching rule, and would run row by row
+        # For torch.func, since the fused ones have no batching rule and would run row by row.
+        attention="eager" if chosen.gradients == "functional" else None,
     )
-    chosen = settings.features
-    source = _source(chosen, model, rows, memory // 4)
-    size = total_size(source.parameters)
-    projection = _projection(chosen, size, settings.seed, checkpoint, device)
-    say(f"{path}: {stop - start} rows, {size:,} parameters to {chosen.dim} dimensions on {device}")
-
-    def track(batches: Iterator[Sequence[int]], total: int) -> Iterator[Sequence[int]]:
-        return progress(batches, total=total, label="features", unit="batch")
-
     labels = rows.column("label", start, stop).tolist()
+    tokenised = [
+        Row(label=label, **tokens)
+        for label, tokens in zip(labels, rows.tokens(start, stop), strict=True)
+    ]
+    output = _model_output(chosen, rows)
+    parameters = select_parameters(model, chosen.parameters.include, chosen.parameters.exclude)
+    size = total_size(parameters)
+    longest = max(tokenised, key=len)
+    source: GradientSource
+    if chosen.gradients == "functional":
+        source = FunctionalGradients(model, output, parameters, memory // 4)
+    else:
+        tokens = settings.execution.batch_tokens or tokens_at_once(
+            model, longest, _batch_memory(device, memory)
+        )
+        source = HookedGradients(
+            model, output, parameters, tokens=tokens, example=longest, precision=precision
+        )
+    projection = _projection(chosen, parameters, settings.seed, checkpoint, device)
+    say(f"{path}: {stop - start} rows, {size:,} parameters to {chosen.dim} dimensions on {device}")
+    check_gradients(model, output, source, projection, tokenised, precision)
     ids = rows.column("row", start, stop)
-    features = compute_features(
-        source,
-        projection,
-        [
-            Row(label=label, **tokens)
-            for label, tokens in zip(labels, rows.tokens(start, stop), strict=True)
-        ],
-        ids,
-        memory=memory // 2,
-        dtype=chosen.dtype,
-        track=track,
-    )
+    with counter(stop - start, "features", "row") as advance:
+        features = compute_features(
+            source,
+            projection,
+            tokenised,
+            ids,
+            memory=memory // 2,
+            dtype=chosen.dtype,
+            advance=advance,
+        )
     manifest = Manifest(
         "features",
         made_from={
@@ -121,29 +136,46 @@ def _featurize(
     say(f"wrote {path}")
 
 
-def _source(
-    chosen: FeatureSettings, model: PreTrainedModel, rows: PreparedRows, memory: int
-) -> GradientSource:
+def _model_output(chosen: FeatureSettings, rows: PreparedRows) -> ModelOutput:
     if chosen.model_output == BUILT_IN and not rows.label_names:
         raise TrakError(
             f"features.model_output: {BUILT_IN} needs classes, the labels are numbers; name your own "
             "`module:Class` (see docs/own_task.md)"
         )
-    parameters: list[Parameter] = select_parameters(
-        model, chosen.parameters.include, chosen.parameters.exclude
-    )
     output = load_model_output(chosen.model_output, chosen.loss_temperature)
     check_model_output(output, chosen.model_output, rows.outputs)
-    return FunctionalGradients(model, output, parameters, memory)
+    return output
+
+
+def _precision(chosen: FeatureSettings, device: torch.device) -> torch.dtype:
+    precision: torch.dtype = getattr(torch, chosen.precision)
+    if precision != torch.float32 and device.type != "cuda":
+        raise TrakError(
+            f"features.precision: {chosen.precision} needs a GPU, this step runs on {device}; "
+            "set features.precision: float32"
+        )
+    if precision != torch.float32 and chosen.gradients == "functional":
+        raise TrakError("features.precision: features.gradients: functional runs in float32 only")
+    return precision
+
+
+def _batch_memory(device: torch.device, memory: int) -> int:
+    """Bytes for a batch: a share of the setting, or most of what a GPU has free."""
+    if device.type != "cuda":
+        return memory // 4
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(0.8 * free)
 
 
 def _projection(
-    chosen: FeatureSettings, size: int, seed: int, checkpoint: str, device: torch.device
+    chosen: FeatureSettings,
+    parameters: Sequence[Parameter],
+    seed: int,
+    checkpoint: str,
+    device: torch.device,
 ) -> Projection:
-    return DenseProjection(
-        chosen.projection,
-        size=size,
-        dim=chosen.dim,
-        key=projection_key(seed, checkpoint),
-        device=device,
-    )
+    key = projection_key(seed, checkpoint)
+    if chosen.projection == "fold":
+        return FoldProjection(parameters, dim=chosen.dim, key=key, device=device)
+    size = total_size(parameters)
+    return DenseProjection(chosen.projection, size=size, dim=chosen.dim, key=key, device=device)
