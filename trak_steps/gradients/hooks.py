@@ -165,7 +165,7 @@ class _Catch:
         """Sketch products that wait for others whose outputs had no part in the margin; let go."""
         for products in self._products.values():
             if products.right is not None:
-                self._sketch.add_products(products.right, products.lefts)
+                self._add_products(products.right, products.lefts)
         # A leaf holds its hook, which holds this: without a cut, memory waits for the collector.
         self._products.clear()
         self.leaves.clear()
@@ -199,15 +199,34 @@ class _Catch:
             elif self._shares(hooked):
                 self._wait(key, parameter, own)
             else:
-                self._sketch.add_products(own.right, [(parameter, own.left)])
+                self._add_products(own.right, [(parameter, own.left)])
 
     def _wait(self, key: int, parameter: Parameter, product: Product) -> None:
         products = self._products[key]
         products.right = product.right
         products.lefts.append((parameter, product.left))
         if len(products.lefts) == products.expected:
-            self._sketch.add_products(products.right, products.lefts)
+            self._add_products(products.right, products.lefts)
             del self._products[key]
+
+    def _add_products(self, right: Tensor, lefts: list[tuple[Parameter, Tensor]]) -> None:
+        """Sketch products, without the tokens that have no gradient.
+
+        Above the last attention of a classifier that reads one token, that is all but one. Looked
+        for on a CPU only, as a GPU would have to wait for the answer.
+        """
+        if right.device.type == "cpu" and right.shape[1] > 1:
+            alive = torch.zeros(right.shape[1], dtype=torch.bool)
+            for _, left in lefts:
+                alive |= (left[:, :, 0] != 0).any(0)
+            if 2 * int(alive.sum()) <= len(alive):
+                for _, left in lefts:
+                    alive |= (left != 0).any(2).any(0)
+                if not alive.any():
+                    return
+                right = right[:, alive]
+                lefts = [(parameter, left[:, alive]) for parameter, left in lefts]
+        self._sketch.add_products(right, lefts)
 
     @staticmethod
     def _shares(hooked: _Hooked) -> bool:

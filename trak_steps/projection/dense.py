@@ -64,6 +64,14 @@ class DenseProjection(Projection):
             self._gradients = torch.empty(rows, self.size, device=self._device)
         return DenseSketch(self, self._gradients[:rows].zero_())
 
+    def project(self, gradients: Tensor) -> Tensor:
+        """Projections [b, k] of whole gradients [b, p]. Sums over blocks are kept in float64."""
+        total = torch.zeros(len(gradients), self.dim, dtype=torch.float64, device=self._device)
+        for number in range(-(-self.size // BLOCK)):
+            total += gradients[:, number * BLOCK : (number + 1) * BLOCK] @ self.block(number)
+        features: Tensor = total / self.dim**0.5
+        return features.float()
+
     def block(self, number: int) -> Tensor:
         """Rows ``number · BLOCK`` on of the unscaled matrix, [≤ BLOCK, k] in float32."""
         rows = min(BLOCK, self.size - number * BLOCK)
@@ -80,30 +88,22 @@ class DenseSketch(Sketch):
     """Whole gradients of some rows, [rows, p], projected at the end. One at a time."""
 
     def __init__(self, projection: DenseProjection, gradients: Tensor) -> None:
+        self.gradients = gradients
         self._projection = projection
-        self._gradients = gradients
 
     def part(self, rows: slice) -> Self:
         """See :class:`~trak_steps.projection.base.Sketch`."""
-        return type(self)(self._projection, self._gradients[rows])
+        return type(self)(self._projection, self.gradients[rows])
 
     def clear(self) -> None:
         """See :class:`~trak_steps.projection.base.Sketch`."""
-        self._gradients.zero_()
+        self.gradients.zero_()
 
     def add(self, parameter: Parameter, gradient: Tensor) -> None:
         """See :class:`~trak_steps.projection.base.Sketch`."""
         stop = parameter.start + parameter.size
-        self._gradients[:, parameter.start : stop] += gradient.reshape(len(gradient), -1)
+        self.gradients[:, parameter.start : stop] += gradient.reshape(len(gradient), -1)
 
     def finish(self) -> Tensor:
-        """See :class:`~trak_steps.projection.base.Sketch`. Sums over blocks are kept in float64."""
-        dim, size = self._projection.dim, self._projection.size
-        total = torch.zeros(
-            len(self._gradients), dim, dtype=torch.float64, device=self._gradients.device
-        )
-        for number in range(-(-size // BLOCK)):
-            part = self._gradients[:, number * BLOCK : (number + 1) * BLOCK]
-            total += part @ self._projection.block(number)
-        features: Tensor = total / dim**0.5
-        return features.float()
+        """See :class:`~trak_steps.projection.base.Sketch`."""
+        return self._projection.project(self.gradients)

@@ -34,6 +34,8 @@ from trak_steps.projection.base import Parameter, Projection, Sketch, derive_key
 
 # More slices than this cost more than one indexed copy.
 MOST_RUNS = 8
+# Bytes for a sketch's buckets on a CPU and on a GPU. There is nothing to gain from more than a batch.
+FEW, MANY = 2**24, 2**28
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,9 @@ class FoldProjection(Projection):
                 siblings[family] = siblings.get(family, 0) + 1
 
     def rows_at_once(self, memory: int) -> int:
-        """Rows whose buckets, in time and frequency, fit."""
-        return max(1, memory // (12 * self.dim + 64))
+        """Rows whose buckets, in time and frequency, fit: no more than batches need."""
+        most = FEW if self.device.type == "cpu" else MANY
+        return max(1, min(memory, most) // (12 * self.dim + 64))
 
     def sketch(self, rows: int) -> "FoldSketch":
         """See :class:`~trak_steps.projection.base.Projection`."""

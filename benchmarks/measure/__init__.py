@@ -1,0 +1,1 @@
+"""What ``benchmarks/features.py`` measures, one module a question."""
