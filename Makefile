@@ -24,7 +24,9 @@ format: .venv/.dev
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt workflow
 
+# FEATURES="--rows train.parquet --model folder" measures without the hub.
 benchmark: demo .venv/.dev
+	$(BIN)/python benchmarks/features.py $(FEATURES)
 	$(BIN)/python benchmarks/codecs.py
 	$(BIN)/python benchmarks/ridge.py
 

@@ -102,7 +102,9 @@ class CheckpointSettings(Section):
         description="states of each run that serve as checkpoints, as fractions of its training",
     )
     existing: list[Text] = Field(
-        [], description="bring your own: folders or hub ids of classifiers; nothing is trained"
+        [],
+        description="bring your own: folders or hub ids of classifiers, or of PEFT adapters of "
+        "classifiers; nothing is trained",
     )
 
     @model_validator(mode="after")

@@ -1,6 +1,12 @@
-"""Bring a model's files into the run, so that every later job reads a local folder."""
+"""Bring a model's files into the run, so that every later job reads a local folder.
 
+A PEFT adapter (LoRA, say) is a folder without the model that it adapts: that is fetched too, and the
+adapter's own files go to a folder :data:`ADAPTER` within.
+"""
+
+import json
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -9,6 +15,8 @@ from trak_steps.errors import TrakError
 
 SMALL = ("*.json", "*.txt", "*.model", "*.jinja")
 WEIGHTS = ("*.safetensors",)
+ADAPTER = "adapter"
+ADAPTER_CONFIG = "adapter_config.json"
 CODE = ("*.py",)
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack")
 
@@ -29,18 +37,54 @@ def fetch_model(
         TrakError: if there is no such model, it lacks weights, or has only pickled ones.
     """
     patterns = [*SMALL, *(WEIGHTS if weights else ()), *(CODE if trust_remote_code else ())]
-    source = Path(name_or_path).expanduser()
-    if source.is_dir():
+    source = _find(name_or_path, patterns, setting)
+    if not (source / ADAPTER_CONFIG).is_file():
         _check(source, name_or_path, setting, weights)
-    elif source.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1:
-        raise TrakError(f"{setting}: there is no folder {source.absolute()}")
-    else:
-        source = _download(name_or_path, patterns, setting)
-        _check(source, name_or_path, setting, weights)
+        _copy(source, destination, patterns)
+        return
+    if setting != "checkpoints.existing":
+        raise TrakError(
+            f"{setting}: {name_or_path} is an adapter, which is not trained further here; name it in "
+            "checkpoints.existing"
+        )
+    base = _base_of(source, name_or_path, setting)
+    fetch_model(base, destination, setting=setting, weights=weights, trust_remote_code=trust_remote_code)
+    # The adapter's own tokenizer and classes, if it has any, count for more than its base's.
+    _copy(source, destination, SMALL, but=ADAPTER_CONFIG)
+    if weights:
+        _copy(source, destination / ADAPTER, (ADAPTER_CONFIG, *WEIGHTS))
+
+
+def _base_of(adapter: Path, named: str, setting: str) -> str:
+    """The model that an adapter was trained on."""
+    try:
+        base = json.loads((adapter / ADAPTER_CONFIG).read_text())["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError):
+        base = None
+    if not base or not isinstance(base, str):
+        raise TrakError(
+            f"{setting}: {named} is an adapter, and its {ADAPTER_CONFIG} does not say of which model; "
+            "set base_model_name_or_path there"
+        )
+    return base
+
+
+def _copy(source: Path, destination: Path, patterns: Iterable[str], but: str = "") -> None:
     destination.mkdir(parents=True, exist_ok=True)
     for pattern in patterns:
         for file in source.glob(pattern):
-            shutil.copyfile(file, destination / file.name)
+            if file.name != but:
+                shutil.copyfile(file, destination / file.name)
+
+
+def _find(name_or_path: str, patterns: list[str], setting: str) -> Path:
+    """The local folder, or the hub's files."""
+    source = Path(name_or_path).expanduser()
+    if source.is_dir():
+        return source
+    if source.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1:
+        raise TrakError(f"{setting}: there is no folder {source.absolute()}")
+    return _download(name_or_path, patterns, setting)
 
 
 def _download(name: str, patterns: list[str], setting: str) -> Path:

@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from trak_steps.errors import TrakError
+from trak_steps.model.fetch import ADAPTER
 
 
 def load_tokenizer(folder: Path, *, max_length: int, trust_remote_code: bool) -> PreTrainedTokenizerBase:
@@ -45,7 +46,7 @@ def load_classifier(
     trust_remote_code: bool,
     attention: str | None = None,
 ) -> PreTrainedModel:
-    """A fine-tuned classifier in float32, ready to be differentiated, dropout off.
+    """A fine-tuned classifier in float32, dropout off; of an adapted one only the adapter trainable.
 
     Args:
         folder: made by ``save_pretrained``.
@@ -71,6 +72,10 @@ def load_classifier(
     except Exception as error:  # damaged or foreign files make transformers raise anything
         raise TrakError(f"{folder}: cannot be loaded as a classifier: {_first_line(error)}") from error
     missing = sorted(report["missing_keys"])
+    if (folder / ADAPTER).is_dir():
+        model = _adapted(model, folder / ADAPTER)
+        trained = {name for name, tensor in model.named_parameters() if tensor.requires_grad}
+        missing = [key for key in missing if not any(_ends_alike(name, key) for name in trained)]
     if missing:
         raise TrakError(
             f"{folder}: has no weights for {missing[0]}"
@@ -83,6 +88,26 @@ def load_classifier(
         if not torch.isfinite(parameter).all():
             raise TrakError(f"{folder}: the weight {name} is not finite; retrain this checkpoint")
     return model.to(device).eval()
+
+
+def _adapted(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """A model with its adapter, the adapter's parameters alone trainable."""
+    try:
+        from peft import PeftModel
+    except ImportError:
+        raise TrakError(
+            f"{adapter}: is a PEFT adapter; install what reads it: pip install 'trak-steps[peft]'"
+        ) from None
+    try:
+        return PeftModel.from_pretrained(model, adapter, is_trainable=True, torch_device="cpu")
+    except Exception as error:  # damaged or foreign files make peft raise anything
+        raise TrakError(f"{adapter}: cannot be loaded: {_first_line(error)}") from error
+
+
+def _ends_alike(name: str, key: str) -> bool:
+    """Whether a parameter that an adapter holds replaces one of the model's."""
+    module, _, own = key.rpartition(".")
+    return f"{module}.modules_to_save." in name and name.endswith(f".{own}")
 
 
 def load_for_training(

@@ -10,7 +10,7 @@ from trak_steps.data.labels import Labels, in_the_order_of
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.layout import Layout
-from trak_steps.model.fetch import fetch_model
+from trak_steps.model.fetch import ADAPTER, fetch_model
 from trak_steps.model.load import load_classifier
 from trak_steps.progress import say
 from trak_steps.store.atomic import complete_or_absent
@@ -39,10 +39,17 @@ def run(layout: Layout, settings: Settings, checkpoint: int) -> None:
             raise TrakError(str(error).replace(str(folder), f"checkpoints.existing: {named}")) from error
         _require_same_order(train, model.config.id2label, named)
         _require_same_vocabulary(folder, layout.model, named, trust)
+        adapter = folder.glob(f"{ADAPTER}/*.json")
         Manifest(
             "checkpoint",
             made_from={"model": Manifest.load(layout.model, "model").content},
-            content=digest_files([folder / "config.json", *folder.glob("*.safetensors")]),
+            content=digest_files(
+                [
+                    folder / "config.json",
+                    *folder.rglob("*.safetensors"),
+                    *adapter,
+                ]
+            ),
             details={"source": named},
         ).save(folder)
     say(f"wrote {path}")
