@@ -13,8 +13,10 @@ from trak_steps.gradients.frozen import differentiating
 from trak_steps.gradients.hooks import HookedGradients
 from trak_steps.gradients.model_output import TextClassification
 from trak_steps.gradients.rows import Row, batch_end, collate
+from trak_steps.gradients.selfcheck import check_gradients
 from trak_steps.gradients.source import select_parameters
 from trak_steps.projection import FoldProjection, Parameter
+from trak_steps.projection.fold import CPU as CPU_COSTS
 from trak_steps.projection.fold import Costs
 
 CPU = torch.device("cpu")
@@ -117,9 +119,19 @@ def step_ratios(qnli: Sequence[Row]) -> dict[str, float]:
     }
 
 
-def crossover() -> list[dict[str, float]]:
+def self_check_seconds(model: PreTrainedModel, rows: Sequence[Row], dim: int) -> float:
+    """What the gate before a store costs, once for each store."""
+    parameters = select_parameters(model.requires_grad_(True), [".*"], [])
+    output = TextClassification()
+    projection = FoldProjection(parameters, dim=dim, key=1, device=CPU)
+    source = HookedGradients(model, output, parameters, tokens=CPU_TOKENS, example=rows[-1])
+    check = {"check": lambda: check_gradients(model, output, source, projection, rows)}
+    return in_turn(check, 3)["check"]
+
+
+def crossover() -> list[dict[str, float | str]]:
     """The two ways to sketch a linear layer, in microseconds for an example of 128 tokens."""
-    found = []
+    found: list[dict[str, float | str]] = []
     for out, given in LAYERS:
         parameter = Parameter("layer.dense.weight", (out, given), 0)
         right, left = torch.randn(2, LENGTH, given), torch.randn(2, LENGTH, out)
@@ -130,12 +142,14 @@ def crossover() -> list[dict[str, float]]:
                 projection.costs = costs
                 actions[name] = _sketch(projection, parameter, left, right)
             seconds = in_turn(actions, 15)
+            by_product = CPU_COSTS.direct(LENGTH, out, given) <= CPU_COSTS.fourier(LENGTH, 1, dim)
             found.append(
                 {
                     "out": out,
                     "in": given,
                     "k": dim,
                     **{name: value / 2 * 1e6 for name, value in seconds.items()},
+                    "chosen": "product" if by_product else "Fourier",
                 }
             )
     return found

@@ -132,6 +132,10 @@ def test_buckets_are_evenly_filled_and_neighbours_do_not_meet(shape: tuple[int, 
     for line in (*buckets[: dim + 1], *buckets.T[: dim + 1]):
         near = line[:dim]
         assert near.unique().numel() == near.numel()
+    if min(shape) > 8:
+        # Within any patch of 8 × 8 no two entries meet: large neighbouring features are kept apart.
+        patches = buckets.unfold(0, 8, 8).unfold(1, 8, 8).reshape(-1, 64)
+        assert all(patch.unique().numel() == 64 for patch in patches[:200])
 
 
 def test_inner_products_are_kept_without_bias() -> None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from families import classifier
+from test_fold import DIRECT, FOURIER
 from test_gradients import Collect, rows_of, run, slow
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -15,7 +16,9 @@ from trak_steps.gradients.hooks import HookedGradients
 from trak_steps.gradients.model_output import TextClassification
 from trak_steps.gradients.rows import Row
 from trak_steps.gradients.source import select_parameters
+from trak_steps.projection import FoldProjection
 from trak_steps.projection.base import total_size
+from trak_steps.projection.fold import Costs
 
 WIDTH, WORDS, CLASSES = 6, 20, 3
 TOLERANCE = 1e-5
@@ -250,3 +253,33 @@ def test_memory_is_let_go_after_each_pass() -> None:
     finally:
         gc.enable()
         handle.remove()
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["bert", "modernbert", "gpt2"])
+@pytest.mark.parametrize("costs", [DIRECT, FOURIER])
+def test_low_precision_is_near_and_adds_up_in_float32(
+    precision: torch.dtype, family: str, costs: Costs
+) -> None:
+    """Autocast on a CPU, as a stand-in for a GPU's: the same code, other kernels.
+
+    Within 5 % of the float32 features in the Euclidean norm; the sketch itself is float32.
+    """
+    model = classifier(family)
+    parameters = select_parameters(model, [".*"], [])
+    given = sorted(rows_of([5, 9, 12], family), key=len)
+    features = {}
+    for used in (torch.float32, precision):
+        source = HookedGradients(
+            model, TextClassification(), parameters, tokens=64, example=given[0], precision=used
+        )
+        projection = FoldProjection(parameters, dim=32, key=1, device=torch.device("cpu"))
+        projection.costs = costs
+        sketch = projection.sketch(3)
+        outputs = source.run(given, sketch)
+        assert outputs.margin.dtype == torch.float32
+        features[used] = sketch.finish()
+        assert features[used].dtype == torch.float32
+    error = (features[precision] - features[torch.float32]).norm(dim=1)
+    assert (error > 0).all()
+    assert (error < 0.05 * features[torch.float32].norm(dim=1)).all()

@@ -82,5 +82,5 @@ def test_a_wrong_sketch_of_factors_stops(monkeypatch: pytest.MonkeyPatch) -> Non
     from trak_steps.projection.fold import FoldSketch
 
     monkeypatch.setattr(FoldSketch, "add_products", lambda *_: None)
-    with pytest.raises(TrakError, match="gradients taken as factors differs"):
+    with pytest.raises(TrakError, match="their projection as factors differs"):
         check()
