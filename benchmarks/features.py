@@ -48,7 +48,11 @@ ROWS = [
         "the same for QNLI's rows at their own lengths, over that step at 128 tokens",
         "≤ 0.5",
     ),
-    ("speedup_traker", "times faster than `traker`'s featurize on rows of 128 tokens", "≥ 200"),
+    (
+        "speedup_traker",
+        "times faster than `traker`'s featurize, rows of 128 tokens in batches of 8",
+        "≥ 200",
+    ),
     (
         "kernel_error_ratio",
         "error of the kernel of QNLI gradients, worst of 10 seeds, over that of dense random signs",

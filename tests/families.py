@@ -58,7 +58,7 @@ FAMILIES = ("bert", "roberta", "distilbert", "electra", "deberta", "deberta-v2",
 
 
 def classifier(
-    family: str, outputs: int = 3, seed: int = 0, attention: str = "eager"
+    family: str, outputs: int = 3, seed: int = 0, attention: str | None = "eager"
 ) -> PreTrainedModel:
     """A random classifier in evaluation mode."""
     torch.manual_seed(seed)

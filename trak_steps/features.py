@@ -13,6 +13,9 @@ from trak_steps.gradients.source import GradientSource, Outputs, concatenate
 from trak_steps.progress import say
 from trak_steps.projection.base import Projection, Sketch
 
+# What the CPU's allocator and CUDA's libraries say, which have no exception of their own.
+OUT_OF_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED", "out of memory")
+
 
 @dataclass(frozen=True)
 class Features:
@@ -124,11 +127,9 @@ def _try(source: GradientSource, rows: Sequence[Row], sketch: Sketch) -> Outputs
     try:
         return source.run(rows, sketch)
     except (RuntimeError, MemoryError) as error:
-        # The CPU's allocator has no exception of its own.
         words = str(error)
-        if not isinstance(error, (torch.OutOfMemoryError, MemoryError)) and (
-            "DefaultCPUAllocator" not in words
-        ):
+        known = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if not known and not any(sign in words for sign in OUT_OF_MEMORY):
             raise
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

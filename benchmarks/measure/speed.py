@@ -25,8 +25,8 @@ BATCH = CPU_TOKENS // LENGTH
 DIMS = (256, 1024, 4096, 16384)
 LAYERS = ((384, 384), (1152, 384), (384, 1536), (1536, 384), (768, 3072))
 # Prices that leave only one way.
-DIRECT = Costs(multiply=0, fold=0, transform=1, combine=1, chunk=2**20)
-FOURIER = Costs(multiply=1, fold=1, transform=0, combine=0, chunk=2**20)
+DIRECT = Costs(multiply=0, fold=0, transform=1, combine=1, spread=0, chunk=2**20)
+FOURIER = Costs(multiply=1, fold=1, transform=0, combine=0, spread=0, chunk=2**20)
 
 Action = Callable[[], None]
 

@@ -82,6 +82,26 @@ def test_an_adapter_goes_from_its_folder_to_scores(adapter: Path, tmp_path: Path
     assert layout.scores("validation").exists()
 
 
+def test_a_head_that_only_the_adapter_has(tmp_path: Path) -> None:
+    """A base without head, of another number of classes, as pretrained models are."""
+    torch.manual_seed(0)
+    made = config("roberta", 3)
+    whole = AutoModelForSequenceClassification.from_config(made)
+    whole.base_model.save_pretrained(tmp_path / "base")
+    described = json.loads((tmp_path / "base" / "config.json").read_text())
+    for key in ("id2label", "label2id", "num_labels"):
+        described.pop(key, None)
+    (tmp_path / "base" / "config.json").write_text(json.dumps(described))
+    whole.name_or_path = str(tmp_path / "base")
+    lora = LoraConfig(task_type=TaskType.SEQ_CLS, r=2, target_modules=["query"])
+    adapted = get_peft_model(whole, lora).eval()
+    adapted.save_pretrained(tmp_path / "adapter")
+    fetch(tmp_path / "adapter", tmp_path / "fetched")
+    model = load_classifier(tmp_path / "fetched", outputs=3, device=CPU, trust_remote_code=False)
+    ids = torch.tensor([[2, 7, 9, 11]])
+    assert torch.allclose(model(input_ids=ids).logits, adapted(input_ids=ids).logits, atol=1e-6)
+
+
 def test_an_adapter_that_cannot_be_used_says_why(adapter: Path, tmp_path: Path) -> None:
     with pytest.raises(TrakError, match=r"is an adapter, .* name it in checkpoints\.existing"):
         fetch(adapter, tmp_path / "a", setting="model.name_or_path")
@@ -90,6 +110,12 @@ def test_an_adapter_that_cannot_be_used_says_why(adapter: Path, tmp_path: Path) 
     described.write_text(json.dumps({**values, "base_model_name_or_path": None}))
     with pytest.raises(TrakError, match="does not say of which model"):
         fetch(adapter, tmp_path / "b")
+    described.write_text(json.dumps({**values, "base_model_name_or_path": str(adapter)}))
+    with pytest.raises(TrakError, match="which is an adapter itself"):
+        fetch(adapter, tmp_path / "d")
+    described.write_text(json.dumps({**values, "base_model_name_or_path": "/gone/base"}))
+    with pytest.raises(TrakError, match="is an adapter of /gone/base: there is no folder /gone/base"):
+        fetch(adapter, tmp_path / "e")
     described.write_text(json.dumps(values))
     fetch(adapter, tmp_path / "c")
     (tmp_path / "c" / "adapter" / "adapter_model.safetensors").write_bytes(b"no")

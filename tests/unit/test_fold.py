@@ -6,16 +6,16 @@ from fold_oracle import fold_matrix
 from torch import Tensor
 
 from trak_steps.projection import FoldProjection, Parameter
-from trak_steps.projection.fold import Costs, MatrixCode
+from trak_steps.projection.fold import FEW, Costs, MatrixCode
 
 CPU = torch.device("cpu")
 # Float32 sums and Fourier transforms against float64, relative to the largest feature.
 TOLERANCE = 3e-6
 # Prices that leave only one way to compute products, all rows at once or few.
-DIRECT = Costs(multiply=0, fold=0, transform=1, combine=1, chunk=2**20)
-DIRECT_FEW = Costs(multiply=0, fold=0, transform=1, combine=1, chunk=1)
-FOURIER = Costs(multiply=1, fold=1, transform=0, combine=0, chunk=2**20)
-FOURIER_FEW = Costs(multiply=1, fold=1, transform=0, combine=0, chunk=1)
+DIRECT = Costs(multiply=0, fold=0, transform=1, combine=1, spread=0, chunk=2**20)
+DIRECT_FEW = Costs(multiply=0, fold=0, transform=1, combine=1, spread=0, chunk=1)
+FOURIER = Costs(multiply=1, fold=1, transform=0, combine=0, spread=0, chunk=2**20)
+FOURIER_FEW = Costs(multiply=1, fold=1, transform=0, combine=0, spread=0, chunk=1)
 
 SHAPES = [(24, 24), (12, 30), (300, 30), (30, 300), (1, 5), (2, 7), (64, 64)]
 
@@ -77,7 +77,7 @@ def test_products_are_the_same_directly_and_by_fourier_transform(
 
 
 def test_prices_decide_and_the_crossover_lies_between_small_and_large() -> None:
-    costs = Costs(multiply=0.01, fold=0.1, transform=0.075, combine=0.8, chunk=1)
+    costs = Costs(multiply=0.01, fold=0.1, transform=0.075, combine=0.8, spread=0.05, chunk=1)
     assert costs.direct(128, 64, 64) < costs.fourier(128, 1, 1024)
     assert costs.direct(128, 1536, 384) > costs.fourier(128, 1, 1024)
     assert costs.direct(128, 1536, 384) < costs.fourier(128, 1, 16384)
@@ -98,17 +98,20 @@ def test_looked_up_rows_add_up(shape: tuple[int, int]) -> None:
     assert_close(sketch.finish(), whole.flatten(1).double() @ fold_matrix(projection, [parameter]))
 
 
-def test_parts_are_views_and_clear_forgets() -> None:
-    (parameter,) = made({"a.b.weight": (6, 8)})
-    projection = fold([parameter], 16)
-    projection.costs = FOURIER
-    left, right = torch.randn(5, 3, 6), torch.randn(5, 3, 8)
+@pytest.mark.parametrize("costs", [DIRECT, FOURIER])
+def test_parts_are_views_and_clear_forgets(costs: Costs) -> None:
+    matrix, vector = parameters = made({"a.b.weight": (6, 8), "bias": (5,)})
+    projection = fold(parameters, 16)
+    projection.costs = costs
+    left, right, bias = torch.randn(5, 3, 6), torch.randn(5, 3, 8), torch.randn(5, 5)
     sketch = projection.sketch(5)
     for rows in (slice(3, 5), slice(0, 3)):
-        sketch.part(rows).add_products(right[rows], [(parameter, left[rows])])
+        sketch.part(rows).add_products(right[rows], [(matrix, left[rows])])
+        sketch.part(rows).add(vector, bias[rows])
     sketch.part(slice(1, 2)).clear()
     features = sketch.finish()
-    expected = project(projection, [parameter], (left.mT @ right).flatten(1))
+    whole = torch.cat([(left.mT @ right).flatten(1), bias], 1)
+    expected = project(projection, parameters, whole)
     expected[1] = 0.0
     assert_close(features, expected)
 
@@ -171,7 +174,7 @@ def test_the_key_decides_and_names_do() -> None:
     one, same, other = (project(fold(parameters, 16, key), parameters, gradients) for key in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
-    # A parameter's code does not depend on the others that are selected.
+    # A vector's code does not depend on the other parameters that are selected.
     alone = fold(made({"c": (5,)}), 16, 1).codes["c"]
     assert torch.equal(alone.signs, fold(parameters, 16, 1).codes["c"].signs)  # type: ignore[arg-type]
 
@@ -179,4 +182,7 @@ def test_the_key_decides_and_names_do() -> None:
 def test_rows_are_limited_by_memory() -> None:
     projection = fold(made({"c": (5,)}), 1024)
     assert projection.rows_at_once(0) == 1
-    assert projection.rows_at_once(2**30) < 2**30 // (8 * 1024)
+    assert projection.rows_at_once(2**20) == 2**20 // (12 * 1024 + 64)
+    # More memory makes batches no larger, only many rows of buckets that wait.
+    assert projection.rows_at_once(2**40) == FEW // (12 * 1024 + 64)
+    assert fold(made({"c": (5,)}), 2**20).rows_at_once(2**40) == 64

@@ -1,6 +1,9 @@
 """Hooks on models that are built awkwardly: shared weights, modules called twice, raw parameters."""
 
 import copy
+import gc
+import weakref
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -119,6 +122,33 @@ class Subclassed(Model):
         self.words = Doubled(WORDS, WIDTH)
 
 
+class ChangesFirst(Model):
+    """Changes in place what the first module gave it."""
+
+    def between(self, hidden: Tensor) -> Tensor:
+        return hidden.mul_(2.0).relu_()
+
+
+class PlusOneRMSNorm(nn.Module):
+    """Scales by 1 + weight, as Gemma's does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (x.square().mean(-1, keepdim=True) + 1e-2).rsqrt() * (1 + self.weight)
+
+
+class OtherNorm(Model):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = PlusOneRMSNorm()
+
+    def between(self, hidden: Tensor) -> Tensor:
+        return self.norm(hidden)
+
+
 class InPlace(Model):
     """Changes what it gave to a layer."""
 
@@ -166,7 +196,7 @@ def exact(model: Model) -> Tensor:
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("kind", [Model, Twice, TiedToWords, Others])
+@pytest.mark.parametrize("kind", [Model, Twice, TiedToWords, Others, ChangesFirst, OtherNorm])
 def test_every_rule_and_shared_weights_give_the_right_sum(kind: type[Model]) -> None:
     model = kind()
     source, gradients = hooked(model)
@@ -234,25 +264,36 @@ def test_only_trainable_parameters_are_featurized() -> None:
     assert {n for n, tensor in model.named_parameters() if tensor.requires_grad} == names
 
 
-def test_memory_is_let_go_after_each_pass() -> None:
-    """No tensor of a pass survives it, without the help of the garbage collector."""
-    import gc
-    import weakref
-
+@pytest.mark.parametrize("fails", [False, True])
+def test_memory_is_let_go_after_each_pass(fails: bool) -> None:
+    """No tensor of a pass survives it, without the help of the garbage collector; nor of a failed one."""
     model = classifier("bert")
+    parameters = select_parameters(model, [".*"], [])
+    given = rows_of([5, 9])
+    source = HookedGradients(model, TextClassification(), parameters, tokens=64, example=given[0])
     seen: list[weakref.ref[Tensor]] = []
-    handle = model.bert.encoder.layer[0].register_forward_hook(
-        lambda _module, _given, out: seen.append(weakref.ref(out[0] if isinstance(out, tuple) else out))
-    )
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear):
+            layer.register_forward_hook(lambda _module, _given, out: seen.append(weakref.ref(out)))
+
+    class Fails(Collect):
+        products = 0
+
+        def add_products(self, *given: object) -> None:
+            Fails.products += 1
+            if Fails.products == 5:
+                raise torch.OutOfMemoryError("too much")
+
+    sketch = (Fails if fails else Collect)(torch.zeros(2, total_size(parameters)))
     gc.collect()
     gc.disable()
     try:
-        run("hooks", model, rows_of([5, 9]))
-        assert seen
+        with pytest.raises(torch.OutOfMemoryError) if fails else nullcontext():
+            source.run(given, sketch)
+        assert len(seen) > 5
         assert all(reference() is None for reference in seen)
     finally:
         gc.enable()
-        handle.remove()
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])

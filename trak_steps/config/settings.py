@@ -147,7 +147,7 @@ class FeatureSettings(Section):
     gradients: Literal["hooks", "functional"] = Field(
         "hooks",
         description="how per-sample gradients are computed: `hooks`, at the cost of a backward pass; "
-        "or `functional`, row by row with `torch.func`",
+        "or `functional`, in full with `torch.func`, rows of one length at a time",
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32",
@@ -219,8 +219,8 @@ class ExecutionSettings(Section):
     batch_tokens: int | None = Field(
         None,
         ge=1,
-        description="tokens, with padding, that run together; null: what memory allows, found by "
-        "running the longest row once",
+        description="tokens, with padding, that `hooks` runs together; null: what memory allows, found "
+        "by running the longest row once",
     )
     memory_mb: int = Field(
         4096,

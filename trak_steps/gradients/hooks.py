@@ -88,7 +88,10 @@ class HookedGradients:
         self._hooked = _find_hooked(model, seen)
         if self.one_by_one:
             names = ", ".join(self.one_by_one[:3]) + (" …" if len(self.one_by_one) > 3 else "")
-            say(f"rows are run one by one, as {names} cannot be told apart by row in a batch")
+            say(
+                f"rows are run one by one, as the gradient of {names} cannot be told apart by row in a "
+                "batch; features.parameters.exclude drops parameters"
+            )
 
     @torch.no_grad()
     def run(self, rows: Sequence[Row], sketch: Sketch) -> Outputs:
@@ -119,10 +122,11 @@ class HookedGradients:
                 if margin.requires_grad:
                     inputs = [*by_autograd, *catch.leaves]
                     gradients = torch.autograd.grad(margin.sum(), inputs, allow_unused=True)
+            catch.flush()
         finally:
             for handle in handles:
                 handle.remove()
-        catch.close()
+            catch.release()
         for parameter, gradient in zip(self._by_autograd, gradients, strict=False):
             if gradient is not None:
                 sketch.add(parameter, gradient[None])
@@ -148,25 +152,35 @@ class _Catch:
         output: Tensor,
     ) -> Tensor:
         """A module was called: wait for the gradient at its output."""
+        if not torch.is_grad_enabled():
+            return output
         given: Tensor = inputs[0] if inputs else next(iter(named.values()))
         if len(given) != self._rows and is_shared_lookup(module, given):
             given = given.expand(self._rows, -1)
             output = output.expand(self._rows, *output.shape[1:])
         if not output.requires_grad:
-            output = output.detach().requires_grad_(True)
-            self.leaves.append(output)
+            leaf = output.detach().requires_grad_(True)
+            self.leaves.append(leaf)
+            # The model may change what it gets in place, which a leaf does not allow.
+            output = leaf.clone()
         if self._shares(hooked):
             self._products.setdefault(id(given), _Products()).expected += 1
         arrived = partial(self._arrived, hooked, given, given._version)
         output.register_hook(arrived)  # type: ignore[no-untyped-call]
         return output
 
-    def close(self) -> None:
-        """Sketch products that wait for others whose outputs had no part in the margin; let go."""
+    def flush(self) -> None:
+        """Sketch products that wait for others whose outputs had no part in the margin."""
         for products in self._products.values():
             if products.right is not None:
                 self._add_products(products.right, products.lefts)
-        # A leaf holds its hook, which holds this: without a cut, memory waits for the collector.
+
+    def release(self) -> None:
+        """Let go of the pass.
+
+        A leaf holds its hook, which holds this, in part out of the garbage collector's sight: what is
+        not cut here is never freed.
+        """
         self._products.clear()
         self.leaves.clear()
 

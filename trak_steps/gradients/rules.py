@@ -46,7 +46,11 @@ def rule_of(module: nn.Module) -> Rule | None:
         return embedding if plain and module.max_norm is None else None
     if type(module).__name__.endswith(("LayerNorm", "RMSNorm")):
         own = dict(module.named_parameters(recurse=False))
-        if own.keys() <= {"weight", "bias"} and all(value.dim() == 1 for value in own.values()):
+        if (
+            "weight" in own
+            and own.keys() <= {"weight", "bias"}
+            and all(value.dim() == 1 for value in own.values())
+        ):
             return norm
     return None
 
@@ -91,17 +95,20 @@ def embedding(
 def norm(
     module: nn.Module, given: Tensor, gradient: Tensor, wanted: Collection[str]
 ) -> dict[str, Gradient]:
-    """y = x̂ ⊙ w + b; x̂ comes from the module itself, run with w = 1 and b = 0."""
+    """y = x̂ ⊙ w + b; x̂ comes from the module itself, run with w = 1 and b = 0.
+
+    A norm of another class may scale by 1 + w: what it gives with w = 0 is taken off.
+    """
     found: dict[str, Gradient] = {}
     out = _tokens(gradient)
     if "weight" in wanted:
-        own = module.named_parameters(recurse=False)
-        plain = {
-            name: torch.ones_like(value) if name == "weight" else torch.zeros_like(value)
-            for name, value in own
-        }
+        own = dict(module.named_parameters(recurse=False))
+        zeros = {name: torch.zeros_like(value) for name, value in own.items()}
+        ones = {**zeros, "weight": torch.ones_like(own["weight"])}
         with torch.no_grad():
-            normalised = functional_call(module, plain, (given,))
+            normalised = functional_call(module, ones, (given,))
+            if not isinstance(module, nn.LayerNorm | nn.RMSNorm):
+                normalised = normalised - functional_call(module, zeros, (given,))
         found["weight"] = (out * _tokens(normalised)).sum(1)
     if "bias" in wanted:
         found["bias"] = out.sum(1)

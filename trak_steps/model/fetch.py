@@ -48,7 +48,14 @@ def fetch_model(
             "checkpoints.existing"
         )
     base = _base_of(source, name_or_path, setting)
-    fetch_model(base, destination, setting=setting, weights=weights, trust_remote_code=trust_remote_code)
+    of = f"{setting}: {name_or_path} is an adapter of {base}"
+    found = _find(base, patterns, of)
+    if (found / ADAPTER_CONFIG).is_file():
+        raise TrakError(f"{of}, which is an adapter itself; merge that one into its model first")
+    _check(found, base, of, weights)
+    if weights and not any(source.glob("*.safetensors")):
+        raise TrakError(f"{setting}: {name_or_path} has no adapter weights (adapter_model.safetensors)")
+    _copy(found, destination, patterns)
     # The adapter's own tokenizer and classes, if it has any, count for more than its base's.
     _copy(source, destination, SMALL, but=ADAPTER_CONFIG)
     if weights:

@@ -1,5 +1,6 @@
 """Load tokenizers and classifiers, and refuse those that cannot give right numbers."""
 
+import re
 from pathlib import Path
 
 import torch
@@ -68,6 +69,8 @@ def load_classifier(
             dtype=torch.float32,
             attn_implementation=attention,
             output_loading_info=True,
+            # A base knows nothing of the classes that its adapter was trained for.
+            **({"num_labels": outputs} if (folder / ADAPTER).is_dir() else {}),
         )
     except Exception as error:  # damaged or foreign files make transformers raise anything
         raise TrakError(f"{folder}: cannot be loaded as a classifier: {_first_line(error)}") from error
@@ -75,7 +78,7 @@ def load_classifier(
     if (folder / ADAPTER).is_dir():
         model = _adapted(model, folder / ADAPTER)
         trained = {name for name, tensor in model.named_parameters() if tensor.requires_grad}
-        missing = [key for key in missing if not any(_ends_alike(name, key) for name in trained)]
+        missing = sorted(set(missing) - {_name_in_base(name) for name in trained})
     if missing:
         raise TrakError(
             f"{folder}: has no weights for {missing[0]}"
@@ -104,10 +107,9 @@ def _adapted(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
         raise TrakError(f"{adapter}: cannot be loaded: {_first_line(error)}") from error
 
 
-def _ends_alike(name: str, key: str) -> bool:
-    """Whether a parameter that an adapter holds replaces one of the model's."""
-    module, _, own = key.rpartition(".")
-    return f"{module}.modules_to_save." in name and name.endswith(f".{own}")
+def _name_in_base(name: str) -> str:
+    """The name, in the model without adapter, of a parameter that an adapter replaces whole."""
+    return re.sub(r"\.modules_to_save\.[^.]+", "", name).removeprefix("base_model.model.")
 
 
 def load_for_training(

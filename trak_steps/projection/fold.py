@@ -45,14 +45,15 @@ FEW, MANY = 2**24, 2**28
 class Costs:
     """What the two ways cost, relative to each other.
 
-    Measured on one core of a CPU with AVX-512, in nanoseconds (``benchmarks/features.py`` prints the
-    crossover); GPUs have far more arithmetic for each byte, so there the product counts for less.
+    In nanoseconds; the CPU's are of one core with AVX-512 (``benchmarks/features.py`` prints the
+    crossover). GPUs have far more arithmetic for each byte, so there the product counts for less.
 
     Attributes:
         multiply: of one multiplication in a matrix product.
         fold: of one entry of a formed product.
         transform: of one number and each halving in a Fourier transform.
         combine: of one number multiplied in the frequency domain.
+        spread: of one bucket that a matrix's values are put into.
         chunk: bytes worked on at once, to stay in the cache.
     """
 
@@ -60,6 +61,7 @@ class Costs:
     fold: float
     transform: float
     combine: float
+    spread: float
     chunk: int
 
     def direct(self, tokens: int, left: int, right: int) -> float:
@@ -69,11 +71,12 @@ class Costs:
     def fourier(self, tokens: int, lefts: int, dim: int) -> float:
         """Of one row's convolution, with the sketches of ``lefts`` matrices added beforehand."""
         each = dim * (2 * log2(dim + 1) * self.transform + self.combine)
-        return tokens * (each + 0.05 * dim * lefts)
+        return tokens * (each + self.spread * dim * lefts)
 
 
-CPU = Costs(multiply=0.0122, fold=0.1, transform=0.075, combine=0.8, chunk=2**20)
-GPU = Costs(multiply=5e-6, fold=0.003, transform=0.0003, combine=0.006, chunk=2**28)
+CPU = Costs(multiply=0.0122, fold=0.1, transform=0.075, combine=0.8, spread=0.05, chunk=2**20)
+# From data sheets, never measured: half the matrix throughput in bfloat16, the memory's bandwidth.
+GPU = Costs(multiply=5e-6, fold=0.003, transform=0.0003, combine=0.006, spread=0.003, chunk=2**28)
 
 
 @dataclass(frozen=True)
@@ -110,8 +113,8 @@ class FoldProjection(Projection):
     """The fold of all parameters into the same k buckets.
 
     Matrices of one shape below the same module, such as an attention's query, key and value, get the
-    same signs for their columns and are numbered one after the other: they often share their inputs,
-    whose sketch is then computed once.
+    same signs for their columns, and each begins where the rows of the one before end: they often share
+    their inputs, whose sketch is then computed once.
 
     Args:
         parameters: what the gradient is taken over.
@@ -146,7 +149,8 @@ class FoldProjection(Projection):
     def rows_at_once(self, memory: int) -> int:
         """Rows whose buckets, in time and frequency, fit: no more than batches need."""
         most = FEW if self.device.type == "cpu" else MANY
-        return max(1, min(memory, most) // (12 * self.dim + 64))
+        each = 12 * self.dim + 64
+        return max(1, min(memory // each, max(most // each, 64)))
 
     def sketch(self, rows: int) -> "FoldSketch":
         """See :class:`~trak_steps.projection.base.Projection`."""

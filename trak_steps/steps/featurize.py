@@ -95,7 +95,12 @@ def _featurize(
             model, longest, _batch_memory(device, memory)
         )
         source = HookedGradients(
-            model, output, parameters, tokens=tokens, example=longest, precision=precision
+            model,
+            output,
+            parameters,
+            tokens=tokens,
+            example=min(tokenised, key=len),
+            precision=precision,
         )
     projection = _projection(chosen, parameters, settings.seed, checkpoint, device)
     say(f"{path}: {stop - start} rows, {size:,} parameters to {chosen.dim} dimensions on {device}")
