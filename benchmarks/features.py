@@ -50,7 +50,7 @@ ROWS = [
     ),
     (
         "speedup_traker",
-        "times faster than `traker`'s featurize, rows of 128 tokens in batches of 8",
+        "times faster than `traker`'s featurize, rows of 128 tokens in a batch of 8",
         "≥ 200",
     ),
     (

@@ -14,7 +14,7 @@ def peaks(qnli: Qnli, counts: tuple[int, int]) -> dict[int, float]:
     trained = qnli.fine_tuned()
     found = {}
     for count in counts:
-        run = f"benchmark-memory-{count}"
+        run = f"benchmark-memory-{count}-{qnli.digest}"
         layout = qnli.prepared(run, count)
         checkpoints = layout.root / "checkpoints"
         if not checkpoints.exists():

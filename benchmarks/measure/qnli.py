@@ -1,5 +1,6 @@
 """A small run on QNLI: rows prepared and one classifier fine-tuned, once, below ``results/``."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,11 @@ class Qnli:
 
     rows: Path | None
     model: str
+
+    @property
+    def digest(self) -> str:
+        """Of where rows and model come from: another source, another run."""
+        return hashlib.sha256(f"{self.rows} {self.model}".encode()).hexdigest()[:8]
 
     def settings(self, run: str, rows: int | None, **features: object) -> Settings:
         """Settings of a run with so many train rows."""
@@ -56,7 +62,7 @@ class Qnli:
 
     def fine_tuned(self) -> Layout:
         """The run with a fine-tuned checkpoint ``0``."""
-        run = "benchmark-qnli"
+        run = f"benchmark-qnli-{self.digest}"
         layout = self.prepared(run, TRAIN_ROWS)
         if not layout.checkpoint("0").exists():
             finetune.run(layout, self.settings(run, TRAIN_ROWS), 0)

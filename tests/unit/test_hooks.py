@@ -266,7 +266,7 @@ def test_only_trainable_parameters_are_featurized() -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_memory_is_let_go_after_each_pass(fails: bool) -> None:
-    """No tensor of a pass survives it, without the help of the garbage collector; nor of a failed one."""
+    """No tensor of a pass survives it, nor of one that failed, without the garbage collector's help."""
     model = classifier("bert")
     parameters = select_parameters(model, [".*"], [])
     given = rows_of([5, 9])
@@ -279,7 +279,7 @@ def test_memory_is_let_go_after_each_pass(fails: bool) -> None:
     class Fails(Collect):
         products = 0
 
-        def add_products(self, *given: object) -> None:
+        def add_products(self, *_: object) -> None:
             Fails.products += 1
             if Fails.products == 5:
                 raise torch.OutOfMemoryError("too much")

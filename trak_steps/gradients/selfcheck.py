@@ -88,8 +88,8 @@ def check_gradients(
     if type(projection).takes_factors and not all(e < tolerances.parameter for e in errors):
         raise TrakError(
             f"self-check: gradients are autograd's, but their projection as factors differs by "
-            f"{max(errors):.1e} from that of whole ones; set features.projection: rademacher, and please "
-            "report it"
+            f"{max(errors):.1e} from that of whole ones; set features.projection: rademacher, and "
+            "please report it"
         )
 
 
