@@ -21,7 +21,18 @@ def test_the_tables_shown_are_the_benchmarks(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize(
     ("key", "limit"),
-    [("step_ratio_128", 1.0), ("step_ratio_qnli", 0.5), ("kernel_error_ratio", 1.3)],
+    [
+        ("step_ratio_128", 1.0),
+        ("step_ratio_qnli", 0.5),
+        ("kernel_error_ratio", 1.3),
+        ("memory_ratio_10x", 1.05),
+        ("self_check_share", 0.02),
+    ],
 )
 def test_the_committed_figures_keep_their_limits(key: str, limit: float) -> None:
     assert 0 < FIGURES[key] <= limit
+
+
+def test_the_reference_is_slower_and_scores_are_as_good() -> None:
+    assert FIGURES["speedup_traker"] >= 200
+    assert FIGURES["score_correlation"] >= 1.0
