@@ -38,7 +38,7 @@ MOST_RUNS = 8
 # How many strides are compared: every unit more is a column of padding in each product.
 STRIDES = 17
 # Bytes for a sketch's buckets on a CPU and on a GPU. There is nothing to gain from more than a batch.
-FEW, MANY = 2**24, 2**28
+FEW, MANY = 2**22, 2**28
 
 
 @dataclass(frozen=True)
