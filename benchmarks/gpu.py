@@ -7,19 +7,24 @@ distribution with the task's mean and deviation, 50 ± 18, since only the length
 second, the minutes that 50,000 rows would take, and the share of the device's matrix throughput.
 """
 
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
 import typer
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
+from benchmarks.measure.models import batches
 from trak_steps.gradients.budget import tokens_at_once
 from trak_steps.gradients.frozen import differentiating
 from trak_steps.gradients.hooks import HookedGradients
 from trak_steps.gradients.model_output import TextClassification
-from trak_steps.gradients.rows import Row, batch_end, collate
+from trak_steps.gradients.rows import Row, collate
 from trak_steps.gradients.source import select_parameters
 from trak_steps.projection import FoldProjection
 
@@ -75,9 +80,9 @@ def _featurize(model: PreTrainedModel, rows: list[Row], dtype: torch.dtype, dim:
     projection = FoldProjection(parameters, dim=dim, key=1, device=model.device)
 
     def all_rows() -> None:
-        for batch in _batches(rows, tokens):
-            sketch = projection.sketch(len(batch))
-            source.run(batch, sketch)
+        for batch in batches(rows, tokens):
+            sketch = projection.sketch(batch.stop - batch.start)
+            source.run(rows[batch], sketch)
             sketch.finish()
 
     return all_rows
@@ -91,8 +96,8 @@ def _frozen(model: PreTrainedModel, rows: list[Row], dtype: torch.dtype) -> Acti
         handle = model.bert.embeddings.register_forward_hook(
             lambda _module, _given, out: out.requires_grad_(True)
         )
-        for batch in _batches(rows, tokens):
-            given = collate(batch, model.device)
+        for batch in batches(rows, tokens):
+            given = collate(rows[batch], model.device)
             labels = given.pop("label")
             low = dtype != torch.float32
             with differentiating(model):
@@ -108,14 +113,6 @@ def _tokens(model: PreTrainedModel, rows: list[Row]) -> int:
     on_gpu = model.device.type == "cuda"
     memory = int(0.8 * torch.cuda.mem_get_info(model.device)[0]) if on_gpu else 2**30
     return tokens_at_once(model, rows[-1], memory)
-
-
-def _batches(rows: list[Row], tokens: int) -> Iterator[list[Row]]:
-    start = 0
-    while start < len(rows):
-        stop = batch_end(rows, start, tokens)
-        yield rows[start:stop]
-        start = stop
 
 
 def _best(action: Action, place: torch.device) -> float:

@@ -1,9 +1,11 @@
 """The model shape that is timed, with random weights, and rows of one length for it."""
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from transformers import BertConfig, BertForSequenceClassification, PreTrainedModel
 
-from trak_steps.gradients.rows import Row
+from trak_steps.gradients.rows import Row, batch_end
 
 VOCABULARY = 30522
 
@@ -20,6 +22,15 @@ def minilm(attention: str | None = None) -> PreTrainedModel:
         num_labels=2,
     )
     return BertForSequenceClassification._from_config(config, attn_implementation=attention).eval()
+
+
+def batches(rows: Sequence[Row], tokens: int) -> Iterator[slice]:
+    """Batches of rows, shortest first, as the featurize step makes them."""
+    start = 0
+    while start < len(rows):
+        stop = batch_end(rows, start, tokens)
+        yield slice(start, stop)
+        start = stop
 
 
 def random_rows(count: int, length: int) -> list[Row]:

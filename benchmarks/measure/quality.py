@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from benchmarks.measure.models import batches
 from trak_steps.features import compute_features
 from trak_steps.gradients.budget import CPU_TOKENS
 from trak_steps.gradients.hooks import HookedGradients
 from trak_steps.gradients.model_output import TextClassification
-from trak_steps.gradients.rows import Row, batch_end
+from trak_steps.gradients.rows import Row
 from trak_steps.gradients.source import select_parameters
 from trak_steps.projection import DenseProjection, FoldProjection, Parameter, Projection
 from trak_steps.projection.base import projection_key, total_size
@@ -165,11 +166,8 @@ def _run(source: HookedGradients, projection: Projection, rows: Sequence[Row]) -
 
 def _whole(source: HookedGradients, sketch: DenseSketch, rows: Sequence[Row]) -> Tensor:
     """Whole gradients of rows, shortest first."""
-    start = 0
-    while start < len(rows):
-        batch = slice(start, batch_end(rows, start, source.tokens))
+    for batch in batches(rows, source.tokens):
         source.run(rows[batch], sketch.part(batch))
-        start = batch.stop
     return sketch.gradients
 
 

@@ -7,12 +7,12 @@ from statistics import median
 import torch
 from transformers import PreTrainedModel
 
-from benchmarks.measure.models import minilm, random_rows
+from benchmarks.measure.models import batches, minilm, random_rows
 from trak_steps.gradients.budget import CPU_TOKENS
 from trak_steps.gradients.frozen import differentiating
 from trak_steps.gradients.hooks import HookedGradients
 from trak_steps.gradients.model_output import TextClassification
-from trak_steps.gradients.rows import Row, batch_end, collate
+from trak_steps.gradients.rows import Row, collate
 from trak_steps.gradients.selfcheck import check_gradients
 from trak_steps.gradients.source import select_parameters
 from trak_steps.projection import FoldProjection, Parameter
@@ -83,11 +83,8 @@ def featurize(model: PreTrainedModel, rows: Sequence[Row], dim: int) -> Action:
 
     def step() -> None:
         sketch = projection.sketch(len(ordered))
-        start = 0
-        while start < len(ordered):
-            batch = slice(start, batch_end(ordered, start, source.tokens))
+        for batch in batches(ordered, source.tokens):
             source.run(ordered[batch], sketch.part(batch))
-            start = batch.stop
         sketch.finish()
 
     return step

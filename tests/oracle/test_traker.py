@@ -16,8 +16,9 @@ import pytest
 import torch
 from conftest import attribute, small_settings
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.measure.traker import Logits
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.layout import Layout, shard_names
@@ -36,18 +37,6 @@ TOLERANCE = 1e-4
 N, T, K = 60, 5, 12
 SHARD = 40
 CHECKPOINTS = ("0-0.5", "0")
-
-
-class Logits(nn.Module):
-    """The reference expects a model that gives logits."""
-
-    def __init__(self, classifier: nn.Module) -> None:
-        super().__init__()
-        self.classifier = classifier
-
-    def forward(self, **inputs: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(**inputs).logits
-        return logits
 
 
 class OurProjector(AbstractProjector):  # type: ignore[misc]

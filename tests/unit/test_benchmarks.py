@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.features import crossover_table, hard_table, table
+
 ROOT = Path(__file__).parents[2]
 FIGURES = json.loads((ROOT / "benchmarks/results/features.json").read_text())
 
 
-def test_the_tables_shown_are_the_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
-    from benchmarks.features import crossover_table, hard_table, table
-
+def test_the_tables_shown_are_the_benchmarks() -> None:
     assert table(FIGURES) in (ROOT / "README.md").read_text(encoding="utf-8")
     more = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
     assert crossover_table(FIGURES) in more

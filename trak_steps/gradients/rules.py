@@ -59,23 +59,23 @@ def linear(
     module: nn.Module, given: Tensor, gradient: Tensor, wanted: Collection[str]
 ) -> dict[str, Gradient]:
     """y = x Wᵀ + b."""
-    found: dict[str, Gradient] = {}
     out = _tokens(gradient)
-    if "weight" in wanted:
-        found["weight"] = Product(out, _tokens(given))
-    if "bias" in wanted:
-        found["bias"] = out.sum(1)
-    return found
+    return _affine(Product(out, _tokens(given)), out, wanted)
 
 
 def conv1d(
     module: nn.Module, given: Tensor, gradient: Tensor, wanted: Collection[str]
 ) -> dict[str, Gradient]:
     """y = x W + b, GPT-2's linear layer."""
-    found: dict[str, Gradient] = {}
     out = _tokens(gradient)
+    return _affine(Product(_tokens(given), out), out, wanted)
+
+
+def _affine(weight: Product, out: Tensor, wanted: Collection[str]) -> dict[str, Gradient]:
+    """What a linear layer's weight and bias get."""
+    found: dict[str, Gradient] = {}
     if "weight" in wanted:
-        found["weight"] = Product(_tokens(given), out)
+        found["weight"] = weight
     if "bias" in wanted:
         found["bias"] = out.sum(1)
     return found

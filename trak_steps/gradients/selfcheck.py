@@ -74,7 +74,7 @@ def check_gradients(
     if not all(torch.isfinite(value).all() for row in exact for value in row.values()):
         return  # not the source's fault, and the features' own check names the row
     tolerances = TOLERANCES[precision]
-    if type(projection).takes_factors:
+    if projection.takes_factors:
         expected = torch.cat([_project(projection, source.parameters, row) for row in exact])
         found = [_features(source, projection, batch), _features(source, projection, batch[1:])]
         errors = [_distance(found[0], expected), _distance(found[1], expected[1:])]
@@ -85,7 +85,7 @@ def check_gradients(
         difference = _Difference(exact[some])
         source.run(batch[some], difference)
         difference.require_small(source.parameters, tolerances, how)
-    if type(projection).takes_factors and not all(e < tolerances.parameter for e in errors):
+    if projection.takes_factors and not all(e < tolerances.parameter for e in errors):
         raise TrakError(
             f"self-check: gradients are autograd's, but their projection as factors differs by "
             f"{max(errors):.1e} from that of whole ones; set features.projection: rademacher, and "
