@@ -84,3 +84,14 @@ def test_a_wrong_sketch_of_factors_stops(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(FoldSketch, "add_products", lambda *_: None)
     with pytest.raises(TrakError, match="their projection as factors differs"):
         check()
+
+
+def test_a_selection_without_part_in_the_output_says_so() -> None:
+    model = classifier("bert")
+    model.spare = torch.nn.Linear(3, 3)
+    parameters = select_parameters(model, [r"spare\..*"], [])
+    rows = rows_of([5, 12])
+    source = HookedGradients(model, TextClassification(), parameters, tokens=64, example=rows[0])
+    projection = FoldProjection(parameters, dim=8, key=1, device=CPU)
+    with pytest.raises(TrakError, match=r"features\.parameters: none of the selected .* has a part"):
+        check_gradients(model, TextClassification(), source, projection, rows)

@@ -2,8 +2,8 @@
 
 Two rows are run as they will be, alone and padded in a batch, and compared with plain autograd, one row
 at a time: their features, and where these differ, or there is nothing cheap to compare, parameter by
-parameter. What a hook cannot see, or a model's code does that no rule
-expects, shows here rather than in the scores.
+parameter. What a hook cannot see, or a model's code does that no rule expects, shows here rather than in
+the scores.
 """
 
 import math
@@ -124,6 +124,10 @@ def _autograd(
     labels = batch.pop("label")
     with differentiating(model, tensors), torch.enable_grad():
         margin = output.output(model(**batch).logits, labels).sum()
+        if not margin.requires_grad:
+            raise TrakError(
+                "features.parameters: none of the selected parameters has a part in the model output"
+            )
         gradients = torch.autograd.grad(margin, tensors, allow_unused=True)
     pairs = zip(parameters, gradients, strict=True)
     return {parameter.name: found for parameter, found in pairs if found is not None}
