@@ -18,6 +18,7 @@ from trak_steps.steps import (
     kernel,
     prepare,
     prepare_targets,
+    provenance,
     rank,
     score,
     summarize,
@@ -61,6 +62,7 @@ def attribute(layout: Layout, settings: Settings) -> None:
         score.run(layout, settings, targets)
         rank.run(layout, settings, targets)
     summarize.run(layout, settings)
+    provenance.run(layout, settings)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ Steps are imported inside their commands, so that ``--help`` answers at once.
 """
 
 import os
+import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -28,6 +30,27 @@ app = typer.Typer(
 
 DEMO = Path("config/config.yaml")
 
+
+def _checkpoint(name: str) -> str:
+    """A name as :func:`~trak_steps.layout.state_name` makes them: it becomes part of a path."""
+    run, dash, fraction = name.partition("-")
+    good = re.fullmatch("0|[1-9][0-9]*", run) is not None
+    if dash and good:
+        good = False
+        with suppress(ValueError):
+            good = 0 < float(fraction) <= 1 and f"{float(fraction):g}" == fraction
+    if not good:
+        raise TrakError(f"--checkpoint: there is no checkpoint `{name}`; a name is like 0 or 0-0.5")
+    return name
+
+
+def _targets(name: str | None) -> str | None:
+    """A name as the settings allow it: it becomes part of a path."""
+    if name is not None and not re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]*", name):
+        raise TrakError(f"--targets: there is no set `{name}`; a name has letters, digits, `_` and `-`")
+    return name
+
+
 Config = Annotated[
     Path | None,
     typer.Option(
@@ -42,20 +65,30 @@ Set = Annotated[
     typer.Option("--set", metavar="NAME=VALUE", help="Override one setting: features.dim=256."),
 ]
 Results = Annotated[Path, typer.Option(help="Folder of all runs.")]
-Checkpoint = Annotated[str, typer.Option(help="A checkpoint's name, such as 0 or 0-0.5.")]
-Targets = Annotated[str, typer.Option(help="A target set's name, as in the settings.")]
+Source = Annotated[
+    str | None,
+    typer.Option(help="The classifier to bring along; without: from `checkpoints.existing`."),
+]
+Checkpoint = Annotated[
+    str, typer.Option(callback=_checkpoint, help="A checkpoint's name, such as 0 or 0-0.5.")
+]
+Targets = Annotated[
+    str, typer.Option(callback=_targets, help="A target set's name, as in the settings.")
+]
 
 
-def _setup(
-    step: str, config: Path | None, overrides: list[str] | None, results: Path, targets: str = ""
-) -> tuple[Layout, Settings]:
-    """The run's paths, and the settings that this step may see."""
-    quiet_libraries()
+def _load(config: Path | None, overrides: list[str] | None) -> Settings:
+    """All settings, with those from the workflow."""
     how = os.environ.get(EXECUTION_VARIABLE)
     given = overrides or []
     if config is None and not any(override.startswith("run=") for override in given):
         config = DEMO
-    settings = load_settings(config, [*([f"{EXECUTION}={how}"] if how else []), *given])
+    return load_settings(config, [*([f"{EXECUTION}={how}"] if how else []), *given])
+
+
+def _view(step: str, settings: Settings, results: Path, targets: str = "") -> tuple[Layout, Settings]:
+    """The run's paths, and the settings that this step may see."""
+    quiet_libraries()
     if targets and targets not in settings.targets:
         raise TrakError(
             f"targets: there is no set `{targets}`; the settings name {', '.join(settings.targets)}"
@@ -64,12 +97,26 @@ def _setup(
     return Layout(results / settings.run), visible
 
 
+def _setup(
+    step: str, config: Path | None, overrides: list[str] | None, results: Path, targets: str = ""
+) -> tuple[Layout, Settings]:
+    """What a step needs."""
+    return _view(step, _load(config, overrides), results, targets)
+
+
 @app.command()
-def model(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
+def model(
+    source: Source = None,
+    config: Config = None,
+    set_: Set = None,
+    results: Results = Path("results"),
+) -> None:
     """Bring the model to fine-tune into the run, or make the demo's."""
     from trak_steps.steps import base_model
 
-    base_model.run(*_setup("model", config, set_, results))
+    settings = _load(config, set_)
+    existing = settings.checkpoints.existing
+    base_model.run(*_view("model", settings, results), source or (existing[0] if existing else None))
 
 
 @app.command()
@@ -93,7 +140,9 @@ def prepare_targets(
 
 @app.command()
 def finetune(
-    training_run: Annotated[int, typer.Option("--run", min=0, help="Which training run, from 0.")],
+    training_run: Annotated[
+        int, typer.Option("--run", min=0, max=9999, help="Which training run, from 0.")
+    ],
     config: Config = None,
     set_: Set = None,
     results: Results = Path("results"),
@@ -107,6 +156,7 @@ def finetune(
 @app.command()
 def import_checkpoint(
     checkpoint: Annotated[int, typer.Option(min=0, help="Place in `checkpoints.existing`.")],
+    source: Source = None,
     config: Config = None,
     set_: Set = None,
     results: Results = Path("results"),
@@ -114,14 +164,21 @@ def import_checkpoint(
     """Bring a classifier that was fine-tuned elsewhere into the run, after checking that it fits."""
     from trak_steps.steps import import_checkpoint
 
-    import_checkpoint.run(*_setup("import-checkpoint", config, set_, results), checkpoint)
+    settings = _load(config, set_)
+    existing = settings.checkpoints.existing
+    if source is None and checkpoint >= len(existing):
+        raise TrakError(f"there is no checkpoint {checkpoint}: checkpoints.existing has {len(existing)}")
+    layout, visible = _view("import-checkpoint", settings, results)
+    import_checkpoint.run(layout, visible, checkpoint, source or existing[checkpoint])
 
 
 @app.command()
 def featurize(
     checkpoint: Checkpoint,
     shard: Annotated[int | None, typer.Option(min=0, help="A shard of the train set.")] = None,
-    targets: Annotated[str | None, typer.Option(help="Or: a target set's name.")] = None,
+    targets: Annotated[
+        str | None, typer.Option(callback=_targets, help="Or: a target set's name.")
+    ] = None,
     config: Config = None,
     set_: Set = None,
     results: Results = Path("results"),
@@ -177,6 +234,40 @@ def summarize(config: Config = None, set_: Set = None, results: Results = Path("
     from trak_steps.steps import summarize
 
     summarize.run(*_setup("summarize", config, set_, results))
+
+
+@app.command()
+def provenance(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
+    """Write what every output of the run was made from to provenance.json."""
+    from trak_steps.steps import provenance
+
+    provenance.run(*_setup("provenance", config, set_, results))
+
+
+@app.command()
+def verify(
+    run: Annotated[Path, typer.Argument(help="results/<run>")],
+) -> None:
+    """Check a run: is anything missing, altered, unfinished, or not made from what is there?"""
+    from trak_steps.audit.verify import verify_run
+
+    found = verify_run(Layout(run))
+    for problem in found.problems:
+        typer.echo(str(problem))
+    typer.echo(found.summary)
+    if found.problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="Any output below results/<run>.")],
+) -> None:
+    """Print what one output is, what it was made from, and whether it is as it was written."""
+    from trak_steps.audit.inspect import describe
+
+    for line in describe(path):
+        typer.echo(line)
 
 
 @app.command()

@@ -15,6 +15,14 @@ class Layout:
 
     root: Path
 
+    def name(self, path: Path) -> str:
+        """A path of the run as manifests name it: relative, with forward slashes."""
+        return path.relative_to(self.root).as_posix()
+
+    def lock(self, what: str) -> Path:
+        """A lock of the run, or of a part of it."""
+        return self.root / ".locks" / what
+
     @property
     def model(self) -> Path:
         """The model to fine-tune: configuration, tokenizer and, unless from scratch, weights."""
@@ -65,6 +73,11 @@ class Layout:
     def summary(self) -> Path:
         """The run's figures."""
         return self.root / "summary.json"
+
+    @property
+    def provenance(self) -> Path:
+        """What every output was made from, from the scores back to the source."""
+        return self.root / "provenance.json"
 
 
 def shard_names(n: int, shard_size: int) -> list[str]:

@@ -72,10 +72,10 @@ def test_an_adapter_goes_from_its_folder_to_scores(adapter: Path, tmp_path: Path
         dataset={"train_size": 20}, checkpoints={"existing": [str(adapter)], "keep": [1.0]}
     )
     layout = Layout(tmp_path / "run")
-    base_model.run(layout, settings)
+    base_model.run(layout, settings, settings.checkpoints.existing[0])
     prepare.run_train(layout, settings)
     prepare_targets.run(layout, settings, "validation")
-    import_checkpoint.run(layout, settings, 0)
+    import_checkpoint.run(layout, settings, 0, settings.checkpoints.existing[0])
     attribute(layout, settings)
     store = FeatureStore.open(layout.train_shard("0", "00000"))
     assert store.features(0, 20).any()

@@ -171,12 +171,12 @@ def test_existing_checkpoints_are_scored_and_nothing_is_trained(
     existing = [str(layout.checkpoint("0")), str(layout.checkpoint("0-0.5"))]
     settings = small_settings(checkpoints={"existing": existing})
     run = Layout(tmp_path / "run")
-    base_model.run(run, settings)
+    base_model.run(run, settings, settings.checkpoints.existing[0])
     assert not list(run.model.glob("*.safetensors"))
     prepare.run_train(run, settings)
     prepare_targets.run(run, settings, "validation")
     for checkpoint in (0, 1):
-        import_checkpoint.run(run, settings, checkpoint)
+        import_checkpoint.run(run, settings, checkpoint, settings.checkpoints.existing[checkpoint])
     attribute(run, settings)
     assert json.loads(run.summary.read_text())["checkpoints"] == ["0", "1"]
     assert not (run.root / "training").exists()
@@ -191,12 +191,12 @@ def test_an_existing_checkpoint_that_does_not_fit_is_refused(
     classifier("bert", 5).save_pretrained(wrong)
     settings = small_settings(checkpoints={"existing": [str(layout.checkpoint("0")), str(wrong)]})
     run = Layout(tmp_path / "run")
-    base_model.run(run, settings)
+    base_model.run(run, settings, settings.checkpoints.existing[0])
     prepare.run_train(run, settings)
     with pytest.raises(
         TrakError, match=r"checkpoints\.existing: .*wrong: has 5 classes, the data has 2"
     ):
-        import_checkpoint.run(run, settings, 1)
+        import_checkpoint.run(run, settings, 1, settings.checkpoints.existing[1])
     assert not run.checkpoint("1").exists()
 
 
@@ -218,16 +218,16 @@ def test_existing_checkpoints_keep_the_order_of_their_classes(
         (folder / "config.json").write_text(json.dumps(values))
     run = Layout(tmp_path / "run")
     settings = small_settings(checkpoints={"existing": [str(first), str(turned)]})
-    base_model.run(run, settings)
+    base_model.run(run, settings, settings.checkpoints.existing[0])
     prepare.run_train(run, settings)
     rows, original = PreparedRows.load(run.train), PreparedRows.load(layout.train)
     assert rows.label_names == ["not_entailment", "entailment"]
     assert (rows.column("label") == 1 - original.column("label")).all()
-    import_checkpoint.run(run, settings, 0)
+    import_checkpoint.run(run, settings, 0, settings.checkpoints.existing[0])
     with pytest.raises(TrakError, match=r"turned has its classes in the order entailment, not_ent"):
-        import_checkpoint.run(run, settings, 1)
+        import_checkpoint.run(run, settings, 1, settings.checkpoints.existing[1])
     other = small_settings(checkpoints={"existing": [str(foreign)]})
-    base_model.run(run, other)
+    base_model.run(run, other, str(foreign))
     with pytest.raises(TrakError, match=r"foreign has the classes cat, dog, the data has entailment"):
         prepare.run_train(run, other)
 

@@ -127,7 +127,7 @@ def test_runs_and_states_differ(
     assert not torch.equal(first["classifier.weight"], half["classifier.weight"])
     assert not torch.equal(first["classifier.weight"], second["classifier.weight"])
     manifest = json.loads((layout.checkpoint("0-0.5") / "manifest.json").read_text())
-    assert (manifest["settings"]["fraction"], manifest["settings"]["seed"]) == (0.5, 0)
+    assert (manifest["details"]["fraction"], manifest["settings"]["seed"]) == (0.5, 0)
 
 
 def test_a_training_that_diverges_names_the_setting(fresh: Callable[[str], Layout]) -> None:

@@ -26,7 +26,9 @@ TINY: dict[str, Any] = {
     "scores": {"top": 3},
     "execution": {"memory_mb": 256},
 }
-AFTER_SCORE = {"rank": 1, "summarize": 1}
+AFTER_SUMMARY = {"provenance": 1}
+AFTER_RANK = {"summarize": 1, **AFTER_SUMMARY}
+AFTER_SCORE = {"rank": 1, **AFTER_RANK}
 AFTER_KERNEL = {"score": 1, **AFTER_SCORE}
 AFTER_FEATURES = {"kernel": 2, **AFTER_KERNEL}
 FEATURES = {"featurize": 4, "featurize_targets": 2}

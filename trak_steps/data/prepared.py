@@ -1,25 +1,35 @@
 """Rows that are chosen, labelled and tokenised: the folder ``data/train`` or ``data/targets/<set>``.
 
-The folder holds an Arrow data set (``rows``) and a manifest. Columns: ``row`` (id in the source),
-the text columns under their own names, ``label``, ``flipped``, ``group`` where one is set, and the
-tokenizer's ``input_ids`` (with ``token_type_ids`` where the model has them), without padding.
+The folder holds an Arrow data set (``rows``), the digest of each row (``digests.npy``) and a
+manifest. Columns: ``row`` (id in the source), the text columns under their own names, ``label``,
+``flipped``, ``group`` where one is set, and the tokenizer's ``input_ids`` (with ``token_type_ids``
+where the model has them), without padding.
+
+A row's digest is of what a model sees of it and is asked about it: id, tokens and label. So one
+knows what some rows of a set are, without reading the others, and a larger set that begins with the
+same rows is known to do so.
 """
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from trak_steps.data.digests import DIGESTS, load_digests, rows_content
 from trak_steps.errors import TrakError
 from trak_steps.store.atomic import complete_or_absent
-from trak_steps.store.manifest import Manifest
+from trak_steps.store.manifest import FILE, Manifest, digest_json
+from trak_steps.store.tree import check_tree
 
 ROWS = "rows"
+TOKENS = ("input_ids", "token_type_ids")
 
 
 @dataclass(frozen=True)
@@ -29,29 +39,55 @@ class PreparedRows:
     path: Path
     manifest: Manifest
     rows: datasets.Dataset
+    digests: NDArray[np.uint8]
 
     @classmethod
     def load(cls, path: Path) -> "PreparedRows":
-        """Open a prepared folder. Raises TrakError if it is missing or not whole."""
+        """Open a prepared folder. Raises TrakError if it is missing, not whole, or was altered."""
+        return cls._load(path, large=True)
+
+    @classmethod
+    def open(cls, path: Path) -> "PreparedRows":
+        """Open a prepared folder of which only some rows will be read, by :meth:`inputs`."""
+        return cls._load(path, large=False)
+
+    @classmethod
+    def _load(cls, path: Path, *, large: bool) -> "PreparedRows":
         manifest = Manifest.load(path, "data")
+        check_tree(
+            path,
+            manifest.files,
+            but=(FILE,),
+            only=lambda name: large or not name.endswith(".arrow"),
+        )
         try:
             rows = datasets.load_from_disk(str(path / ROWS))
         except Exception as error:  # whatever pyarrow and datasets raise for damaged files
             raise TrakError(f"{path}: its rows cannot be read ({error}); rerun prepare") from error
-        if len(rows) != manifest.details["rows"]:
+        digests = load_digests(path)
+        if not len(rows) == len(digests) == manifest.details["rows"]:
             raise TrakError(
-                f"{path}: holds {len(rows)} rows, its manifest says {manifest.details['rows']}; "
-                "rerun prepare"
+                f"{path}: holds {len(rows)} rows and {len(digests)} digests, its manifest says "
+                f"{manifest.details['rows']} rows; rerun prepare"
             )
-        return cls(path, manifest, rows)
+        return cls(path, manifest, rows, digests)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
-    def digest(self) -> str:
-        """The digest of the rows' content."""
+    def content(self) -> str:
+        """The digest of what models see of all rows, and of the classes."""
         return self.manifest.content
+
+    def content_of(self, start: int, stop: int) -> str:
+        """The same of the rows from ``start`` to ``stop``."""
+        return rows_content(self.digests[start:stop], self.classes)
+
+    @property
+    def classes(self) -> str:
+        """The digest of the classes, their names and their order."""
+        return str(self.manifest.details["classes_digest"])
 
     @property
     def text_columns(self) -> list[str]:
@@ -74,21 +110,106 @@ class PreparedRows:
         values: NDArray[Any] = table[name].to_numpy(zero_copy_only=False)
         return values
 
+    def inputs(self, start: int, stop: int) -> pa.Table:
+        """What models see of the rows from ``start`` to ``stop``: ``row``, ``label`` and tokens.
+
+        Raises:
+            TrakError: if a row is not what its digest says.
+        """
+        try:
+            table = _inputs(self.rows).with_format("arrow")[start:stop].combine_chunks()
+            wrong = np.flatnonzero((digest_inputs(table) != self.digests[start:stop]).any(axis=1))
+        except (pa.ArrowException, ValueError, OSError) as error:
+            raise TrakError(f"{self.path}: its rows cannot be read ({error}); rerun prepare") from error
+        if wrong.size:
+            raise TrakError(
+                f"{self.path}: row {start + wrong[0]} is damaged or was altered after it was written; "
+                "delete the folder and rerun prepare"
+            )
+        return table
+
     def tokens(self, start: int, stop: int) -> list[dict[str, list[int]]]:
         """The tokenizer's output for the rows from ``start`` to ``stop``, one mapping a row."""
-        names = [name for name in ("input_ids", "token_type_ids") if name in self.rows.column_names]
-        part = self.rows.select_columns(names)[start:stop]
-        return [
-            dict(zip(names, values, strict=True))
-            for values in zip(*(part[name] for name in names), strict=True)
-        ]
+        return token_lists(self.inputs(start, stop))
 
 
-def save(path: Path, rows: datasets.Dataset, manifest: Manifest) -> None:
-    """Write a prepared folder, complete or absent."""
+def token_lists(inputs: pa.Table) -> list[dict[str, list[int]]]:
+    """The tokens in a table of inputs, one mapping a row."""
+    names = [name for name in TOKENS if name in inputs.column_names]
+    return [
+        dict(zip(names, values, strict=True))
+        for values in zip(*(inputs[name].to_pylist() for name in names), strict=True)
+    ]
+
+
+def save(path: Path, rows: datasets.Dataset, manifest: Manifest, classes: dict[str, Any]) -> None:
+    """Write a prepared folder, complete or absent.
+
+    Args:
+        path: where.
+        rows: n rows with the columns named above.
+        manifest: without content, which is filled in.
+        classes: JSON values that say what the labels mean; they go to the manifest's details.
+    """
+    digests = _digests(rows)
+    known = digest_json(classes)
+    details = {**manifest.details, **classes, "rows": len(rows), "classes_digest": known}
+    details["table_digest"] = digest_rows(rows, rows.column_names)
     with complete_or_absent(path) as folder:
         rows.save_to_disk(str(folder / ROWS), num_proc=None)
-        manifest.save(folder)
+        np.save(folder / DIGESTS, digests)
+        Manifest(
+            manifest.kind,
+            made_from=manifest.made_from,
+            settings=manifest.settings,
+            code=manifest.code,
+            content=rows_content(digests, known),
+            details=details,
+        ).save(folder)
+
+
+def _inputs(rows: datasets.Dataset) -> datasets.Dataset:
+    names = [name for name in TOKENS if name in rows.column_names]
+    return rows.select_columns(["row", "label", *names])
+
+
+def _digests(rows: datasets.Dataset) -> NDArray[np.uint8]:
+    """The digest of each row, [n, 32]."""
+    inputs = _inputs(rows).with_format("arrow")
+    parts = [digest_inputs(table.combine_chunks()) for table in inputs.iter(batch_size=1000)]
+    return np.concatenate(parts)
+
+
+def digest_inputs(table: pa.Table) -> NDArray[np.uint8]:
+    """The SHA-256 of each row's id, label and tokens, [n, 32].
+
+    Args:
+        table: columns ``row`` and ``label`` of numbers, and lists of integers.
+    """
+    n = len(table)
+    parts: list[list[bytes]] = []
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        if isinstance(column, pa.ChunkedArray):  # what combining gives for no chunk at all
+            column = pa.concat_arrays(column.chunks) if column.chunks else pa.array([], column.type)
+        if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+            values = column.flatten().to_numpy(zero_copy_only=False).astype("<i8").tobytes()
+            ends = 8 * np.cumsum([0, *column.value_lengths().to_pylist()])
+            cells = [values[a:b] for a, b in pairwise(ends)]
+        else:
+            numbers = column.to_numpy(zero_copy_only=False)
+            data = numbers.astype("<f8" if numbers.dtype.kind == "f" else "<i8").tobytes()
+            cells = [data[8 * i : 8 * i + 8] for i in range(n)]
+        parts.append(cells)
+    head = "\0".join(table.column_names).encode()
+    digests = bytearray()
+    for cells_of_row in zip(*parts, strict=True):
+        digest = hashlib.sha256(head)
+        for cell in cells_of_row:
+            digest.update(len(cell).to_bytes(8, "little"))
+            digest.update(cell)
+        digests += digest.digest()
+    return np.frombuffer(bytes(digests), np.uint8).reshape(n, 32)
 
 
 def digest_rows(rows: datasets.Dataset, columns: Sequence[str]) -> str:

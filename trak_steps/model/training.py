@@ -3,21 +3,22 @@
 The work folder holds one training run's unfinished state:
 
 * ``recipe.json``: what is being trained. Another recipe in the same folder starts afresh.
-* ``trainer/checkpoint-N`` with a file ``complete``: a state to resume from. Without that file, the
-  save was interrupted and the state is not used.
-* ``states/<fraction>``: kept states of the model, complete or absent.
+* ``trainer/checkpoint-N`` with a manifest: a state to resume from. Without one, or if a file differs
+  from it, the save was interrupted or the disk damaged it, and the state is not used.
+* ``states/<fraction>``: kept states of the model, with a manifest, complete or absent.
 """
 
 import json
 import math
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
+from safetensors import SafetensorError
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedModel,
@@ -32,9 +33,17 @@ from transformers import (
 
 from trak_steps.errors import TrakError
 from trak_steps.progress import say
-from trak_steps.store.atomic import complete_or_absent
+from trak_steps.store.artefact import check_artefact
+from trak_steps.store.atomic import cannot_be_written, complete_or_absent, flush
+from trak_steps.store.manifest import Manifest
 
-COMPLETE = "complete"
+CANNOT_WRITE = (
+    "No space left",
+    "PytorchStreamWriter",
+    "inline_container",
+    "I/O error",
+    "too large",
+)
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,7 @@ def finetune(
     _start_or_resume(work, {**identity, "recipe": _plain(recipe)})
     steps = recipe.steps(len(rows))
     states = {fraction: work / "states" / f"{fraction:g}" for fraction in recipe.keep}
+    _drop_if_damaged(work, states.values())
     set_seed(recipe.seed)
     trainer = Trainer(
         model=make_model(),
@@ -102,7 +112,15 @@ def finetune(
     )
     last = _last_complete(work / "trainer")
     say(f"training {steps} steps" + (f", resuming at {last.name}" if last else ""))
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    try:
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+    except OSError as error:
+        raise TrakError(cannot_be_written(work, error)) from error
+    except (SafetensorError, RuntimeError) as error:
+        # What safetensors and torch say of a disk that is full, in place of an OSError.
+        if any(sign in str(error) for sign in CANNOT_WRITE):
+            raise TrakError(f"{work}: cannot be written ({error}); is the disk full?") from error
+        raise
     missing = [fraction for fraction, folder in states.items() if not folder.is_dir()]
     if missing:
         raise TrakError(f"{work}: the state at {missing[0]:g} was not kept; delete it and rerun")
@@ -151,6 +169,7 @@ class _KeepStates(TrainerCallback):  # type: ignore[misc]
             if step == state.global_step:
                 with complete_or_absent(path) as folder:
                     kwargs["model"].save_pretrained(folder)
+                    Manifest("state").save(folder)
 
 
 class _MarkSaves(TrainerCallback):  # type: ignore[misc]
@@ -160,7 +179,10 @@ class _MarkSaves(TrainerCallback):  # type: ignore[misc]
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Runs after the Trainer wrote the last file of a state."""
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        flush(folder)
+        Manifest("training").save(folder)
+        flush(folder)
 
 
 def _start_or_resume(work: Path, identity: dict[str, Any]) -> None:
@@ -176,15 +198,31 @@ def _start_or_resume(work: Path, identity: dict[str, Any]) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def _drop_if_damaged(work: Path, states: Iterable[Path]) -> None:
+    """A kept state that is damaged cannot be had again from a later state of the training."""
+    try:
+        for state in states:
+            if state.is_dir():
+                check_artefact(state, "state")
+    except TrakError as error:
+        say(f"trained from the beginning: {error}")
+        for folder in (work / "states", work / "trainer"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _last_complete(folder: Path) -> Path | None:
-    """The newest whole state; interrupted ones are removed."""
-    complete: list[tuple[int, Path]] = []
-    for path in folder.glob("checkpoint-*"):
-        if (path / COMPLETE).is_file():
-            complete.append((int(path.name.removeprefix("checkpoint-")), path))
-        else:
+    """The newest whole state; interrupted and damaged ones are removed."""
+    states = [(int(path.name.removeprefix("checkpoint-")), path) for path in folder.glob("checkpoint-*")]
+    last: Path | None = None
+    for _, path in sorted(states):
+        try:
+            check_artefact(path, "training")
+        except TrakError as error:
+            say(f"not resumed from: {error}")
             shutil.rmtree(path)
-    return max(complete)[1] if complete else None
+        else:
+            last = path
+    return last
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:

@@ -7,21 +7,27 @@ from trak_steps.config import Settings
 from trak_steps.data.labels import require_column
 from trak_steps.data.source import load_split
 from trak_steps.data.tasks import text_columns
+from trak_steps.fingerprint import fingerprint
 from trak_steps.layout import Layout
 from trak_steps.model.demo import make_demo_model
 from trak_steps.model.fetch import fetch_model
 from trak_steps.progress import say
 from trak_steps.store.atomic import complete_or_absent
-from trak_steps.store.manifest import Manifest, digest_files
+from trak_steps.store.manifest import Manifest
 
 
-def run(layout: Layout, settings: Settings) -> None:
-    """Write ``model/``: configuration, tokenizer and, unless from scratch, weights."""
-    model, existing = settings.model, settings.checkpoints.existing
+def run(layout: Layout, settings: Settings, existing: str | None = None) -> None:
+    """Write ``model/``: configuration, tokenizer and, unless from scratch, weights.
+
+    Args:
+        layout, settings: of the run.
+        existing: the first of the checkpoints that are brought along.
+    """
+    model = settings.model
     with complete_or_absent(layout.model) as folder:
         if existing:
             fetch_model(
-                existing[0],
+                existing,
                 folder,
                 setting="checkpoints.existing",
                 weights=False,
@@ -37,7 +43,13 @@ def run(layout: Layout, settings: Settings) -> None:
                 weights=True,
                 trust_remote_code=model.trust_remote_code,
             )
-        Manifest("model", content=digest_files(list(folder.iterdir()))).save(folder)
+        source = existing or model.name_or_path
+        Manifest(
+            "model",
+            settings={"trust_remote_code": model.trust_remote_code},
+            code=fingerprint("steps.base_model"),
+            details={"source": source, "classifier": bool(existing)},
+        ).save(folder)
     say(f"wrote {layout.model}")
 
 

@@ -7,9 +7,10 @@ import torch
 
 from trak_steps.config import Settings
 from trak_steps.config.settings import FeatureSettings
-from trak_steps.data.prepared import PreparedRows
+from trak_steps.data.prepared import PreparedRows, token_lists
 from trak_steps.errors import TrakError
 from trak_steps.features import compute_features
+from trak_steps.fingerprint import fingerprint
 from trak_steps.gradients.budget import tokens_at_once
 from trak_steps.gradients.functional import FunctionalGradients
 from trak_steps.gradients.hooks import HookedGradients
@@ -23,11 +24,14 @@ from trak_steps.gradients.rows import Row
 from trak_steps.gradients.selfcheck import check_gradients
 from trak_steps.gradients.source import GradientSource, select_parameters
 from trak_steps.layout import Layout
+from trak_steps.lineage import Lineage
 from trak_steps.model.device import pick_device
 from trak_steps.model.load import load_classifier
 from trak_steps.progress import counter, say
 from trak_steps.projection import DenseProjection, FoldProjection, Parameter, Projection
 from trak_steps.projection.base import projection_key, total_size
+from trak_steps.steps.identity import feature_settings, recipe_settings
+from trak_steps.store.artefact import check_artefact
 from trak_steps.store.codecs import codec_arguments
 from trak_steps.store.features import save_features
 from trak_steps.store.manifest import Manifest
@@ -37,7 +41,7 @@ MIB = 2**20
 
 def run_train(layout: Layout, settings: Settings, checkpoint: str, shard: int) -> None:
     """Write ``features/<m>/train/<shard>.zarr``."""
-    rows = PreparedRows.load(layout.train)
+    rows = PreparedRows.open(layout.train)
     start = shard * settings.features.shard_size
     stop = min(start + settings.features.shard_size, len(rows))
     if start >= stop:
@@ -51,7 +55,7 @@ def run_train(layout: Layout, settings: Settings, checkpoint: str, shard: int) -
 
 def run_targets(layout: Layout, settings: Settings, checkpoint: str, targets: str) -> None:
     """Write ``features/<m>/targets/<set>.zarr``."""
-    rows = PreparedRows.load(layout.targets(targets))
+    rows = PreparedRows.open(layout.targets(targets))
     path = layout.target_features(checkpoint, targets)
     _featurize(layout, settings, checkpoint, rows, 0, len(rows), path)
 
@@ -66,6 +70,10 @@ def _featurize(
     path: Path,
 ) -> None:
     folder = layout.checkpoint(checkpoint)
+    of_checkpoint = _check_inputs(layout, settings, checkpoint, rows)
+    rows_name = layout.name(rows.path)
+    if rows.path == layout.train:
+        rows_name += f"#{start}:{stop}"
     chosen = settings.features
     device = pick_device(settings.execution.device)
     precision = _precision(chosen, device)
@@ -78,10 +86,10 @@ def _featurize(
         # For torch.func, since the fused ones have no batching rule and would run row by row.
         attention="eager" if chosen.gradients == "functional" else None,
     )
-    labels = rows.column("label", start, stop).tolist()
+    inputs = rows.inputs(start, stop)
     tokenised = [
         Row(label=label, **tokens)
-        for label, tokens in zip(labels, rows.tokens(start, stop), strict=True)
+        for label, tokens in zip(inputs["label"].to_pylist(), token_lists(inputs), strict=True)
     ]
     output = _model_output(chosen, rows)
     parameters = select_parameters(model, chosen.parameters.include, chosen.parameters.exclude)
@@ -105,7 +113,7 @@ def _featurize(
     projection = _projection(chosen, parameters, settings.seed, checkpoint, device)
     say(f"{path}: {stop - start} rows, {size:,} parameters to {chosen.dim} dimensions on {device}")
     check_gradients(model, output, source, projection, tokenised, precision)
-    ids = rows.column("row", start, stop)
+    ids = inputs["row"].to_numpy(zero_copy_only=False)
     with counter(stop - start, "features", "row") as advance:
         features = compute_features(
             source,
@@ -119,15 +127,11 @@ def _featurize(
     manifest = Manifest(
         "features",
         made_from={
-            "data": rows.digest,
-            "checkpoint": Manifest.load(folder, "checkpoint").content,
+            layout.name(folder): of_checkpoint.content,
+            rows_name: rows.content_of(start, stop),
         },
-        settings={
-            **chosen.model_dump(exclude={"shard_size", "codec", "keep_bits"}),
-            "seed": settings.seed,
-            "checkpoint": checkpoint,
-            "size": size,
-        },
+        settings={**feature_settings(settings), "checkpoint": checkpoint, "size": size},
+        code=fingerprint("steps.featurize"),
         details={"start": start, "stop": stop, "codec": chosen.codec, "keep_bits": chosen.keep_bits},
     )
     columns = {
@@ -139,6 +143,27 @@ def _featurize(
     codec = codec_arguments(chosen.codec, chosen.keep_bits, chosen.dtype)
     save_features(path, features.features, columns, manifest, codec)
     say(f"wrote {path}")
+
+
+def _check_inputs(layout: Layout, settings: Settings, checkpoint: str, rows: PreparedRows) -> Manifest:
+    """The checkpoint's manifest, after checking that it, the rows and the settings fit together."""
+    folder = layout.checkpoint(checkpoint)
+    manifest = check_artefact(folder, "checkpoint")
+    lineage = Lineage(layout)
+    lineage.check(folder, manifest)
+    lineage.check(rows.path, rows.manifest)
+    model = layout.name(layout.model)
+    rows.manifest.require(
+        rows.path, made_from={model: manifest.made_from[model]}, settings={"seed": settings.seed}
+    )
+    if manifest.details["checkpoint"] != checkpoint:
+        raise TrakError(
+            f"{folder}: holds checkpoint {manifest.details['checkpoint']}; delete it and rerun"
+        )
+    if manifest.settings:  # trained here, not brought along
+        run = int(checkpoint.partition("-")[0])
+        manifest.require(folder, settings=recipe_settings(settings, run))
+    return manifest
 
 
 def _model_output(chosen: FeatureSettings, rows: PreparedRows) -> ModelOutput:

@@ -8,20 +8,29 @@ import torch
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
+from trak_steps.fingerprint import fingerprint
 from trak_steps.layout import Layout, state_name
+from trak_steps.lineage import Lineage
 from trak_steps.model.device import pick_device
 from trak_steps.model.load import load_classifier, load_for_training, load_tokenizer
 from trak_steps.model.training import Recipe, finetune
 from trak_steps.progress import say
+from trak_steps.steps.identity import recipe_settings
+from trak_steps.steps.prepare import load_model_folder
+from trak_steps.store.artefact import check_artefact
 from trak_steps.store.atomic import complete_or_absent
-from trak_steps.store.manifest import Manifest, digest_files
+from trak_steps.store.lock import one_at_a_time
+from trak_steps.store.manifest import FILE, Manifest
 
 
 def run(layout: Layout, settings: Settings, training_run: int) -> None:
     """Write ``checkpoints/<m>`` for each kept state of one run."""
     train = PreparedRows.load(layout.train)
-    base = Manifest.load(layout.model, "model")
-    trust = settings.model.trust_remote_code
+    base = load_model_folder(layout)
+    Lineage(layout).check(train.path, train.manifest)
+    train.manifest.require(
+        train.path, settings={"seed": settings.seed, "max_length": settings.model.max_length}
+    )
     recipe = Recipe(
         **settings.finetune.model_dump(),
         seed=settings.seed + training_run,
@@ -33,8 +42,62 @@ def run(layout: Layout, settings: Settings, training_run: int) -> None:
             f"execution.device: training uses the first GPU it sees, not {device}; set "
             f"CUDA_VISIBLE_DEVICES={device.index} and execution.device: cuda"
         )
+    made_from = {
+        layout.name(layout.model): base.content,
+        layout.name(train.path): train.content,
+    }
+    manifests = {
+        fraction: Manifest(
+            "checkpoint",
+            made_from=made_from,
+            settings=recipe_settings(settings, training_run),
+            code=fingerprint("steps.finetune"),
+            details={
+                "checkpoint": state_name(str(training_run), fraction),
+                "fraction": fraction,
+                "keep": list(recipe.keep),
+            },
+        )
+        for fraction in recipe.keep
+    }
     work = layout.training(str(training_run))
-    made_from = {"model": base.content, "data": train.digest}
+
+    def wait(holder: str) -> None:
+        say(f"{work}: waiting for process {holder}, which trains the same run")
+
+    with one_at_a_time(layout.lock(f"training-{training_run}"), wait) as waited:
+        if waited and _are_made(layout, manifests):
+            say("the other process has made these checkpoints")
+            return
+        _train(layout, settings, train, recipe, manifests, work, device.type == "cpu")
+
+
+def _are_made(layout: Layout, manifests: dict[float, Manifest]) -> bool:
+    """Whether all of these checkpoints are there, whole, and made from the same things."""
+    for manifest in manifests.values():
+        path = layout.checkpoint(str(manifest.details["checkpoint"]))
+        try:
+            check_artefact(path, "checkpoint").require(
+                path,
+                made_from=manifest.made_from,
+                settings=manifest.settings,
+                code=manifest.code,
+            )
+        except TrakError:
+            return False
+    return True
+
+
+def _train(
+    layout: Layout,
+    settings: Settings,
+    train: PreparedRows,
+    recipe: Recipe,
+    manifests: dict[float, Manifest],
+    work: Path,
+    cpu: bool,
+) -> None:
+    trust = settings.model.trust_remote_code
     inputs = [name for name in ("input_ids", "token_type_ids") if name in train.rows.column_names]
     states = finetune(
         lambda: load_for_training(
@@ -47,20 +110,24 @@ def run(layout: Layout, settings: Settings, training_run: int) -> None:
         train.rows.select_columns([*inputs, "label"]).rename_column("label", "labels"),
         recipe,
         work=work,
-        identity=made_from,
+        identity={
+            "made_from": dict(manifests[recipe.keep[-1]].made_from),
+            "code": manifests[recipe.keep[-1]].code,
+        },
         save_every=settings.execution.save_every,
-        cpu=device.type == "cpu",
+        cpu=cpu,
     )
     for fraction, state in states.items():
         _check(state, train, trust)
-        path = layout.checkpoint(state_name(str(training_run), fraction))
-        _save(path, state, layout.model, recipe, fraction, made_from)
+        path = layout.checkpoint(str(manifests[fraction].details["checkpoint"]))
+        _save(path, state, layout.model, manifests[fraction])
         say(f"wrote {path}")
     shutil.rmtree(work)
 
 
 def _check(state: Path, train: PreparedRows, trust_remote_code: bool) -> None:
     """A training that diverged leaves weights that are not finite: better to stop here."""
+    check_artefact(state, "state")
     try:
         load_classifier(
             state,
@@ -75,23 +142,12 @@ def _check(state: Path, train: PreparedRows, trust_remote_code: bool) -> None:
         ) from error
 
 
-def _save(
-    path: Path,
-    state: Path,
-    base: Path,
-    recipe: Recipe,
-    fraction: float,
-    made_from: dict[str, str],
-) -> None:
+def _save(path: Path, state: Path, base: Path, manifest: Manifest) -> None:
     """The state with the tokenizer's files, so that the folder loads on its own."""
     with complete_or_absent(path) as folder:
-        shutil.copytree(state, folder)
+        shutil.copytree(state, folder, ignore=shutil.ignore_patterns(FILE))
         for file in base.iterdir():
-            if file.suffix in (".json", ".txt", ".model") and not (folder / file.name).exists():
+            wanted = file.suffix in (".json", ".txt", ".model") and file.name != FILE
+            if wanted and not (folder / file.name).exists():
                 shutil.copyfile(file, folder / file.name)
-        Manifest(
-            "checkpoint",
-            made_from=made_from,
-            settings={**vars(recipe), "keep": None, "fraction": fraction},
-            content=digest_files([folder / "config.json", *folder.glob("*.safetensors")]),
-        ).save(folder)
+        manifest.save(folder)

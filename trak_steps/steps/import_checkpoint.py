@@ -9,27 +9,32 @@ from trak_steps.config import Settings
 from trak_steps.data.labels import Labels, in_the_order_of
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
+from trak_steps.fingerprint import fingerprint
 from trak_steps.layout import Layout
-from trak_steps.model.fetch import ADAPTER, fetch_model
+from trak_steps.model.fetch import fetch_model
 from trak_steps.model.load import load_classifier
 from trak_steps.progress import say
+from trak_steps.steps.prepare import load_model_folder
 from trak_steps.store.atomic import complete_or_absent
-from trak_steps.store.manifest import Manifest, digest_files
+from trak_steps.store.manifest import Manifest
 
 
-def run(layout: Layout, settings: Settings, checkpoint: int) -> None:
-    """Write ``checkpoints/<m>`` after checking that it fits the data."""
-    train = PreparedRows.load(layout.train)
-    existing = settings.checkpoints.existing
-    if checkpoint >= len(existing):
-        raise TrakError(f"there is no checkpoint {checkpoint}: checkpoints.existing has {len(existing)}")
-    named = existing[checkpoint]
+def run(layout: Layout, settings: Settings, checkpoint: int, named: str) -> None:
+    """Write ``checkpoints/<m>`` after checking that it fits the data.
+
+    Args:
+        layout, settings: of the run.
+        checkpoint: its number.
+        named: the folder or hub id that is brought along.
+    """
+    train = PreparedRows.open(layout.train)
+    model = load_model_folder(layout)
     trust = settings.model.trust_remote_code
     path = layout.checkpoint(str(checkpoint))
     with complete_or_absent(path) as folder:
         fetch_model(named, folder, setting="checkpoints.existing", weights=True, trust_remote_code=trust)
         try:
-            model = load_classifier(
+            classifier = load_classifier(
                 folder,
                 outputs=train.outputs,
                 device=torch.device("cpu"),
@@ -37,20 +42,16 @@ def run(layout: Layout, settings: Settings, checkpoint: int) -> None:
             )
         except TrakError as error:
             raise TrakError(str(error).replace(str(folder), f"checkpoints.existing: {named}")) from error
-        _require_same_order(train, model.config.id2label, named)
+        _require_same_order(train, classifier.config.id2label, named)
         _require_same_vocabulary(folder, layout.model, named, trust)
-        adapter = folder.glob(f"{ADAPTER}/*.json")
         Manifest(
             "checkpoint",
-            made_from={"model": Manifest.load(layout.model, "model").content},
-            content=digest_files(
-                [
-                    folder / "config.json",
-                    *folder.rglob("*.safetensors"),
-                    *adapter,
-                ]
-            ),
-            details={"source": named},
+            made_from={
+                layout.name(layout.model): model.content,
+                f"{layout.name(train.path)}#classes": train.classes,
+            },
+            code=fingerprint("steps.import_checkpoint"),
+            details={"source": named, "checkpoint": path.name},
         ).save(folder)
     say(f"wrote {path}")
 

@@ -4,20 +4,21 @@ import torch
 
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
+from trak_steps.fingerprint import fingerprint
 from trak_steps.kernel.gram import factor_kernel, sum_kernel
-from trak_steps.layout import Layout, shard_names
+from trak_steps.layout import Layout
 from trak_steps.model.device import pick_device
 from trak_steps.progress import progress, say
-from trak_steps.store.features import TrainFeatures
+from trak_steps.steps.identity import kernel_settings
+from trak_steps.steps.parts import open_train_features
 from trak_steps.store.kernel import save_kernel
 from trak_steps.store.manifest import Manifest
 
 
 def run(layout: Layout, settings: Settings, checkpoint: str) -> None:
     """Write ``kernel/<m>.zarr``."""
-    train = PreparedRows.load(layout.train)
-    shards = shard_names(len(train), settings.features.shard_size)
-    features = TrainFeatures([layout.train_shard(checkpoint, shard) for shard in shards], len(train))
+    train = PreparedRows.open(layout.train)
+    features = open_train_features(layout, settings, checkpoint, train)
     rows_at_once = max(1, settings.execution.memory_mb * 2**20 // (2 * 12 * features.dim))
     starts = range(0, len(train), rows_at_once)
     blocks = (
@@ -28,8 +29,9 @@ def run(layout: Layout, settings: Settings, checkpoint: str) -> None:
     factor = factor_kernel(kernel, n, settings.kernel.ridge)
     manifest = Manifest(
         "kernel",
-        made_from=features.manifest.made_from,
-        settings={**features.manifest.settings, "ridge": settings.kernel.ridge},
+        made_from={layout.name(shard.path): shard.manifest.content for shard in features.shards},
+        settings={**kernel_settings(settings), "checkpoint": checkpoint},
+        code=fingerprint("steps.kernel"),
         details={"rows": n},
     )
     path = layout.kernel(checkpoint)

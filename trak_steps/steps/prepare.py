@@ -11,15 +11,18 @@ from transformers import AutoConfig, PreTrainedTokenizerBase
 
 from trak_steps.config import Settings
 from trak_steps.data.labels import Labels, encode, in_the_order_of, labels_of, require_column
-from trak_steps.data.prepared import PreparedRows, digest_rows, save
+from trak_steps.data.prepared import PreparedRows, save
 from trak_steps.data.select import check_texts, choose_rows, flip_labels, row_ids
 from trak_steps.data.source import load_split
 from trak_steps.data.tasks import text_columns
 from trak_steps.errors import TrakError
+from trak_steps.fingerprint import fingerprint
 from trak_steps.layout import Layout
 from trak_steps.model.load import load_tokenizer
 from trak_steps.progress import say
-from trak_steps.store.manifest import Manifest
+from trak_steps.steps.identity import row_settings
+from trak_steps.store.manifest import FILE, Manifest
+from trak_steps.store.tree import check_tree
 
 
 def run_train(layout: Layout, settings: Settings) -> None:
@@ -28,11 +31,12 @@ def run_train(layout: Layout, settings: Settings) -> None:
     where = f"split `{dataset.train_split}`"
     source = load_source(settings, dataset.train_split)
     labels = labels_of(source, dataset.label, where)
-    if settings.checkpoints.existing:
+    model = load_model_folder(layout)
+    if model.details["classifier"]:
         config = AutoConfig.from_pretrained(
             layout.model, trust_remote_code=settings.model.trust_remote_code
         )
-        labels = in_the_order_of(labels, config.id2label, settings.checkpoints.existing[0])
+        labels = in_the_order_of(labels, config.id2label, model.details["source"])
     ids = row_ids(source, dataset.row_id, where)
     places = choose_rows(len(source), dataset.train_size, dataset.sample, settings.seed, "train set")
     rows = source.select(places)
@@ -43,7 +47,14 @@ def run_train(layout: Layout, settings: Settings) -> None:
             raise TrakError("dataset.flip_labels: regression has no labels to flip; set it to 0")
         classes = len(labels.names)
         numbers, flipped = flip_labels(numbers, places, classes, dataset.flip_labels, settings.seed)
-    write(layout, settings, layout.train, rows, ids[places], numbers, flipped, labels)
+    write(layout, settings, layout.train, rows, ids[places], numbers, flipped, labels, model, "prepare")
+
+
+def load_model_folder(layout: Layout) -> Manifest:
+    """The manifest of the model to fine-tune, after checking its files."""
+    manifest = Manifest.load(layout.model, "model")
+    check_tree(layout.model, manifest.files, but=(FILE,))
+    return manifest
 
 
 def load_source(settings: Settings, split: str) -> datasets.Dataset:
@@ -75,6 +86,8 @@ def write(
     numbers: NDArray[Any],
     flipped: NDArray[np.bool_],
     labels: Labels,
+    model: Manifest,
+    step: str,
     train: PreparedRows | None = None,
 ) -> None:
     """Tokenise rows and write them to ``path``; targets name the train set whose classes they use."""
@@ -95,22 +108,23 @@ def write(
     manifest = Manifest(
         "data",
         made_from={
-            "model": Manifest.load(layout.model, "model").content,
-            **({"train set": train.digest} if train else {}),
+            layout.name(layout.model): model.content,
+            **({f"{layout.name(train.path)}#classes": train.classes} if train else {}),
         },
-        settings={"seed": settings.seed, "max_length": settings.model.max_length},
-        content=digest_rows(prepared, prepared.column_names),
-        details={
-            "rows": len(prepared),
-            "text": texts,
-            "classes": list(labels.classes) if labels.classes is not None else None,
-            "label_names": list(labels.names),
-            "outputs": labels.outputs,
-            "group": settings.dataset.group,
-            "flipped": int(flipped.sum()),
+        settings={
+            "seed": settings.seed,
+            "max_length": settings.model.max_length,
+            "dataset": row_settings(dataset, train=train is None),
         },
+        code=fingerprint(f"steps.{step}"),
+        details={"text": texts, "group": dataset.group, "flipped": int(flipped.sum())},
     )
-    save(path, prepared, manifest)
+    classes = {
+        "classes": list(labels.classes) if labels.classes is not None else None,
+        "label_names": list(labels.names),
+        "outputs": labels.outputs,
+    }
+    save(path, prepared, manifest, classes)
     lengths = [len(tokens) for tokens in prepared["input_ids"]]
     say(f"wrote {path}: {len(prepared)} rows of {np.mean(lengths):.0f} tokens on average")
 

@@ -7,12 +7,12 @@ from trak_steps.data.labels import Labels, require_column
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.data.select import choose_rows, row_ids
 from trak_steps.layout import Layout
-from trak_steps.steps.prepare import labelled, load_source, write
+from trak_steps.steps.prepare import labelled, load_model_folder, load_source, write
 
 
 def run(layout: Layout, settings: Settings, targets: str) -> None:
     """Write ``data/targets/<set>``, with the classes of the train set."""
-    train = PreparedRows.load(layout.train)
+    train = PreparedRows.open(layout.train)
     chosen = settings.targets[targets]
     where = f"targets `{targets}`, split `{chosen.split}`"
     source = load_source(settings, chosen.split)
@@ -26,7 +26,20 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
     numbers = labelled(rows, labels, ids[places], settings, where)
     flipped = np.zeros(len(rows), dtype=bool)
     path = layout.targets(targets)
-    write(layout, settings, path, rows, ids[places], numbers, flipped, labels, train=train)
+    model = load_model_folder(layout)
+    write(
+        layout,
+        settings,
+        path,
+        rows,
+        ids[places],
+        numbers,
+        flipped,
+        labels,
+        model,
+        "prepare_targets",
+        train=train,
+    )
 
 
 def _labels_of_train(train: PreparedRows) -> Labels:

@@ -4,17 +4,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
+from trak_steps.fingerprint import fingerprint
 from trak_steps.layout import Layout
+from trak_steps.lineage import Lineage
 from trak_steps.progress import progress, say
 from trak_steps.scoring.top import Top, TopRows
-from trak_steps.store.atomic import complete_or_absent
-from trak_steps.store.manifest import Manifest, agree
+from trak_steps.steps.identity import score_settings
+from trak_steps.store.manifest import Manifest
 from trak_steps.store.scores import ScoreStore
+from trak_steps.store.table import save_table
 
 
 def run(layout: Layout, settings: Settings, targets: str) -> None:
@@ -22,8 +24,12 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
     train = PreparedRows.load(layout.train)
     target_rows = PreparedRows.load(layout.targets(targets))
     store = ScoreStore.open(layout.scores(targets))
-    expected = Manifest("scores", {"data": train.digest, "targets": target_rows.digest})
-    agree(expected, layout.train, store.manifest, store.path)
+    store.manifest.require(
+        store.path,
+        made_from={layout.name(part.path): part.content for part in (train, target_rows)},
+        settings=score_settings(settings),
+    )
+    Lineage(layout).check(store.path, store.manifest)
     n, t = store.shape
     sides = {
         "proponent": TopRows(t, settings.scores.top, largest=True),
@@ -40,8 +46,18 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
     )
     table = table.sort_by([("target", "ascending"), ("side", "descending"), ("rank", "ascending")])
     path = layout.top(targets)
-    with complete_or_absent(path) as file:
-        pq.write_table(table, file)
+    manifest = Manifest(
+        "top",
+        made_from={layout.name(store.path): store.manifest.content}
+        | {
+            f"{layout.name(part.path)}#table": str(part.manifest.details["table_digest"])
+            for part in (train, target_rows)
+        },
+        settings={"top": settings.scores.top},
+        code=fingerprint("steps.rank"),
+        details={"targets": len(target_rows), "train": len(train)},
+    )
+    save_table(path, table, manifest)
     say(f"wrote {path}")
 
 

@@ -29,25 +29,38 @@ class Step:
     reads: tuple[str, ...]
 
 
-_MODEL = ("model.name_or_path", "model.trust_remote_code", "checkpoints.existing")
-_DATA = ("seed", "dataset", "model.max_length", "model.trust_remote_code")
+_TEXTS = ("dataset.path", "dataset.name", "dataset.data_files", "dataset.text")
+_ROWS = (
+    "seed",
+    *_TEXTS,
+    "dataset.label",
+    "dataset.row_id",
+    "dataset.group",
+    "dataset.sample",
+    "model.max_length",
+    "model.trust_remote_code",
+)
+_TRAINING = ("finetune", "checkpoints.keep", "model.max_length", "model.trust_remote_code")
+# Later steps read what earlier ones did to hold an output's manifest against the settings.
+_FEATURES = ("run", "seed", "features")
+_KERNEL = (*_FEATURES, "kernel")
+_SCORES = (*_KERNEL, "checkpoints", "scores.loss_weight_power")
 
 STEPS = {
-    "model": Step("base_model", ("run", *_MODEL)),
-    "prepare": Step("prepare", ("run", *_DATA, "checkpoints.existing")),
-    "prepare-targets": Step("prepare_targets", ("run", *_DATA, "targets.{targets}")),
-    "finetune": Step(
-        "finetune",
-        ("run", "seed", "finetune", "checkpoints.keep", "model.max_length", "model.trust_remote_code"),
+    "model": Step("base_model", ("run", "model.trust_remote_code")),
+    "prepare": Step(
+        "prepare",
+        ("run", *_ROWS, "dataset.train_split", "dataset.train_size", "dataset.flip_labels"),
     ),
-    "import-checkpoint": Step(
-        "import_checkpoint", ("run", "model.trust_remote_code", "checkpoints.existing")
-    ),
-    "featurize": Step("featurize", ("run", "seed", "features", "model.trust_remote_code")),
-    "kernel": Step("kernel", ("run", "features.shard_size", "kernel")),
-    "score": Step("score", ("run", "features.shard_size", "checkpoints", "scores.loss_weight_power")),
-    "rank": Step("rank", ("run", "scores.top")),
+    "prepare-targets": Step("prepare_targets", ("run", *_ROWS, "targets.{targets}")),
+    "finetune": Step("finetune", ("run", "seed", *_TRAINING)),
+    "import-checkpoint": Step("import_checkpoint", ("run", "model.trust_remote_code")),
+    "featurize": Step("featurize", (*_FEATURES, "model.trust_remote_code")),
+    "kernel": Step("kernel", _KERNEL),
+    "score": Step("score", _SCORES),
+    "rank": Step("rank", (*_SCORES, "scores.top")),
     "summarize": Step("summarize", ("run", "targets", "checkpoints")),
+    "provenance": Step("provenance", ("run", "targets", "checkpoints", "features.shard_size")),
 }
 
 
@@ -69,8 +82,22 @@ def reads(step: str, settings: Settings, targets: str = "") -> tuple[str, ...]:
         settings: of the run.
         targets: the name of the target set, for steps that work on one.
     """
-    names = tuple(name.format(targets=targets) for name in STEPS[step].reads)
-    if step == "model" and settings.model.name_or_path == "demo":
-        # The demo's vocabulary is made from the train texts; a fetched model knows no data.
-        names += ("seed", "dataset")
-    return names
+    names = [name.format(targets=targets) for name in STEPS[step].reads]
+    existing = settings.checkpoints.existing
+    if step == "model" and not existing:
+        names.append("model.name_or_path")
+        if settings.model.name_or_path == "demo":
+            # Its vocabulary is made from the train texts; a fetched model knows no data.
+            names += ["seed", *_TEXTS, "dataset.train_split"]
+    if step == "featurize" and not existing:
+        names.append("finetune")
+    split = {
+        "model": settings.dataset.train_split,
+        "prepare": settings.dataset.train_split,
+        "prepare-targets": settings.targets[targets].split if targets in settings.targets else "",
+    }.get(step)
+    of_splits = "dataset.data_files" in names and "." not in (split or ".")
+    if of_splits and split in (settings.dataset.data_files or {}):
+        # The files of another split are none of this step's business.
+        names[names.index("dataset.data_files")] += f".{split}"
+    return tuple(names)

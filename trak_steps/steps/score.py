@@ -4,19 +4,22 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
+from trak_steps.fingerprint import fingerprint
 from trak_steps.kernel.gram import solve_kernel
-from trak_steps.layout import Layout, checkpoint_names, shard_names
+from trak_steps.layout import Layout, checkpoint_names
+from trak_steps.lineage import Lineage
 from trak_steps.model.device import pick_device
 from trak_steps.progress import progress, say
 from trak_steps.scoring.scores import score_block
-from trak_steps.store.features import FeatureStore, TrainFeatures
+from trak_steps.steps.identity import score_settings
+from trak_steps.steps.parts import open_kernel, open_target_features, open_train_features
+from trak_steps.store.features import TrainFeatures
 from trak_steps.store.kernel import KernelStore
-from trak_steps.store.manifest import Manifest, agree
+from trak_steps.store.manifest import Manifest
 from trak_steps.store.scores import ScoreBlockRows, save_scores
 
 MIB = 2**20
@@ -27,21 +30,29 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
     """Write ``scores/<set>.zarr``."""
     train = PreparedRows.load(layout.train)
     target_rows = PreparedRows.load(layout.targets(targets))
-    shards = shard_names(len(train), settings.features.shard_size)
+    Lineage(layout).check(target_rows.path, target_rows.manifest)
     names = checkpoint_names(settings.checkpoints)
-    features = [
-        TrainFeatures([layout.train_shard(name, shard) for shard in shards], len(train))
-        for name in names
+    features = [open_train_features(layout, settings, name, train) for name in names]
+    stores = [
+        open_target_features(layout, name, targets, target_rows, of_train)
+        for name, of_train in zip(names, features, strict=True)
     ]
-    stores = [FeatureStore.open(layout.target_features(name, targets)) for name in names]
+    kernels = [
+        open_kernel(layout, settings, name, of_train)
+        for name, of_train in zip(names, features, strict=True)
+    ]
+    _require_one_code(features, kernels)
     device = pick_device(settings.execution.device)
     block_rows = _block_rows(
         settings.execution.memory_mb * MIB, len(target_rows), features[0].dim, len(names)
     )
     say(f"scoring {len(target_rows)} targets against {len(train)} train rows, {len(names)} checkpoints")
     solved = [
-        _solve(layout, name, of_train, store, target_rows, device)
-        for name, of_train, store in zip(names, features, stores, strict=True)
+        solve_kernel(
+            torch.from_numpy(kernel.cholesky).to(device),
+            torch.from_numpy(store.features(0, len(target_rows))).to(device),
+        )
+        for kernel, store in zip(kernels, stores, strict=True)
     ]
     loss_weight = np.stack([of_train.column("loss_weight") for of_train in features])
     power = settings.scores.loss_weight_power
@@ -76,50 +87,24 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
         manifest=Manifest(
             "scores",
             made_from={
-                "data": train.digest,
-                "targets": target_rows.digest,
-                **{
-                    f"checkpoint {name}": of_train.manifest.made_from["checkpoint"]
-                    for name, of_train in zip(names, features, strict=True)
-                },
+                layout.name(train.path): train.content,
+                layout.name(target_rows.path): target_rows.content,
+                **{layout.name(kernel.path): kernel.manifest.content for kernel in kernels},
+                **{layout.name(store.path): store.manifest.content for store in stores},
             },
-            settings={**_shared_settings(features), "loss_weight_power": power},
+            settings=score_settings(settings),
+            code=fingerprint("steps.score"),
             details={"train": len(train), "targets": len(target_rows), "block_rows": block_rows},
         ),
     )
     say(f"wrote {path}")
 
 
-def _solve(
-    layout: Layout,
-    checkpoint: str,
-    train: TrainFeatures,
-    targets: FeatureStore,
-    target_rows: PreparedRows,
-    device: torch.device,
-) -> Tensor:
-    """K⁻¹ φ of the targets for one checkpoint, [t, k], after checking that the parts fit."""
-    kernel = KernelStore.open(layout.kernel(checkpoint))
-    agree(train.manifest, train.path, kernel.manifest, kernel.path)
-    expected = Manifest(
-        "features",
-        made_from={**train.manifest.made_from, "data": target_rows.digest},
-        settings=train.manifest.settings,
-    )
-    agree(expected, train.path, targets.manifest, targets.path)
-    factor = torch.from_numpy(kernel.cholesky).to(device)
-    features = torch.from_numpy(targets.features(0, len(target_rows))).to(device)
-    return solve_kernel(factor, features)
-
-
-def _shared_settings(features: list[TrainFeatures]) -> dict[str, object]:
-    """What the features of all checkpoints were made with; refuses checkpoints that differ."""
-    first = features[0]
-    shared = {key: value for key, value in first.manifest.settings.items() if key != "checkpoint"}
-    for other in features[1:]:
-        data = {"data": first.manifest.made_from["data"]}
-        agree(Manifest("features", data, shared), first.path, other.manifest, other.path)
-    return shared
+def _require_one_code(features: list[TrainFeatures], kernels: list[KernelStore]) -> None:
+    """Refuse checkpoints whose features or kernels were made by other code than the first's."""
+    for first, *others in (features, kernels):
+        for other in others:
+            other.manifest.require(other.path, code=first.manifest.code, by=str(first.path))
 
 
 def _block_rows(memory: int, t: int, dim: int, checkpoints: int) -> int:

@@ -5,16 +5,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.accuracy import accuracy
 from trak_steps.evaluation.recall import group_recall
+from trak_steps.fingerprint import fingerprint
 from trak_steps.layout import Layout, checkpoint_names
+from trak_steps.lineage import Lineage
 from trak_steps.progress import say
-from trak_steps.store.atomic import complete_or_absent
+from trak_steps.store.artefact import artefact_manifest
+from trak_steps.store.document import save_document
 from trak_steps.store.features import FeatureStore
+from trak_steps.store.manifest import Manifest
+from trak_steps.store.table import load_table
 
 RECALL_AT = 10
 
@@ -32,10 +36,31 @@ def run(layout: Layout, settings: Settings) -> None:
         "checkpoints": names,
         "targets": sets,
     }
-    with complete_or_absent(layout.summary) as file:
-        file.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    manifest = Manifest(
+        "summary",
+        made_from=_made_from(layout, settings, train, names),
+        code=fingerprint("steps.summarize"),
+    )
+    save_document(layout.summary, summary, manifest)
     say(json.dumps(next(iter(sets.values())), indent=2))
     say(f"wrote {layout.summary}")
+
+
+def _made_from(
+    layout: Layout, settings: Settings, train: PreparedRows, checkpoints: list[str]
+) -> dict[str, str]:
+    """The contents of all that the figures come from, after checking that they fit together."""
+    lineage = Lineage(layout)
+    found = {f"{layout.name(train.path)}#table": str(train.manifest.details["table_digest"])}
+    for targets in settings.targets:
+        paths = [layout.target_features(name, targets) for name in checkpoints]
+        for path in (layout.scores(targets), layout.top(targets), *paths):
+            manifest = artefact_manifest(path)
+            lineage.check(path, manifest)
+            found[layout.name(path)] = manifest.content
+        name = f"{layout.name(layout.targets(targets))}#table"
+        found[name] = lineage.content(name) or ""
+    return found
 
 
 def _figures(
@@ -61,10 +86,9 @@ def _recall(layout: Layout, targets: str, rows: PreparedRows, train: PreparedRow
     """Recall of the target's own group among the top proponents, where groups are known."""
     if "group" not in rows.rows.column_names or "group" not in train.rows.column_names:
         return {}
-    table = pq.read_table(layout.top(targets), columns=["target", "side", "rank", "train_group"])
-    table = table.filter((pc.field("side") == "proponent") & (pc.field("rank") <= RECALL_AT)).sort_by(
-        [("target", "ascending"), ("rank", "ascending")]
-    )
+    table, _ = load_table(layout.top(targets), "top")
+    wanted = (pc.field("side") == "proponent") & (pc.field("rank") <= RECALL_AT)
+    table = table.filter(wanted).sort_by([("target", "ascending"), ("rank", "ascending")])
     groups = table["train_group"].to_numpy().reshape(len(rows), -1)
     found = group_recall(groups, rows.column("group"), train.column("group"))
     if found is None:

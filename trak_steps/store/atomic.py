@@ -8,19 +8,28 @@ A path written here is in one of three states:
 * replaced: a second writer finished too. The last rename wins and each is whole.
 """
 
+import errno
 import glob
 import os
 import re
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 from trak_steps.errors import TrakError
 
-_TEMPORARY = re.compile(r"(?P<pid>\d+)@(?P<host>.+)\.[0-9a-f]{8}(\.old)?\.tmp")
+_TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)@(?P<host>.+)\.[0-9a-f]{8}(\.old)?\.tmp")
+# Whether a writer on another machine still lives cannot be asked; none writes this long.
+ABANDONED = 24 * 3600.0
+# How often two writers may have to get out of each other's way.
+ATTEMPTS = 20
+_IN_THE_WAY = (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR)
 
 
 @contextmanager
@@ -28,7 +37,7 @@ def complete_or_absent(path: Path) -> Iterator[Path]:
     """Give a temporary path to write a file or a folder to, and rename it to ``path`` at the end.
 
     Nothing is left under ``path`` or beside it when the body raises. Leftovers of writers that are
-    no longer alive on this host are removed first.
+    no longer alive are removed first.
 
     Raises:
         TrakError: if the folder cannot be written to.
@@ -37,33 +46,65 @@ def complete_or_absent(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{writer}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
+        for sibling in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+            _remove_if_left(sibling)
         yield temporary
-        _flush(temporary)
+        flush(temporary)
         _put_in_place(temporary, path)
     except OSError as error:
-        raise TrakError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise TrakError(cannot_be_written(path, error)) from error
     finally:
         _remove(temporary)
 
 
-def _put_in_place(temporary: Path, path: Path) -> None:
-    """Rename; a folder that is in the way is first moved aside, since folders do not overwrite."""
-    if path.is_dir() and not path.is_symlink():
-        aside = temporary.with_name(temporary.name.removesuffix(".tmp") + ".old.tmp")
-        path.rename(aside)
-        temporary.rename(path)
-        _remove(aside)
-    else:
-        temporary.replace(path)
-    _sync(path.parent)
+def cannot_be_written(path: Path, error: OSError) -> str:
+    """What to tell a person when the disk or the folder refuses."""
+    advice = {
+        errno.ENOSPC: "; free some space and run the same command again",
+        errno.EDQUOT: "; free some of your quota and run the same command again",
+        errno.EROFS: "; choose a folder that can be written to",
+        errno.EACCES: "; choose a folder that you may write to",
+    }.get(error.errno or 0, "")
+    return f"{path}: cannot be written ({error.strerror or error}){advice}"
 
 
-def _flush(path: Path) -> None:
+def sweep(root: Path) -> list[Path]:
+    """Remove what writers that are no longer alive left anywhere below a folder; returns what."""
+    return [path for path in sorted(root.rglob(".*.tmp")) if _remove_if_left(path)]
+
+
+def leftovers(root: Path) -> list[Path]:
+    """Temporary files and folders below ``root``, of writers alive or not."""
+    return sorted(path for path in root.rglob(".*.tmp") if _TEMPORARY.fullmatch(path.name))
+
+
+def flush(path: Path) -> None:
+    """Wait until a file, or all of a folder, is on the disk."""
     for folder, _, files in os.walk(path):
         for name in files:
             _sync(Path(folder) / name)
+        _sync(Path(folder))
     _sync(path)
+
+
+def _put_in_place(temporary: Path, path: Path) -> None:
+    """Rename; a folder that is in the way is first moved aside, since folders do not overwrite."""
+    aside = temporary.with_name(temporary.name.removesuffix(".tmp") + ".old.tmp")
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            if path.is_dir() and not path.is_symlink():
+                path.rename(aside)
+            temporary.replace(path)
+            break
+        except OSError as error:
+            # Another writer of the same output may have been between two of these steps.
+            if error.errno not in _IN_THE_WAY or attempt == ATTEMPTS or not temporary.exists():
+                if aside.exists() and not path.exists():
+                    aside.rename(path)
+                raise
+        finally:
+            _remove(aside)
+    _sync(path.parent)
 
 
 def _sync(path: Path) -> None:
@@ -74,22 +115,32 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove what writers of ``path`` left that ran on this host and no longer run."""
-    for sibling in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        named = _TEMPORARY.fullmatch(sibling.name.removeprefix(f".{path.name}."))
-        if named and named["host"] == socket.gethostname() and not _alive(int(named["pid"])):
-            _remove(sibling)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+def _remove_if_left(path: Path) -> bool:
+    """Remove a temporary path if its writer is no longer alive."""
+    named = _TEMPORARY.fullmatch(path.name)
+    if not named:
         return False
-    except PermissionError:
+    try:
+        changed = path.stat().st_mtime
+    except OSError:
+        return False
+    if named["host"] != socket.gethostname():
+        left = time.time() - changed > ABANDONED
+    else:
+        left = not _writing(int(named["pid"]), changed)
+    if left:
+        _remove(path)
+    return left
+
+
+def _writing(pid: int, changed: float) -> bool:
+    """Whether the process that wrote at this time is alive; its number may be another's by now."""
+    try:
+        return bool(psutil.Process(pid).create_time() <= changed + 1)
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:
         return True
-    return True
 
 
 def _remove(path: Path) -> None:

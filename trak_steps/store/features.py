@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from trak_steps.errors import TrakError
 from trak_steps.store.group import new_group, open_group, put_array, read_array
-from trak_steps.store.manifest import Manifest, agree
+from trak_steps.store.manifest import Manifest
 
 KIND = "features"
 CHUNK_BYTES = 2**21
@@ -98,7 +98,12 @@ class TrainFeatures:
         first = self.shards[0]
         place = 0
         for shard in self.shards:
-            agree(first.manifest, first.path, shard.manifest, shard.path)
+            shard.manifest.require(
+                shard.path,
+                settings=first.manifest.settings,
+                code=first.manifest.code,
+                by=str(first.path),
+            )
             if shard.start != place:
                 raise TrakError(
                     f"{shard.path}: begins at row {shard.start}, expected {place}; was it made with "

@@ -1,5 +1,6 @@
 """Zarr groups with a manifest, written complete or absent and read with checks."""
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,9 +13,13 @@ from numpy.typing import NDArray
 from trak_steps.errors import TrakError
 from trak_steps.store.atomic import complete_or_absent
 from trak_steps.store.codecs import codec_arguments
-from trak_steps.store.manifest import Manifest
+from trak_steps.store.manifest import Manifest, digest_json, read_json, sealed
+from trak_steps.store.tree import check_tree, digest_tree
+from trak_steps.store.verified import AlteredError, VerifiedStore
 
-MANIFEST = "manifest"
+# Where the manifest lies in the group's own document.
+DOCUMENT = "zarr.json"
+AT = ("attributes", "manifest")
 PLAIN = codec_arguments("none", 0, "float32")
 
 
@@ -24,11 +29,18 @@ def new_group(
 ) -> Iterator[zarr.Group]:
     """A new Zarr group (format 3) that appears under ``path`` when the body ends."""
     with complete_or_absent(path) as temporary:
-        yield zarr.create_group(
-            temporary,
-            zarr_format=3,
-            attributes={MANIFEST: manifest.to_dict(), **(attributes or {})},
-        )
+        yield zarr.create_group(temporary, zarr_format=3, attributes=dict(attributes or {}))
+        _seal(temporary, manifest)
+
+
+def _seal(folder: Path, manifest: Manifest) -> None:
+    """Put the manifest, with the digests of all that was written, into the group's document."""
+    files = digest_tree(folder, but=(DOCUMENT,))
+    whole = {**manifest.to_dict(), "files": files, "content": digest_json(files)}
+    document = json.loads((folder / DOCUMENT).read_text(encoding="utf-8"))
+    document["attributes"] = {**document.get("attributes", {}), "manifest": whole}
+    text = json.dumps(sealed(document, AT), indent=1)
+    (folder / DOCUMENT).write_text(text + "\n", encoding="utf-8")
 
 
 def put_array(
@@ -50,25 +62,37 @@ def put_array(
         dimension_names=dimensions,
         fill_value=np.nan if values.dtype.kind == "f" else 0,
         attributes=dict(attributes or {}),
+        # Zeros are numbers like others: every chunk is written, so that one that is missing is damage.
+        config={"write_empty_chunks": True},
         **codec,
     )
     array[...] = values
 
 
+def group_manifest(path: Path, kind: str | None) -> Manifest:
+    """The manifest of a Zarr group. Raises TrakError if it is missing, altered, or of another kind."""
+    return Manifest.from_document(read_json(path / DOCUMENT, makes=str(path)), kind, path, at=AT)
+
+
+def check_group(path: Path, manifest: Manifest) -> None:
+    """Hold all files of a group to their digests. Raises TrakError naming the first that differs."""
+    check_tree(path, manifest.files, but=(DOCUMENT,))
+
+
 def open_group(path: Path, kind: str, *, step: str) -> tuple[zarr.Group, Manifest]:
-    """Open a store for reading.
+    """Open a store for reading: what is read of it is held to the manifest's digests.
 
     Raises:
-        TrakError: if it is missing, damaged, or of another kind.
+        TrakError: if it is missing, altered, damaged, or of another kind.
     """
+    if not path.exists():
+        raise TrakError(f"{path}: is missing; run `{step}` first")
+    manifest = group_manifest(path, kind)
     try:
-        group = zarr.open_group(path, mode="r", zarr_format=3)
-        values = dict(group.attrs).get(MANIFEST)
-    except FileNotFoundError:
-        raise TrakError(f"{path}: is missing; run `{step}` first") from None
+        store = VerifiedStore.at(path, manifest.files, DOCUMENT)
+        return zarr.open_group(store, mode="r", zarr_format=3), manifest
     except Exception as error:  # damaged metadata makes zarr raise many kinds
         raise TrakError(f"{path}: cannot be read ({error}); delete it and rerun {step}") from error
-    return group, Manifest.from_dict(values, kind, path)
 
 
 def read_array(
@@ -96,6 +120,8 @@ def read_array(
         values = np.asarray(array[rows])
     except TrakError:
         raise
+    except AlteredError as error:
+        raise TrakError(f"{path}: {error}; delete it and rerun") from None
     except Exception as error:  # a damaged chunk makes zarr and its codecs raise many kinds
         raise TrakError(
             f"{path}: `{name}` is damaged ({type(error).__name__}: {error}); delete it and rerun"

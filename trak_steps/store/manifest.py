@@ -1,17 +1,40 @@
-"""What an output was made from, carried by the output itself."""
+"""What an output was made from, carried by the output itself and sealed.
+
+A manifest lies in ``manifest.json`` of a folder, in the attributes of a Zarr group, in the schema
+metadata of a parquet file, or beside the figures of a JSON file. Its seal is a digest of the whole
+document that it lies in, so that no byte of it can change unseen; its ``files`` are the digests of
+everything else.
+"""
 
 import hashlib
 import json
+import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from trak_steps import __version__
 from trak_steps.errors import TrakError
+from trak_steps.store.tree import digest_tree
 
-FORMAT = 1
+FORMAT = 2
 FILE = "manifest.json"
+SEAL = "seal"
+LIBRARIES = ("trak-steps", "torch", "transformers", "tokenizers", "datasets", "zarr", "numpy", "pyarrow")
+
+
+@cache
+def library_versions() -> Mapping[str, str]:
+    """The versions of Python and of the libraries that numbers come from."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # run from a folder that was not installed
+            found[name] = "unknown"
+    return found
 
 
 @dataclass(frozen=True)
@@ -19,30 +42,59 @@ class Manifest:
     """The identity of one output.
 
     Attributes:
-        kind: ``model``, ``data``, ``checkpoint``, ``features``, ``kernel`` or ``scores``.
-        made_from: the digest of each thing it was made from, by name.
+        kind: ``model``, ``data``, ``checkpoint``, ``features``, ``kernel``, ``scores``, ``top``,
+            ``summary`` or ``provenance``.
+        made_from: the content of each thing that it was made from, by its path in the run;
+            ``data/train#0:100`` are rows of that set.
         settings: the settings that decide its numbers.
-        content: a digest of what it holds, where a step later refers to it by digest.
+        code: the digest of the source code that made it (see :mod:`trak_steps.fingerprint`).
+        content: a digest of what it holds: what others refer to.
+        files: the SHA-256 of each of its files, by relative path.
         details: what a reader needs to know and the arrays do not say, such as label names.
-        version: the version of this package that wrote it.
+        versions: of the libraries that made it; for the record, not compared.
         format: the version of the layout.
     """
 
     kind: str
     made_from: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    code: str = ""
     content: str = ""
+    files: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
-    version: str = __version__
+    versions: Mapping[str, str] = field(default_factory=library_versions)
     format: int = FORMAT
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as JSON values."""
         return asdict(self)
 
+    def of_files(self, folder: Path) -> "Manifest":
+        """This manifest with the digests of the folder's files, and of them all as its content.
+
+        A content that was given stays: it is then a digest of what the files mean.
+        """
+        files = digest_tree(folder, but=(FILE,))
+        return replace(self, files=files, content=self.content or digest_json(files))
+
     @classmethod
-    def from_dict(cls, values: Any, kind: str, where: Path) -> "Manifest":
-        """Check what was read from ``where``. Raises TrakError if it is not a manifest of ``kind``."""
+    def from_document(
+        cls, document: Any, kind: str | None, where: Path, *, at: tuple[str, ...] = ()
+    ) -> "Manifest":
+        """The manifest in a document read from ``where``, after checking its seal.
+
+        Args:
+            document: JSON values.
+            kind: what it has to be; none takes any.
+            where: for messages.
+            at: the keys under which the manifest lies in the document.
+
+        Raises:
+            TrakError: if there is no manifest of that kind, or the document was altered.
+        """
+        values = document
+        for key in at:
+            values = values.get(key) if isinstance(values, dict) else None
         if not isinstance(values, dict) or "kind" not in values:
             raise TrakError(f"{where}: has no manifest, so it was not written by this pipeline")
         if values.get("format") != FORMAT:
@@ -50,59 +102,117 @@ class Manifest:
                 f"{where}: has layout {values.get('format')}, this version reads {FORMAT}; "
                 "delete it and rerun"
             )
-        if values["kind"] != kind:
+        if values.get(SEAL) != _seal(document, at):
+            raise TrakError(f"{where}: was altered after it was written; delete it and rerun")
+        if kind is not None and values["kind"] != kind:
             raise TrakError(f"{where}: holds {values['kind']}, expected {kind}")
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise TrakError(f"{where}: its manifest is damaged ({error}); rerun it") from None
+        parts = ("made_from", "settings", "files", "details", "versions")
+        known = {field.name for field in fields(cls)}
+        given = values.keys() - {SEAL}
+        if given != known or not all(isinstance(values[part], dict) for part in parts):
+            raise TrakError(f"{where}: its manifest is not of this layout; delete it and rerun")
+        return cls(**{name: values[name] for name in known})
 
     def save(self, folder: Path) -> None:
-        """Write ``manifest.json`` into ``folder``."""
-        text = json.dumps(self.to_dict(), indent=1, sort_keys=True, ensure_ascii=False)
+        """Write ``manifest.json`` into a folder that is otherwise complete, with all its digests."""
+        document = sealed(self.of_files(folder).to_dict())
+        text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
         (folder / FILE).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path, kind: str) -> "Manifest":
+    def load(cls, folder: Path, kind: str | None = None) -> "Manifest":
         """Read ``manifest.json`` of ``folder``. Raises TrakError if it is missing or does not fit."""
         file = folder / FILE
-        try:
-            values = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise TrakError(f"{file}: is missing; rerun the step that makes {folder}") from None
-        except (OSError, ValueError) as error:
-            raise TrakError(f"{file}: cannot be read ({error}); rerun the step") from None
-        return cls.from_dict(values, kind, file)
+        return cls.from_document(read_json(file, makes=str(folder)), kind, file)
+
+    def require(
+        self,
+        path: Path,
+        *,
+        made_from: Mapping[str, str] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        code: str | None = None,
+        by: str = "the settings",
+    ) -> None:
+        """Refuse an output that was not made from these things, with these settings, by this code.
+
+        Args:
+            path: of the output that carries this manifest.
+            made_from: contents by path; each must be among those of this manifest.
+            settings: each must be among those of this manifest.
+            code: a digest.
+            by: who asks, the other side of the message.
+
+        Raises:
+            TrakError: naming both sides and the first thing that differs.
+        """
+        advice = "delete the wrong one and rerun"
+        for name, content in (made_from or {}).items():
+            if name not in self.made_from:
+                known = list(self.made_from)
+                others = ", ".join(known[:3]) + (" …" if len(known) > 3 else "") or "nothing known"
+                raise TrakError(f"{path}: was made from {others}, not from {name}; {advice}")
+            if self.made_from[name] != content:
+                raise TrakError(
+                    f"{path}: was made from another {name} than the one here "
+                    f"({_short(self.made_from[name])}, here is {_short(content)}); {advice}"
+                )
+        for name, value in (settings or {}).items():
+            mine = self.settings.get(name)
+            if mine != plain(value):
+                raise TrakError(
+                    f"{path}: was made with another {name} than {by} "
+                    f"({_short(mine)} and {_short(value)}); {advice}"
+                )
+        if code is not None and code != self.code:
+            raise TrakError(
+                f"{path}: was made by other code of this package than {by} "
+                f"({_short(self.code)} and {_short(code)}); {advice}"
+            )
 
 
-def agree(first: Manifest, first_path: Path, second: Manifest, second_path: Path) -> None:
-    """Refuse two outputs that were not made from the same things by the same settings.
+def sealed(document: Mapping[str, Any], at: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The document with the seal put into the manifest that lies in it under the keys ``at``."""
+    copy: dict[str, Any] = json.loads(json.dumps(document))
+    inner = copy
+    for key in at:
+        inner = inner[key]
+    inner[SEAL] = _seal(copy, at)
+    return copy
 
-    What only one of them was made from, or set by, is not compared: a kernel knows of a ridge.
+
+def _seal(document: Any, at: tuple[str, ...]) -> str:
+    """The digest of a document without its seal."""
+    if not at:
+        return digest_json({name: value for name, value in document.items() if name != SEAL})
+    head, *rest = at
+    inner = {**document, head: _seal(document[head], tuple(rest))}
+    return digest_json(inner)
+
+
+def digest_json(values: Any) -> str:
+    """The SHA-256 of JSON values, whatever the order of their keys."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON gives it back: lists for tuples, texts for keys."""
+    return json.loads(json.dumps(value))
+
+
+def read_json(file: Path, *, makes: str) -> Any:
+    """Read a JSON file that a step wrote.
 
     Raises:
-        TrakError: naming both sides and the first thing that differs.
+        TrakError: if it is missing or is not JSON.
     """
-    for name, mine, theirs in (
-        ("made from another", first.made_from, second.made_from),
-        ("made with another", first.settings, second.settings),
-    ):
-        for key in mine.keys() & theirs.keys():
-            if mine[key] != theirs[key]:
-                raise TrakError(
-                    f"{second_path}: was {name} {key} than {first_path} "
-                    f"({_short(theirs[key])} and {_short(mine[key])}); delete the wrong one and rerun"
-                )
-
-
-def digest_files(paths: list[Path]) -> str:
-    """The SHA-256 of the files' names and contents, in the order of their names."""
-    digest = hashlib.sha256()
-    for path in sorted(paths, key=lambda path: path.name):
-        digest.update(path.name.encode() + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TrakError(f"{file}: is missing; run the step that makes {makes}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise TrakError(f"{file}: cannot be read ({error}); delete {makes} and rerun") from None
 
 
 def _short(value: Any) -> str:

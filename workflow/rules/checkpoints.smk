@@ -5,7 +5,7 @@ if settings.checkpoints.existing:
     rule import_checkpoint:
         input:
             model=run.model,
-            train=run.train,
+            train=ancient(run.train),
             files=lambda wildcards: local_model(
                 settings.checkpoints.existing[int(wildcards.checkpoint)]
             ),
@@ -24,18 +24,20 @@ if settings.checkpoints.existing:
             gpu=0,
         params:
             **step("import-checkpoint"),
+            classes=train_classes,
+            source=lambda wildcards: named_source(int(wildcards.checkpoint)),
         message:
             "checkpoint {wildcards.checkpoint}: brought along, into {output}"
         shell:
             "trak-steps import-checkpoint --checkpoint {wildcards.checkpoint} "
-            "{params.settings} > {log} 2>&1"
+            "{params.source} {params.settings} > {log} 2>&1"
 
 else:
 
     rule finetune:
         input:
             model=run.model,
-            train=run.train,
+            train=ancient(run.train),
         output:
             [
                 directory(run.checkpoint(state_name("{run}", fraction)))
@@ -54,6 +56,7 @@ else:
             gpu=GPU,
         params:
             **step("finetune"),
+            rows=train_rows,
         message:
             "finetune: run {wildcards.run} into {output}"
         shell:

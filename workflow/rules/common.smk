@@ -1,6 +1,7 @@
 # What the rules share: the run's settings and paths, and what makes a rule run again.
 
-import json
+import shlex
+import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -8,9 +9,11 @@ from snakemake.exceptions import WorkflowError
 from trak_steps.config import arguments, parse_settings
 from trak_steps.errors import TrakError
 from trak_steps.fingerprint import fingerprint, foreign_fingerprint
-from trak_steps.inputs import local_files, local_model
+from trak_steps.inputs import known_detail, known_rows, local_files, local_model
 from trak_steps.layout import Layout, checkpoint_names, shard_names, state_name
 from trak_steps.steps.registry import STEPS, hand_to_jobs, reads
+from trak_steps.store.atomic import sweep
+from trak_steps.store.lock import holder, try_lock
 
 try:
     settings = parse_settings(config)
@@ -23,7 +26,29 @@ TARGETS = list(settings.targets)
 
 GPU = 1 if settings.execution.device.startswith("cuda") else 0
 
+# One Snakemake a run. Its own lock outlives a `kill -9`, after which the same command would refuse to
+# go on; this one dies with its process.
+LOCK = run.lock("snakemake")
+
+
+onstart:
+    held = try_lock(LOCK)
+    if held is None:
+        raise WorkflowError(
+            f"{run.root}: another Snakemake works on this run (process {holder(LOCK)}); "
+            "wait for it, or stop it and run this command again"
+        )
+    for path in sweep(run.root):
+        print(f"removed {path}, which a killed writer left", file=sys.stderr)
+
+
 BASE_MODEL = (settings.checkpoints.existing or [settings.model.name_or_path])[0]
+
+
+def named_source(checkpoint):
+    """The argument that names a checkpoint that is brought along; the others do not matter."""
+    existing = settings.checkpoints.existing
+    return f"--source {shlex.quote(existing[checkpoint])}" if existing else ""
 
 # A person's own model output is code too: a change to its module reruns the features.
 MODEL_OUTPUT = foreign_fingerprint(settings.features.model_output.partition(":")[0])
@@ -58,16 +83,47 @@ def step(name):
     }
 
 
-def prepared_rows(folder):
-    """How many rows a prepared folder holds."""
-    return json.loads((Path(folder) / "manifest.json").read_text())["details"]["rows"]
+# Prepared rows enter as `ancient` inputs, and by what they are, through these params: when they are
+# prepared anew, what depends on rows or classes that stayed the same does not run again. Snakemake
+# looks at params anew after a checkpoint, so this holds for rows that checkpoints prepare, and for
+# rules that name those directly.
+
+
+def shard_rows(wildcards):
+    """What models see of a shard's rows."""
+    size = settings.features.shard_size
+    start = int(wildcards.shard) * size
+    return known_rows(run.train, start, start + size)
+
+
+def train_rows(wildcards):
+    """What models see of the train set."""
+    return known_rows(run.train)
+
+
+def train_classes(wildcards):
+    """The classes of the train set."""
+    return known_detail(run.train, "classes_digest")
+
+
+def target_rows(wildcards):
+    """What models see of a target set."""
+    return known_rows(run.targets(wildcards.targets))
+
+
+def tables(wildcards):
+    """Every column of the train set and of the target sets at hand."""
+    names = [wildcards.targets] if "targets" in wildcards.keys() else TARGETS
+    folders = [run.train, *map(run.targets, names)]
+    return [known_detail(folder, "table_digest") for folder in folders]
 
 
 def shards(wildcards):
     """The names of the train set's shards; asks for the prepared rows if no number is set."""
     n = settings.dataset.train_size
     if n is None:
-        n = prepared_rows(checkpoints.prepare.get().output[0])
+        checkpoints.prepare.get()
+        n = int(known_detail(run.train, "rows").removeprefix("rows "))
     return shard_names(n, settings.features.shard_size)
 
 

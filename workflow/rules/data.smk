@@ -19,13 +19,14 @@ rule model:
         gpu=0,
     params:
         **step("model"),
+        source=named_source(0),
     message:
-        "model: {settings.model.name_or_path} into {output}"
+        "model: {BASE_MODEL} into {output}"
     shell:
-        "trak-steps model {params.settings} > {log} 2>&1"
+        "trak-steps model {params.source} {params.settings} > {log} 2>&1"
 
 
-# A checkpoint because the number of rows, and so of shards, may only be known afterwards.
+# Checkpoints because what the rows are, and so what has to run, is only known afterwards.
 checkpoint prepare:
     input:
         model=run.model,
@@ -51,10 +52,10 @@ checkpoint prepare:
         "trak-steps prepare {params.settings} > {log} 2>&1"
 
 
-rule prepare_targets:
+checkpoint prepare_targets:
     input:
         model=run.model,
-        train=run.train,
+        train=ancient(run.train),
         files=lambda wildcards: local_files(
             settings, settings.targets[wildcards.targets].split
         ),
@@ -73,6 +74,7 @@ rule prepare_targets:
         gpu=0,
     params:
         **step("prepare-targets"),
+        classes=train_classes,
     message:
         "prepare: targets {wildcards.targets} into {output}"
     shell:

@@ -4,7 +4,7 @@
 rule featurize:
     input:
         checkpoint=run.checkpoint("{checkpoint}"),
-        train=run.train,
+        train=ancient(run.train),
     output:
         directory(run.train_shard("{checkpoint}", "{shard}")),
     log:
@@ -21,6 +21,7 @@ rule featurize:
     params:
         **step("featurize"),
         output_code=MODEL_OUTPUT,
+        rows=shard_rows,
     message:
         "featurize: checkpoint {wildcards.checkpoint}, shard {wildcards.shard}"
     shell:
@@ -31,7 +32,7 @@ rule featurize:
 rule featurize_targets:
     input:
         checkpoint=run.checkpoint("{checkpoint}"),
-        targets=run.targets("{targets}"),
+        targets=ancient(run.targets("{targets}")),
     output:
         directory(run.target_features("{checkpoint}", "{targets}")),
     log:
@@ -48,6 +49,7 @@ rule featurize_targets:
     params:
         **step("featurize"),
         output_code=MODEL_OUTPUT,
+        rows=target_rows,
     message:
         "featurize: checkpoint {wildcards.checkpoint}, targets {wildcards.targets}"
     shell:

@@ -3,7 +3,7 @@
 
 rule kernel:
     input:
-        train=run.train,
+        train=ancient(run.train),
         shards=train_shards,
     output:
         directory(run.kernel("{checkpoint}")),
@@ -20,6 +20,7 @@ rule kernel:
         gpu=GPU,
     params:
         **step("kernel"),
+        output_code=MODEL_OUTPUT,
     message:
         "kernel: checkpoint {wildcards.checkpoint}"
     shell:

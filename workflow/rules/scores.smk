@@ -3,8 +3,8 @@
 
 rule score:
     input:
-        train=run.train,
-        targets=run.targets("{targets}"),
+        train=ancient(run.train),
+        targets=ancient(run.targets("{targets}")),
         shards=lambda wildcards: [
             run.train_shard(name, shard)
             for name in CHECKPOINTS
@@ -27,6 +27,9 @@ rule score:
         gpu=GPU,
     params:
         **step("score"),
+        output_code=MODEL_OUTPUT,
+        rows=train_rows,
+        target_rows=target_rows,
     message:
         "score: targets {wildcards.targets}"
     shell:
@@ -35,8 +38,8 @@ rule score:
 
 rule rank:
     input:
-        train=run.train,
-        targets=run.targets("{targets}"),
+        train=ancient(run.train),
+        targets=ancient(run.targets("{targets}")),
         scores=run.scores("{targets}"),
     output:
         run.top("{targets}"),
@@ -53,6 +56,8 @@ rule rank:
         gpu=0,
     params:
         **step("rank"),
+        output_code=MODEL_OUTPUT,
+        tables=tables,
     message:
         "rank: targets {wildcards.targets} into {output}"
     shell:

@@ -3,8 +3,8 @@
 
 rule summarize:
     input:
-        train=run.train,
-        targets=[run.targets(name) for name in TARGETS],
+        train=ancient(run.train),
+        targets=[ancient(run.targets(name)) for name in TARGETS],
         target_features=[
             run.target_features(name, targets)
             for name in CHECKPOINTS
@@ -27,14 +27,50 @@ rule summarize:
         gpu=0,
     params:
         **step("summarize"),
+        tables=tables,
     message:
         "summary: {output}"
     shell:
         "trak-steps summarize {params.settings} > {log} 2>&1"
 
 
+rule provenance:
+    input:
+        checkpoints=[run.checkpoint(name) for name in CHECKPOINTS],
+        shards=lambda wildcards: [
+            run.train_shard(name, shard)
+            for name in CHECKPOINTS
+            for shard in shards(wildcards)
+        ],
+        kernels=[run.kernel(name) for name in CHECKPOINTS],
+        train=ancient(run.train),
+        targets=[ancient(run.targets(name)) for name in TARGETS],
+        summary=run.summary,
+    output:
+        run.provenance,
+    log:
+        log_of("provenance"),
+    benchmark:
+        time_of("provenance")
+    conda:
+        "../envs/trak.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        gpu=0,
+    params:
+        **step("provenance"),
+        tables=tables,
+    message:
+        "provenance: {output}"
+    shell:
+        "trak-steps provenance {params.settings} > {log} 2>&1"
+
+
 rule summary:
     input:
         run.summary,
+        run.provenance,
     message:
         "summary: done"

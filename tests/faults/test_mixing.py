@@ -1,0 +1,177 @@
+"""Parts of two runs that differ in one thing: no step goes on with a mixture, and verify names it."""
+
+import itertools
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import SMALL, attribute, small_settings
+
+from faults.damage import put, remove
+from trak_steps.audit.verify import verify_run
+from trak_steps.config import Settings
+from trak_steps.errors import TrakError
+from trak_steps.layout import Layout
+from trak_steps.steps import (
+    base_model,
+    featurize,
+    finetune,
+    kernel,
+    prepare,
+    prepare_targets,
+    rank,
+    score,
+    summarize,
+)
+from trak_steps.store.artefact import artefact_manifest
+
+Run = tuple[Layout, Settings]
+TARGETS = "validation"
+# Each differs from the small run in one thing.
+OTHERS: dict[str, dict[str, dict[str, object]]] = {
+    "weights": {"finetune": {"learning_rate": 1e-3}},
+    "data": {"dataset": {"flip_labels": 0.3}},
+    "rows": {"dataset": {"sample": "first"}},
+    "text length": {"model": {"max_length": 20}},
+    "k": {"features": {"dim": 8}},
+    "projection": {"features": {"projection": "rademacher"}},
+    "model output": {"features": {"loss_temperature": 2.0}},
+    "parameters": {"features": {"parameters": {"include": [".*"], "exclude": [".*embeddings.*"]}}},
+    "ridge": {"kernel": {"ridge": 1.0}},
+    "loss weight": {"scores": {"loss_weight_power": 1.0}},
+}
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A step that reads an output, and what that step writes."""
+
+    name: str
+    step: Callable[[Layout, Settings], object]
+    writes: Callable[[Layout], Path]
+
+
+FINETUNE = Reader("finetune", lambda run, s: finetune.run(run, s, 0), lambda run: run.checkpoint("0"))
+FEATURIZE = Reader(
+    "featurize",
+    lambda run, s: featurize.run_train(run, s, "0", 1),
+    lambda run: run.train_shard("0", "00001"),
+)
+KERNEL = Reader("kernel", lambda run, s: kernel.run(run, s, "0"), lambda run: run.kernel("0"))
+SCORE = Reader("score", lambda run, s: score.run(run, s, TARGETS), lambda run: run.scores(TARGETS))
+RANK = Reader("rank", lambda run, s: rank.run(run, s, TARGETS), lambda run: run.top(TARGETS))
+SUMMARIZE = Reader("summarize", summarize.run, lambda run: run.summary)
+
+# Which steps must not go on when one output is another run's and all others are this one's.
+PARTS: dict[str, tuple[Callable[[Layout], Path], list[Reader]]] = {
+    "model": (lambda run: run.model, [FINETUNE]),
+    "train set": (lambda run: run.train, [FEATURIZE, KERNEL, SCORE, RANK, SUMMARIZE]),
+    "targets": (lambda run: run.targets(TARGETS), [SCORE, RANK, SUMMARIZE]),
+    "checkpoint": (lambda run: run.checkpoint("0"), [FEATURIZE, KERNEL, SCORE]),
+    "shard": (lambda run: run.train_shard("0", "00000"), [KERNEL, SCORE]),
+    "target features": (lambda run: run.target_features("0", TARGETS), [SCORE, SUMMARIZE]),
+    "kernel": (lambda run: run.kernel("0"), [SCORE]),
+    "scores": (lambda run: run.scores(TARGETS), [RANK, SUMMARIZE]),
+    "top": (lambda run: run.top(TARGETS), [SUMMARIZE]),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(
+    small_run: Run, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[Layout, Settings]]:
+    """The run that differs in the thing named; made once."""
+    made: dict[str, Run] = {}
+
+    def run(thing: str) -> Run:
+        if thing not in made:
+            changes = OTHERS.get(thing, {})
+            settings = small_settings(**changes)
+            if thing == "seed":
+                settings = Settings.model_validate({**SMALL, "seed": 1})
+            root = tmp_path_factory.mktemp("other") / "run"
+            made[thing] = (_make(Layout(root), settings, small_run, changes), settings)
+        return made[thing]
+
+    return run
+
+
+def _make(layout: Layout, settings: Settings, small_run: Run, changes: dict[str, object]) -> Layout:
+    """A whole run; what does not depend on the change is the small run's."""
+    later = {"features", "kernel", "scores"}
+    if changes and set(changes) <= later:
+        shutil.copytree(small_run[0].root, layout.root)
+        for name in ("features", "kernel", "scores"):
+            remove(layout.root / name)
+    else:
+        base_model.run(layout, settings)
+        prepare.run_train(layout, settings)
+        prepare_targets.run(layout, settings, TARGETS)
+        finetune.run(layout, settings, 0)
+    attribute(layout, settings)
+    return layout
+
+
+@pytest.mark.parametrize("thing", ["seed", *OTHERS])
+def test_no_step_goes_on_with_a_part_of_another_run(
+    runs: Callable[[str], Run], copy_run: Callable[[], Run], thing: str
+) -> None:
+    layout, settings = copy_run()
+    other, _ = runs(thing)
+    assert verify_run(layout).problems == []
+    tried = []
+    for part, (of, readers) in PARTS.items():
+        path = of(layout)
+        if _same(of(other), path):
+            continue
+        aside = layout.root.parent / "aside"
+        put(path, aside)
+        put(of(other), path)
+        assert verify_run(layout).problems, f"verify misses the {part}"
+        for reader in readers:
+            written = layout.root.parent / "written"
+            put(reader.writes(layout), written)
+            if reader.writes(layout) != path:
+                remove(reader.writes(layout))
+            with pytest.raises(TrakError, match=r"another|not from|was made|holds") as refusal:
+                reader.step(layout, settings)
+            assert str(layout.root) in str(refusal.value), f"{reader.name} names no path"
+            assert not (layout.root / "training").exists() or not list(
+                layout.training("x").parent.iterdir()
+            )
+            if reader.writes(layout) != path:
+                assert not reader.writes(layout).exists()
+                put(written, reader.writes(layout))
+            tried.append(f"{part} → {reader.name}")
+        put(aside, path)
+    print(f"{thing}: {len(tried)} mixtures refused: {', '.join(tried)}")
+    assert verify_run(layout).problems == []
+    assert tried
+
+
+def _same(first: Path, second: Path) -> bool:
+    """Whether two outputs hold the same, and were made by the same settings from the same."""
+    one, two = artefact_manifest(first), artefact_manifest(second)
+    return (one.content, one.settings, one.made_from) == (two.content, two.settings, two.made_from)
+
+
+def test_shards_of_two_runs_do_not_mix_whichever_comes_first(
+    runs: Callable[[str], Run], copy_run: Callable[[], Run]
+) -> None:
+    layout, settings = copy_run()
+    remove(layout.kernel("0"))
+    other, _ = runs("k")
+    for chosen in itertools.product((layout, other), repeat=3):
+        run = Layout(layout.root.parent / "mixed")
+        shutil.copytree(layout.root, run.root)
+        for i, source in enumerate(chosen):
+            put(source.train_shard("0", f"{i:05d}"), run.train_shard("0", f"{i:05d}"))
+        if set(chosen) == {layout}:
+            kernel.run(run, settings, "0")
+        else:
+            with pytest.raises(TrakError, match="was made with another dim than"):
+                kernel.run(run, settings, "0")
+            assert not run.kernel("0").exists()
+        remove(run.root)

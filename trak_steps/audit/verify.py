@@ -1,0 +1,148 @@
+"""Walk a run: what is missing, altered, unfinished, or does not fit to the rest."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from trak_steps.audit.find import expected, present
+from trak_steps.errors import TrakError
+from trak_steps.layout import Layout
+from trak_steps.lineage import Lineage
+from trak_steps.progress import progress
+from trak_steps.store.artefact import check_artefact
+from trak_steps.store.atomic import leftovers
+from trak_steps.store.features import FeatureStore
+from trak_steps.store.manifest import Manifest
+
+GO_ON = "run the same snakemake command again"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a run.
+
+    Attributes:
+        what: ``missing``, ``altered``, ``mismatched`` or ``unfinished``.
+        path: where.
+        words: what it is, and what to do.
+    """
+
+    what: str
+    path: Path
+    words: str
+
+    def __str__(self) -> str:
+        return f"{self.what:<10}  {self.words}"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """All that was found, and how much was looked at."""
+
+    problems: list[Problem]
+    outputs: int
+    files: int
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        checked = f"{self.outputs} outputs with {self.files} files checked"
+        if not self.problems:
+            return f"{checked}: complete, unaltered, and made from one another"
+        counts: dict[str, int] = {}
+        for problem in self.problems:
+            counts[problem.what] = counts.get(problem.what, 0) + 1
+        return f"{checked}: " + ", ".join(f"{count} {what}" for what, count in counts.items())
+
+
+def verify_run(layout: Layout) -> Findings:
+    """Check every file of every output against its manifest, and every manifest against the others.
+
+    Raises:
+        TrakError: if there is no such run.
+    """
+    if not layout.root.is_dir():
+        raise TrakError(f"{layout.root}: there is no such run")
+    problems: list[Problem] = []
+    found = present(layout)
+    if not found:
+        raise TrakError(f"{layout.root}: holds no outputs of this pipeline; name a run's own folder")
+    manifests: dict[Path, Manifest] = {}
+    for path in progress(found, total=len(found), label="checked", unit="output"):
+        try:
+            manifests[path] = check_artefact(path)
+        except TrakError as error:
+            problems.append(Problem("altered", path, str(error)))
+    for path in expected(layout):
+        if not path.exists():
+            words = f"{path}: is not there; {GO_ON}"
+            problems.append(Problem("missing", path, words))
+    checked = {path: manifests[path] for path in found if path in manifests}
+    problems += [*_lineage(layout, checked), *_siblings(checked), *_recorded(layout, checked)]
+    problems += _unfinished(layout)
+    files = sum(max(1, len(manifest.files)) for manifest in manifests.values())
+    return Findings(problems, len(found), files)
+
+
+def _lineage(layout: Layout, manifests: dict[Path, Manifest]) -> list[Problem]:
+    """Outputs that were made from something else than what is there now."""
+    lineage = Lineage(layout)
+    return _refused(manifests, lineage.check)
+
+
+def _siblings(manifests: dict[Path, Manifest]) -> list[Problem]:
+    """Outputs of one kind that were made with other settings, or by other code, than the first."""
+    first: dict[str, tuple[Path, Manifest]] = {}
+
+    def check(path: Path, manifest: Manifest) -> None:
+        if manifest.kind not in ("features", "kernel", "checkpoint", "scores"):
+            return
+        beside, other = first.setdefault(manifest.kind, (path, manifest))
+        own = ("checkpoint", *(("seed",) if manifest.kind == "checkpoint" else ()))
+        shared = {name: value for name, value in other.settings.items() if name not in own}
+        manifest.require(path, settings=shared, code=other.code, by=str(beside))
+        if manifest.kind == "features":
+            store = FeatureStore.open(path)
+            store.features(store.start, store.stop)
+
+    return _refused(manifests, check)
+
+
+def _recorded(layout: Layout, manifests: dict[Path, Manifest]) -> list[Problem]:
+    """What the provenance names and is not there, or was made anew since."""
+    record = manifests.get(layout.provenance)
+    if record is None:
+        return []
+    lost = [name for name in record.made_from if not (layout.root / name.partition("#")[0]).exists()]
+    known = expected(layout)
+    return [
+        Problem("missing", layout.root / name, f"{layout.root / name}: was there; {GO_ON}")
+        for name in lost
+        if layout.root / name.partition("#")[0] not in known
+    ]
+
+
+def _unfinished(layout: Layout) -> list[Problem]:
+    found = [
+        Problem(
+            "unfinished",
+            path,
+            f"{path}: left by a killed writer, or still being written; {GO_ON}, which removes it",
+        )
+        for path in leftovers(layout.root)
+    ]
+    trainings = layout.training("x").parent
+    for path in sorted(trainings.iterdir()) if trainings.is_dir() else []:
+        words = f"{path}: a training that is not finished; {GO_ON}, or delete it"
+        found.append(Problem("unfinished", path, words))
+    return found
+
+
+def _refused(manifests: dict[Path, Manifest], check: Callable[[Path, Manifest], None]) -> list[Problem]:
+    problems = []
+    for path, manifest in manifests.items():
+        try:
+            check(path, manifest)
+        except TrakError as error:
+            problems.append(Problem("mismatched", path, str(error)))
+    return problems

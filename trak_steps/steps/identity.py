@@ -1,0 +1,43 @@
+"""The settings that decide each output, as its manifest holds them and as later steps expect them."""
+
+from typing import Any
+
+from trak_steps.config import Settings
+from trak_steps.config.settings import DatasetSettings
+from trak_steps.fingerprint import foreign_fingerprint
+from trak_steps.layout import checkpoint_names
+
+
+def row_settings(dataset: DatasetSettings, *, train: bool) -> dict[str, Any]:
+    """Of the rows of the train set, or of a target set: what the step may see and depends on."""
+    only_train = ("train_split", "train_size", "flip_labels")
+    return {name: value for name, value in vars(dataset).items() if train or name not in only_train}
+
+
+def recipe_settings(settings: Settings, run: int) -> dict[str, Any]:
+    """Of the checkpoints of a training run."""
+    return {**settings.finetune.model_dump(), "seed": settings.seed + run}
+
+
+def feature_settings(settings: Settings) -> dict[str, Any]:
+    """Of the features of every checkpoint."""
+    chosen = settings.features
+    return {
+        **chosen.model_dump(exclude={"shard_size"}),
+        "seed": settings.seed,
+        "output_code": foreign_fingerprint(chosen.model_output.partition(":")[0]),
+    }
+
+
+def kernel_settings(settings: Settings) -> dict[str, Any]:
+    """Of every checkpoint's kernel."""
+    return {**feature_settings(settings), "ridge": settings.kernel.ridge}
+
+
+def score_settings(settings: Settings) -> dict[str, Any]:
+    """Of the scores of every target set."""
+    return {
+        **kernel_settings(settings),
+        "checkpoints": checkpoint_names(settings.checkpoints),
+        "loss_weight_power": settings.scores.loss_weight_power,
+    }

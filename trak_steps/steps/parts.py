@@ -1,0 +1,73 @@
+"""Open the parts of a run for a step, after checking that they fit together."""
+
+from trak_steps.config import Settings
+from trak_steps.data.prepared import PreparedRows
+from trak_steps.layout import Layout, shard_names
+from trak_steps.lineage import Lineage
+from trak_steps.steps.identity import feature_settings, kernel_settings
+from trak_steps.store.features import FeatureStore, TrainFeatures
+from trak_steps.store.kernel import KernelStore
+
+
+def open_train_features(
+    layout: Layout, settings: Settings, checkpoint: str, train: PreparedRows
+) -> TrainFeatures:
+    """A checkpoint's features of the train set.
+
+    Raises:
+        TrakError: if a shard is missing, or was made from other rows, another checkpoint, other
+            settings or other code.
+    """
+    shards = shard_names(len(train), settings.features.shard_size)
+    features = TrainFeatures([layout.train_shard(checkpoint, shard) for shard in shards], len(train))
+    expected = {**feature_settings(settings), "checkpoint": checkpoint}
+    lineage = Lineage(layout)
+    for shard in features.shards:
+        rows = f"{layout.name(layout.train)}#{shard.start}:{shard.stop}"
+        shard.manifest.require(
+            shard.path,
+            made_from={rows: train.content_of(shard.start, shard.stop)},
+            settings=expected,
+        )
+        lineage.check(shard.path, shard.manifest)
+        same = layout.name(layout.checkpoint(checkpoint))
+        shard.manifest.require(shard.path, made_from={same: features.manifest.made_from.get(same, "")})
+    return features
+
+
+def open_target_features(
+    layout: Layout, checkpoint: str, targets: str, rows: PreparedRows, train: TrainFeatures
+) -> FeatureStore:
+    """A checkpoint's features of a target set, made as those of the train set were.
+
+    Raises:
+        TrakError: if they are missing or were made otherwise.
+    """
+    store = FeatureStore.open(layout.target_features(checkpoint, targets))
+    name = layout.name(layout.checkpoint(checkpoint))
+    store.manifest.require(
+        store.path,
+        made_from={
+            name: train.manifest.made_from[name],
+            layout.name(rows.path): rows.content,
+        },
+        settings=train.manifest.settings,
+        code=train.manifest.code,
+        by=str(train.path),
+    )
+    return store
+
+
+def open_kernel(
+    layout: Layout, settings: Settings, checkpoint: str, train: TrainFeatures
+) -> KernelStore:
+    """A checkpoint's kernel, made from these features.
+
+    Raises:
+        TrakError: if it is missing or was made otherwise.
+    """
+    kernel = KernelStore.open(layout.kernel(checkpoint))
+    shards = {layout.name(shard.path): shard.manifest.content for shard in train.shards}
+    expected = {**kernel_settings(settings), "checkpoint": checkpoint}
+    kernel.manifest.require(kernel.path, made_from=shards, settings=expected)
+    return kernel

@@ -1,0 +1,61 @@
+"""Step ``provenance``: what every output of the run was made from, back to the source."""
+
+from pathlib import Path
+from typing import Any
+
+from trak_steps import __version__
+from trak_steps.config import Settings
+from trak_steps.fingerprint import fingerprint
+from trak_steps.layout import Layout, checkpoint_names, shard_names
+from trak_steps.lineage import Lineage
+from trak_steps.progress import say
+from trak_steps.store.artefact import artefact_manifest
+from trak_steps.store.document import save_document
+from trak_steps.store.manifest import Manifest
+
+NAMED = ("made_from", "settings", "code", "content", "versions")
+LEFT_OUT = ("classes", "label_names")
+
+
+def run(layout: Layout, settings: Settings) -> None:
+    """Write ``provenance.json``, after checking that every output was made from those that are there."""
+    paths = _paths(layout, settings)
+    lineage = Lineage(layout)
+    outputs: dict[str, Any] = {}
+    for path in paths:
+        manifest = artefact_manifest(path)
+        lineage.check(path, manifest)
+        outputs[layout.name(path)] = _entry(manifest)
+    record = {
+        "run": settings.run,
+        "version": __version__,
+        "scores": [layout.name(layout.scores(targets)) for targets in settings.targets],
+        "outputs": outputs,
+    }
+    made_from = {name: entry["content"] for name, entry in outputs.items()}
+    manifest = Manifest("provenance", made_from=made_from, code=fingerprint("steps.provenance"))
+    save_document(layout.provenance, record, manifest)
+    say(f"wrote {layout.provenance}: {len(outputs)} outputs")
+
+
+def _paths(layout: Layout, settings: Settings) -> list[Path]:
+    """Every output of the run, in the order of the pipeline."""
+    checkpoints = checkpoint_names(settings.checkpoints)
+    rows = int(artefact_manifest(layout.train, "data").details["rows"])
+    paths = [layout.model, layout.train, *map(layout.targets, settings.targets)]
+    for name in checkpoints:
+        paths.append(layout.checkpoint(name))
+        shards = shard_names(rows, settings.features.shard_size)
+        paths += [layout.train_shard(name, shard) for shard in shards]
+        paths += [layout.target_features(name, targets) for targets in settings.targets]
+        paths.append(layout.kernel(name))
+    for targets in settings.targets:
+        paths += [layout.scores(targets), layout.top(targets)]
+    return [*paths, layout.summary]
+
+
+def _entry(manifest: Manifest) -> dict[str, Any]:
+    """An output's manifest without its files, and without classes, which may be many."""
+    values = manifest.to_dict()
+    details = {name: value for name, value in manifest.details.items() if name not in LEFT_OUT}
+    return {"kind": manifest.kind, **{name: values[name] for name in NAMED}, "details": details}

@@ -1,0 +1,89 @@
+"""Locks that die with their holder, also by ``kill -9``."""
+
+import fcntl
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from trak_steps.errors import TrakError
+
+
+def try_lock(path: Path) -> int | None:
+    """Take the lock ``path`` for as long as this process lives, or until its descriptor is closed.
+
+    A file system that knows no locks lets everyone pass.
+
+    Returns:
+        The descriptor; none if another process holds the lock.
+
+    Raises:
+        TrakError: if the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise TrakError(f"{path}: cannot be written ({error.strerror or error})") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    except OSError:
+        return descriptor
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}".encode())
+    return descriptor
+
+
+def holder(path: Path) -> str:
+    """Who holds a lock, as far as it says."""
+    try:
+        return path.read_text(encoding="utf-8") or "unknown"
+    except OSError:
+        return "unknown"
+
+
+@contextmanager
+def one_at_a_time(path: Path, waiting: Callable[[str], None]) -> Iterator[bool]:
+    """Hold the lock ``path`` during the body; gives whether another process had it before.
+
+    Args:
+        path: of the lock, which is removed at the end.
+        waiting: is told who has the lock, if it has to be waited for.
+    """
+    waited = False
+    while True:
+        descriptor = try_lock(path)
+        if descriptor is None:
+            waited = True
+            waiting(holder(path))
+            _wait(path)
+        elif _is_still(path, descriptor):
+            break
+        else:
+            os.close(descriptor)  # the last holder removed it after we opened it
+    try:
+        yield waited
+    finally:
+        with suppress(OSError):
+            path.unlink()
+        os.close(descriptor)
+
+
+def _wait(path: Path) -> None:
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDWR)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        finally:
+            os.close(descriptor)
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    except OSError:
+        return False

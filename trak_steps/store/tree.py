@@ -1,0 +1,71 @@
+"""The files of a folder, by digest: whether all are there, as they were, and no others."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from trak_steps.errors import TrakError
+
+
+def digest_file(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_files(folder: Path) -> list[str]:
+    """The relative paths of all files below a folder; hidden ones, such as Snakemake's, do not count."""
+    found = []
+    for path, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = Path(path).relative_to(folder)
+        found += [(below / name).as_posix() for name in files if not name.startswith(".")]
+    return sorted(found)
+
+
+def digest_tree(folder: Path, but: Iterable[str] = ()) -> dict[str, str]:
+    """The SHA-256 of each file of a folder, by relative path."""
+    return {name: digest_file(folder / name) for name in tree_files(folder) if name not in but}
+
+
+def check_tree(
+    folder: Path,
+    files: Mapping[str, str],
+    *,
+    but: Iterable[str] = (),
+    only: Callable[[str], bool] | None = None,
+) -> None:
+    """Compare a folder with what a manifest says of it.
+
+    Args:
+        folder: where.
+        files: SHA-256 by relative path.
+        but: files that are not listed.
+        only: which of the listed files to read, if not all; that they are there, and no others, is
+            always checked.
+
+    Raises:
+        TrakError: naming the first file that is missing, altered, or does not belong.
+    """
+    found = set(tree_files(folder)) - set(but)
+    if missing := sorted(files.keys() - found):
+        raise TrakError(f"{folder}: its {missing[0]} is missing; delete the folder and rerun")
+    if strange := sorted(found - files.keys()):
+        raise TrakError(f"{folder}: {strange[0]} does not belong to it; delete that file, or rerun")
+    for name, digest in files.items():
+        if only is None or only(name):
+            check_file(folder, name, digest)
+
+
+def check_file(folder: Path, name: str, digest: str) -> None:
+    """Raise TrakError if a file of a folder cannot be read or differs from its digest."""
+    try:
+        found = digest_file(folder / name)
+    except OSError as error:
+        raise TrakError(f"{folder}: its {name} cannot be read ({error.strerror or error})") from None
+    if found != digest:
+        raise TrakError(
+            f"{folder}: its {name} is damaged or was altered after it was written; "
+            "delete the folder and rerun"
+        )
