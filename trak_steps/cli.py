@@ -15,6 +15,7 @@ from trak_steps import __version__
 from trak_steps.config import Settings, load_settings, restrict
 from trak_steps.errors import TrakError
 from trak_steps.layout import Layout
+from trak_steps.printable import printable
 from trak_steps.progress import quiet_libraries
 from trak_steps.steps.registry import EXECUTION, EXECUTION_VARIABLE, reads
 
@@ -302,8 +303,11 @@ def settings(
         for path in document.write(Path()):
             typer.echo(f"wrote {path}")
         return
-    loaded = load_settings(config, set_ or ())
-    typer.echo(yaml.safe_dump(loaded.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+    values = load_settings(config, set_ or ()).model_dump(mode="json")
+    shown = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    if printable(shown, keep="\n") != shown:  # what no one can see, YAML can write out
+        shown = yaml.safe_dump(values, sort_keys=False)
+    typer.echo(shown)
 
 
 def _version(value: bool) -> None:

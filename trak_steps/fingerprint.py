@@ -22,7 +22,9 @@ LEFT_OUT = frozenset(
         "config",
         "errors",
         "fingerprint",
+        "audit",
         "inputs",
+        "printable",
         "progress",
         "show",
         "steps.registry",
@@ -41,6 +43,17 @@ def fingerprint(module: str) -> str:
 def depends_on(module: str) -> frozenset[str]:
     """The modules that the digest of ``trak_steps.<module>`` covers."""
     return frozenset(_closure(f"{PACKAGE}.{module}"))
+
+
+def all_modules() -> list[str]:
+    """Every module of this package, by its full name."""
+    names = []
+    for file in sorted(ROOT.rglob("*.py")):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        if parts[-1] == "__init__":
+            parts = parts[:-1]
+        names.append(".".join([PACKAGE, *parts]))
+    return [name for name in names if name != PACKAGE]
 
 
 def foreign_fingerprint(module: str) -> str:

@@ -28,8 +28,11 @@ def local_files(settings: Settings, split: str) -> list[str]:
 
 def local_model(name_or_path: str) -> list[str]:
     """The files of a model's folder; none for a hub id or the demo's model."""
-    folder = Path(name_or_path).expanduser()
-    if not folder.is_dir():
+    try:
+        folder = Path(name_or_path).expanduser()
+        if not folder.is_dir():
+            return []
+    except (OSError, RuntimeError):  # no such home, or no name that a file can have: the step says so
         return []
     return sorted(str(file) for pattern in MODEL_FILES for file in folder.glob(pattern))
 

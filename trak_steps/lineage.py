@@ -8,6 +8,7 @@ is named after a ``#``:
 * ``data/train#table``: every column, texts included.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,16 @@ from numpy.typing import NDArray
 from trak_steps.data.digests import load_digests, rows_content
 from trak_steps.errors import TrakError
 from trak_steps.layout import Layout
-from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.manifest import Manifest
 
 
 class Lineage:
     """The contents of a run's outputs, each manifest read once."""
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, read: Callable[[Path], Manifest]) -> None:
+        """Of a run; ``read`` gives the manifest of what outputs are made from, if that is there."""
         self._layout = layout
+        self._read = read
         self._manifests: dict[str, Manifest | None] = {}
         self._digests: dict[str, NDArray[np.uint8]] = {}
 
@@ -63,5 +65,5 @@ class Lineage:
         """The manifest of a path of the run; none if there is nothing."""
         if name not in self._manifests:
             path = self._layout.root / name
-            self._manifests[name] = artefact_manifest(path) if path.exists() else None
+            self._manifests[name] = self._read(path) if path.exists() else None
         return self._manifests[name]

@@ -9,6 +9,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from trak_steps.printable import printable
+
 T = TypeVar("T")
 LOG_EVERY = 10.0
 
@@ -52,7 +54,7 @@ def progress(items: Iterable[T], *, total: int, label: str, unit: str) -> Iterat
 
 def say(message: str) -> None:
     """Tell the person at the terminal, or the log, what the step is doing."""
-    print(message, file=sys.stderr, flush=True)
+    print(printable(message, keep="\n"), file=sys.stderr, flush=True)
 
 
 def quiet_libraries() -> None:

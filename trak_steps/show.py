@@ -5,12 +5,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from trak_steps.errors import TrakError
+from trak_steps.printable import printable
+from trak_steps.store.table import load_table
 
+# Characters of a text that are shown; the file holds the whole.
+SHOWN = 300
 NOT_TEXTS = ("row", "label", "label_name", "flipped", "group")
 
 
@@ -26,13 +27,13 @@ def top_lines(file: Path, *, first: int, count: int, side: str) -> Iterator[str]
     Raises:
         TrakError: if there is no such file, or it is not one of ours.
     """
-    try:
-        wanted = (pc.field("target") < first) & (pc.field("rank") <= count) & (pc.field("side") == side)
-        rows = pq.read_table(file, filters=wanted).to_pylist()
-    except FileNotFoundError:
-        raise TrakError(f"{file}: is missing; run `trak-steps rank` first") from None
-    except (OSError, pa.ArrowException) as error:
-        raise TrakError(f"{file}: is not a list of top rows ({error})") from None
+    first, count = min(first, 2**31), min(count, 2**31)
+    table, _ = load_table(file, "top")
+    wanted = (pc.field("target") < first) & (pc.field("rank") <= count) & (pc.field("side") == side)
+    yield from _lines(table.filter(wanted).to_pylist())
+
+
+def _lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     for _, of_target in groupby(rows, key=lambda row: row["target"]):
         listed = list(of_target)
         yield f"{_texts(listed[0], 'target')}   [{_label(listed[0], 'target')}]"
@@ -42,9 +43,11 @@ def top_lines(file: Path, *, first: int, count: int, side: str) -> Iterator[str]
 
 def _texts(row: dict[str, Any], whose: str) -> str:
     names = [name.removeprefix(f"{whose}_") for name in row if name.startswith(f"{whose}_")]
-    return " | ".join(row[f"{whose}_{name}"] for name in names if name not in NOT_TEXTS)
+    texts = (row[f"{whose}_{name}"] for name in names if name not in NOT_TEXTS)
+    return " | ".join(printable(str(text), SHOWN) for text in texts)
 
 
 def _label(row: dict[str, Any], whose: str) -> str:
-    label = str(row.get(f"{whose}_label_name", row[f"{whose}_label"]))
+    label = row.get(f"{whose}_label_name")
+    label = printable(str(row[f"{whose}_label"] if label is None else label), SHOWN)
     return f"{label}, flipped" if row.get(f"{whose}_flipped") else label

@@ -153,6 +153,6 @@ def test_the_top_is_shown_readably(small_run: tuple[Layout, Settings]) -> None:
 
 def test_showing_what_is_not_there_is_an_error_without_traceback(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("x")
-    for name, message in (("nowhere", "is missing"), ("other", "is not a list of top rows")):
+    for name, message in (("nowhere", "is missing"), ("other", "cannot be read")):
         with pytest.raises(TrakError, match=message):
             CliRunner().invoke(app, ["show", str(tmp_path / name)], catch_exceptions=False)

@@ -1,6 +1,8 @@
 """Which code a step's result depends on, and what changes its digest."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,3 +59,15 @@ def test_a_persons_own_module_counts_by_its_content(
     (tmp_path / "my_own_task.py").write_text("x = 2\n")
     assert first != fp.foreign_fingerprint("my_own_task") != ""
     assert fp.foreign_fingerprint("there_is_no_such_module") == ""
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_a_step_covers_is_what_python_loads_for_it(step: str) -> None:
+    """Neither a module that it uses is missing, nor does one count that it does not use."""
+    program = (
+        f"import sys, trak_steps.steps.{STEPS[step].module}; "
+        "print(*(name for name in sys.modules if name.startswith('trak_steps.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    loaded = {name for name in done.stdout.split() if not fp._left_out(name)}
+    assert loaded - {"trak_steps.steps"} == covers(step) - {"trak_steps.steps"}

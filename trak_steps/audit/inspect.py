@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import zarr
 
 from trak_steps.errors import TrakError
+from trak_steps.printable import printable
 from trak_steps.store.artefact import artefact_manifest, check_artefact
-from trak_steps.terminal import plain_text
 
 MANY = 8
 LONG = 100
@@ -82,6 +82,6 @@ def _section(title: str, values: Any) -> Iterator[str]:
     items = list(values.items())
     for i, (name, value) in enumerate(items[:MANY] if len(items) > 2 * MANY else items):
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        yield f"  {title if i == 0 else '':<11} {plain_text(name, LONG)}: {plain_text(text, LONG)}"
+        yield f"  {title if i == 0 else '':<11} {printable(name, LONG)}: {printable(text, LONG)}"
     if len(items) > 2 * MANY:
         yield f"  {'':<11} … and {len(items) - MANY} more"

@@ -9,7 +9,7 @@ from trak_steps.errors import TrakError
 from trak_steps.layout import Layout
 from trak_steps.lineage import Lineage
 from trak_steps.progress import progress
-from trak_steps.store.artefact import check_artefact
+from trak_steps.store.artefact import artefact_manifest, check_artefact
 from trak_steps.store.atomic import leftovers
 from trak_steps.store.features import FeatureStore
 from trak_steps.store.manifest import Manifest
@@ -86,7 +86,7 @@ def verify_run(layout: Layout) -> Findings:
 
 def _lineage(layout: Layout, manifests: dict[Path, Manifest]) -> list[Problem]:
     """Outputs that were made from something else than what is there now."""
-    lineage = Lineage(layout)
+    lineage = Lineage(layout, artefact_manifest)
     return _refused(manifests, lineage.check)
 
 

@@ -2,29 +2,36 @@
 
 import difflib
 import re
+import reprlib
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from trak_steps.config.reading import as_tree, kind, read_file, read_text
 from trak_steps.config.settings import Settings
 from trak_steps.errors import TrakError
+from trak_steps.printable import printable
 
 # Where pydantic's own words would not help the person who wrote the file.
 _WORDS = {
     "model_type": "should be a section of settings",
     "model_attributes_type": "should be a section of settings",
     "dict_type": "should be a section of named entries",
+    "invalid_key": "should be a text, as the name of a setting",
     "list_type": "should be a list",
     "string_type": "should be a text",
     "string_pattern_mismatch": "should be letters, digits, `_`, `-` (and `.` in a run's name), "
     "beginning with a letter or digit",
 }
+# How pydantic marks keys and the choices of a union, which are no part of a setting's name.
+_MARK = re.compile(r"\[key\]|constrained-str|list\[.*\]")
+SHOWN = 80
+PROBLEMS = 20
 
 
 def load_settings(file: Path | None, overrides: Iterable[str] = ()) -> Settings:
@@ -38,7 +45,7 @@ def load_settings(file: Path | None, overrides: Iterable[str] = ()) -> Settings:
     Raises:
         TrakError: naming each wrong setting, what was given and what is allowed.
     """
-    values = _read_yaml(file) if file else {}
+    values = read_file(file) if file else {}
     for override in overrides:
         _lay_over(values, override)
     return parse_settings(values, source=str(file) if file else "the settings")
@@ -46,54 +53,41 @@ def load_settings(file: Path | None, overrides: Iterable[str] = ()) -> Settings:
 
 def parse_settings(values: Mapping[str, Any], source: str = "the settings") -> Settings:
     """Check a mapping of settings and fill in the defaults. Raises TrakError, as above."""
+    if not isinstance(values, Mapping):
+        raise TrakError(f"{source}: should be a mapping of settings to values, is {kind(values)}")
     try:
-        return Settings.model_validate(dict(values))
+        return Settings.model_validate(as_tree(values, source))
     except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors()]
-        raise TrakError(f"{source}:\n" + "\n".join(f"  {line}" for line in problems)) from None
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise TrakError(f"{file}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise TrakError(f"{file}: is not UTF-8 text") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise TrakError(f"{file}: is not valid YAML: {error}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict):
-        raise TrakError(f"{file}: should hold `setting: value` lines, holds {_kind(values)}")
-    return values
+        problems = error.errors()
+        said = list(dict.fromkeys(map(_explain, problems[:PROBLEMS])))
+        more = [f"… and {len(problems) - PROBLEMS} more"] if len(problems) > PROBLEMS else []
+        lines = "\n".join(f"  {line}" for line in [*said, *more])
+        raise TrakError(f"{source}:\n{lines}") from None
 
 
 def _lay_over(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise TrakError(f"--set {override}: should read setting=value, such as features.dim=256")
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise TrakError(f"--set {override}: the value is not valid YAML: {error}") from None
     *sections, name = key.strip().split(".")
+    said = f"--set {printable(override, SHOWN)}"
+    if not equals or not all([*sections, name]):
+        raise TrakError(f"{said}: should read setting=value, such as features.dim=256")
+    value = as_tree(read_text(text, f"{said}: the value is"), said)
     for section in sections:
         inner = values.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise TrakError(f"--set {override}: `{section}` is {_kind(inner)}, not a section")
+            raise TrakError(f"{said}: `{printable(section, SHOWN)}` is {kind(inner)}, not a section")
         values = inner
     values[name] = value
 
 
 def _explain(problem: ErrorDetails) -> str:
     """One line on one wrong setting: its name, what was given, what is allowed."""
-    where = [part for part in problem["loc"] if part != "[key]"]
-    name = _dotted(where)
+    where = list(problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return f"{name}: there is no such setting{_nearest(where)}"
+        return f"{_dotted(where)}: there is no such setting{_nearest(where)}"
+    name = _dotted(part for part in where if not _MARK.fullmatch(str(part)))
     if problem["type"] == "value_error":
-        return f"{name}: {problem['msg'].removeprefix('Value error, ')}"
+        return f"{name}: {printable(problem['msg'].removeprefix('Value error, '))}"
     message = _WORDS.get(problem["type"]) or re.sub(
         r"^(Input|List|Dictionary|Value|String) should", "should", problem["msg"]
     )
@@ -104,7 +98,8 @@ def _explain(problem: ErrorDetails) -> str:
 def _dotted(where: Iterable[Any]) -> str:
     name = ""
     for part in where:
-        name += f"[{part}]" if isinstance(part, int) else f".{part}" if name else str(part)
+        shown = printable(str(part), SHOWN)
+        name += f"[{shown}]" if isinstance(part, int) else f".{shown}" if name else shown
     return name or "the settings"
 
 
@@ -156,12 +151,16 @@ def setting_names(model: type[BaseModel], prefix: str = "") -> list[str]:
     return names
 
 
+class _Brief(reprlib.Repr):
+    """A ``repr`` that never grows with the value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = SHOWN
+
+    def repr_int(self, x: int, level: int) -> str:
+        return super().repr_int(x, level) if abs(x) < 10**SHOWN else "a number of too many digits"
+
+
 def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _kind(value: Any) -> str:
-    return {"list": "a list", "str": "a text", "int": "a number", "float": "a number"}.get(
-        type(value).__name__, f"a {type(value).__name__}"
-    )
+    return printable(_Brief().repr(value), SHOWN)

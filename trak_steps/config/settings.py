@@ -5,20 +5,68 @@ models, so this file is the only place where a setting is defined.
 """
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 TargetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 
+# More than any array or file can hold, and more than any rate or weight can be.
+COUNTABLE = 2**63
+
+
+def _parts(value: Any) -> Iterator[Any]:
+    """A setting's texts and numbers, those of a list or of a mapping one by one."""
+    if isinstance(value, dict):
+        yield from value
+        value = list(value.values())
+    if isinstance(value, list):
+        for inner in value:
+            yield from _parts(inner)
+    else:
+        yield value
+
 
 class Section(BaseModel):
     """A group of settings: unknown names are errors, values never change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _given_as_meant(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse what would be taken without a word for something else: ``true`` for 1, say."""
+        if isinstance(value, (set, frozenset)):
+            raise ValueError("should not be a set, which has no order; given a set")
+        for part in value if isinstance(value, list) else [value]:
+            if isinstance(part, bytes):
+                raise ValueError("should be a text or a number; given binary data")
+            if isinstance(part, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+                raise ValueError(f"should not be true or false; given {part}")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _can_be_used(cls, value: Any) -> Any:
+        """Refuse numbers that no machine counts to, and texts that no file or program takes."""
+        for part in _parts(value):
+            if isinstance(part, (int, float)) and abs(part) >= COUNTABLE:
+                raise ValueError(f"should be below {COUNTABLE}")
+            if isinstance(part, str) and "\0" in part:
+                raise ValueError(f"should not hold the character NUL; given {part!r:.80}")
+        return value
 
 
 class DatasetSettings(Section):
@@ -69,6 +117,18 @@ class DatasetSettings(Section):
         if isinstance(values, dict) and isinstance(values.get("text"), str):
             return {**values, "text": [values["text"]]}
         return values
+
+    @model_validator(mode="after")
+    def _texts_are_no_labels(self) -> Self:
+        columns = self.text or []
+        if len(set(columns)) < len(columns):
+            raise ValueError(f"text names the column {columns[0]!r} twice")
+        # `label` itself is refused with the other names that the prepared rows use.
+        if self.label in columns and self.label != "label":
+            raise ValueError(
+                f"text names {self.label!r}, the label column; a model would read the answer"
+            )
+        return self
 
 
 class TargetSettings(Section):
@@ -133,6 +193,16 @@ class ParameterSettings(Section):
         [".*"], min_length=1, description="regular expressions; a parameter must match one in full"
     )
     exclude: list[Text] = Field([], description="regular expressions; a match drops a parameter")
+
+    @field_validator("include", "exclude")
+    @classmethod
+    def _regular_expressions(cls, patterns: list[str]) -> list[str]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except (re.error, OverflowError, RecursionError) as error:
+                raise ValueError(f"{pattern!r:.80} is not a regular expression: {error}") from None
+        return patterns
 
 
 class FeatureSettings(Section):
@@ -228,6 +298,13 @@ class ExecutionSettings(Section):
         description="memory for gradients, features and scores, beside the model; on a GPU "
         "batches take most of what is free, whatever is set here",
     )
+
+    @field_validator("device")
+    @classmethod
+    def _name_of_a_device(cls, name: str) -> str:
+        if not re.fullmatch(r"[a-z]+(:[0-9]{1,4})?", name):
+            raise ValueError(f"should be `auto`, `cpu`, `cuda` or `cuda:1`; given {name!r:.80}")
+        return name
 
 
 class Settings(Section):

@@ -7,6 +7,7 @@ reading a default.
 """
 
 import json
+import re
 import shlex
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -16,6 +17,9 @@ from pydantic import BaseModel
 from trak_steps.config.settings import Settings
 
 Model = TypeVar("Model", bound=BaseModel)
+
+# What JSON leaves as it is and YAML does not read, or reads as the end of a line.
+_NO_YAML = re.compile("[\\x7f-\\x9f\\u2028\\u2029\\ufeff\\ufffe\\uffff]")
 
 
 def restrict(settings: Settings, reads: Iterable[str]) -> Settings:
@@ -30,7 +34,9 @@ def arguments(settings: Settings, reads: Iterable[str]) -> str:
         value: Any = settings
         for part in name.split("."):
             value = value[part] if isinstance(value, dict) else getattr(value, part)
-        text = json.dumps(_plain(value), sort_keys=True, ensure_ascii=False)
+        # The first target set stays first: the summary puts its figures on top.
+        text = json.dumps(_plain(value), sort_keys=name != "targets", ensure_ascii=False)
+        text = _NO_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
         parts.append(f"--set {shlex.quote(f'{name}={text}')}")
     return " ".join(parts)
 

@@ -1,6 +1,7 @@
 """Turn a label column into class numbers, or into numbers to regress on, and refuse what is neither."""
 
-from collections.abc import Mapping, Sequence
+import reprlib
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +37,8 @@ def labels_of(rows: datasets.Dataset, column: str, where: str) -> Labels:
     regression.
 
     Raises:
-        TrakError: if the column is missing, holds something else, or has a single class.
+        TrakError: if the column is missing, holds something else, lacks a label, or has a single
+            class.
     """
     require_column(rows, column, where, "dataset.label")
     feature = rows.features[column]
@@ -45,10 +47,14 @@ def labels_of(rows: datasets.Dataset, column: str, where: str) -> Labels:
         return _with_two_classes(Labels(tuple(range(len(names))), names), column, where)
     kind = getattr(feature, "dtype", str(feature))
     if kind.startswith("float"):
+        # All rows count, chosen or not: one that is missing turns a column of integers into floats.
+        encode(list(rows[column]), Labels(None, ()), range(len(rows)), where)
         return Labels(None, ())
     if not kind.startswith(("int", "uint", "bool", "string", "large_string")):
+        held = {"null": "no label", "Json(decode=True)": "values of several kinds"}.get(kind, kind)
         raise TrakError(
-            f"{where}: the label column `{column}` holds {kind}; labels are integers, texts or floats"
+            f"{where}: the label column `{column}` holds {held}; labels are integers, texts or floats, "
+            "all of one kind"
         )
     values = rows.unique(column)
     _refuse_missing(rows, column, values, where)
@@ -59,8 +65,8 @@ def labels_of(rows: datasets.Dataset, column: str, where: str) -> Labels:
 def in_the_order_of(labels: Labels, id2label: Mapping[int, str], named: str) -> Labels:
     """The classes in the order in which a checkpoint that was brought along has them.
 
-    Names are compared without regard to case. A checkpoint whose classes have no names
-    (``LABEL_0``, …) is taken to have them in the order of the data's.
+    Names are compared without regard to case, unless the data's differ in nothing else. A checkpoint
+    whose classes have no names (``LABEL_0``, …) is taken to have them in the order of the data's.
 
     Args:
         labels: of the data.
@@ -73,13 +79,17 @@ def in_the_order_of(labels: Labels, id2label: Mapping[int, str], named: str) -> 
     order = [str(id2label[i]) for i in sorted(id2label)]
     if labels.classes is None or order == [f"LABEL_{i}" for i in range(len(order))]:
         return labels
-    place = {name.casefold(): i for i, name in enumerate(labels.names)}
-    if sorted(name.casefold() for name in order) != sorted(place):
+    names = list(labels.names)
+    if len({name.casefold() for name in names}) == len(names):
+        names, order = [name.casefold() for name in names], [name.casefold() for name in order]
+    if sorted(order) != sorted(names):
+        theirs = some(str(id2label[i]) for i in sorted(id2label))
         raise TrakError(
-            f"checkpoints.existing: {named} has the classes {', '.join(order)}, the data has "
-            f"{', '.join(labels.names)}; name them alike in the checkpoint's config.json (id2label)"
+            f"checkpoints.existing: {named} has the classes {theirs}, the data has "
+            f"{some(labels.names)}; name them alike in the checkpoint's config.json (id2label)"
         )
-    chosen = [place[name.casefold()] for name in order]
+    place = {name: i for i, name in enumerate(names)}
+    chosen = [place[name] for name in order]
     return Labels(tuple(labels.classes[i] for i in chosen), tuple(labels.names[i] for i in chosen))
 
 
@@ -92,24 +102,44 @@ def encode(
         TrakError: naming the first row whose label is missing or not one of the classes.
     """
     if labels.classes is None:
-        numbers = np.array([np.nan if v is None else float(v) for v in values])
+        numbers = np.array([_number(value) for value in values])
         wrong = np.flatnonzero(~np.isfinite(numbers))
         if wrong.size:
-            raise TrakError(f"{where}: row {row_ids[wrong[0]]} has no finite label")
+            raise TrakError(
+                f"{where}: row {row_ids[wrong[0]]} has no finite label; drop the row, or mend its label"
+            )
         return numbers
     number = {value: i for i, value in enumerate(labels.classes)}
     encoded = np.empty(len(values), dtype=np.int64)
     for i, value in enumerate(values):
         if _unlabelled(value):
             raise _no_label(value, row_ids[i], where)
-        if value not in number:
+        # A list or a mapping cannot be looked up.
+        if not isinstance(value, Hashable) or value not in number:
             raise TrakError(
-                f"{where}: row {row_ids[i]} has the label {value!r}; the train set knows "
-                + ", ".join(repr(c) for c in labels.classes[:10])
-                + (" …" if len(labels.classes) > 10 else "")
+                f"{where}: row {row_ids[i]} has the label {_shown(value)}; the train set knows "
+                + some(map(_shown, labels.classes))
             )
         encoded[i] = number[value]
     return encoded
+
+
+def _number(value: Any) -> float:
+    """A label to regress on; not a number for what is none."""
+    try:
+        return float(value) if not isinstance(value, (str, bytes)) else np.nan
+    except (TypeError, ValueError, OverflowError):
+        return np.nan
+
+
+def _shown(value: Any) -> str:
+    return reprlib.repr(value)
+
+
+def some(names: Iterable[str]) -> str:
+    """The first names of many, each shortened."""
+    listed = [name if len(name) <= 80 else name[:79] + "…" for name in names]
+    return ", ".join(listed[:10]) + (" …" if len(listed) > 10 else "")
 
 
 def require_column(rows: datasets.Dataset, column: str, where: str, setting: str) -> None:

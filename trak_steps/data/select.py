@@ -1,6 +1,7 @@
 """Choose the rows of a split, name them, and check their texts."""
 
 import hashlib
+import unicodedata
 from collections.abc import Sequence
 from typing import Literal
 
@@ -55,9 +56,14 @@ def row_ids(rows: datasets.Dataset, column: str | None, where: str) -> NDArray[n
         return np.arange(len(rows), dtype=np.int64)
     require_column(rows, column, where, "dataset.row_id")
     values = list(rows[column])
-    if not all(isinstance(value, int) for value in values):
+    if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
         raise TrakError(f"{where}: `{column}` (dataset.row_id) does not hold integers in every row")
-    ids = np.array(values, dtype=np.int64)
+    try:
+        ids = np.array(values, dtype=np.int64)
+    except OverflowError:
+        raise TrakError(
+            f"{where}: `{column}` (dataset.row_id) holds integers of more than 64 bits"
+        ) from None
     unique, counts = np.unique(ids, return_counts=True)
     if len(unique) < len(ids):
         raise TrakError(
@@ -74,10 +80,17 @@ def check_texts(
         require_column(rows, column, where, "dataset.text")
         for i, text in zip(ids, rows[column], strict=True):
             if not isinstance(text, str):
-                found = "missing" if text is None else f"of type {type(text).__name__}, not text"
+                found = f"of type {type(text).__name__}, not text; save the column as texts"
+                if text is None:
+                    found = "missing; drop the row, or fill it in"
                 raise TrakError(f"{where}: `{column}` of row {i} is {found}")
-            if not text.strip():
-                raise TrakError(f"{where}: `{column}` of row {i} is empty")
+            if not any(map(_is_seen, text)):
+                raise TrakError(f"{where}: `{column}` of row {i} is empty; drop the row, or fill it in")
+
+
+def _is_seen(letter: str) -> bool:
+    """Whether a reader sees it: spaces, control characters and zero-width ones leave a text empty."""
+    return (letter.isprintable() and letter != " ") or unicodedata.category(letter) in ("Co", "Cn")
 
 
 def flip_labels(

@@ -1,15 +1,16 @@
 """Read one split of a data set, whatever kind it is, and say clearly when that fails."""
 
 from collections.abc import Mapping
-from glob import glob
-from pathlib import Path
 
 import datasets
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from trak_steps.data import demo
+from trak_steps.data.files import check_files
 from trak_steps.errors import TrakError
+
+# What ``datasets`` calls a column that it makes of fields that a CSV file's header does not name.
+_UNNAMED = "__index_level_0__"
 
 
 def load_split(
@@ -27,13 +28,17 @@ def load_split(
         seed: only the demo set depends on it.
 
     Raises:
-        TrakError: if the data set or the split cannot be had, or the split has no rows.
+        TrakError: if the data set or the split cannot be had, the split has no rows, or its texts
+            are not UTF-8.
     """
     if path == "demo":
         rows = _demo(split, seed)
+    elif path == "pandas":
+        raise TrakError("dataset.path: pandas reads pickles, which can run code; save them as parquet")
     else:
-        _check_files(data_files)
+        check_files(path, data_files)
         rows = _load(path, name, data_files, split)
+        _check_columns(rows, _named(path, name))
     if len(rows) == 0:
         raise TrakError(f"dataset {_named(path, name)}: the split `{split}` has no rows")
     return rows
@@ -44,30 +49,6 @@ def _demo(split: str, seed: int) -> datasets.Dataset:
         raise TrakError(f"dataset demo: there is no split `{split}`; it has {', '.join(demo.SPLITS)}")
     rows = datasets.Dataset.from_list(demo.rows(split, seed))
     return rows.cast_column("label", datasets.ClassLabel(names=list(demo.LABELS)))
-
-
-def _check_files(data_files: Mapping[str, str | list[str]] | None) -> None:
-    """The readers' own words on files that are missing or empty would not help."""
-    for split, patterns in (data_files or {}).items():
-        for pattern in [patterns] if isinstance(patterns, str) else patterns:
-            if "://" in pattern:
-                continue
-            files = [Path(file) for file in glob(pattern)]
-            if not files:
-                raise TrakError(
-                    f"dataset.data_files.{split}: there is no file {Path(pattern).absolute()}"
-                )
-            if all(map(_is_empty, files)):
-                raise TrakError(f"dataset.data_files.{split}: the split `{split}` has no rows")
-
-
-def _is_empty(file: Path) -> bool:
-    if file.stat().st_size == 0:
-        return True
-    try:
-        return file.suffix == ".parquet" and bool(pq.read_metadata(file).num_rows == 0)
-    except (OSError, pa.ArrowException):
-        return False  # not parquet after all: the reader will say so
 
 
 def _load(
@@ -83,14 +64,46 @@ def _load(
     return rows
 
 
+def _check_columns(rows: datasets.Dataset, named: str) -> None:
+    """Refuse what readers let through: fields of CSV without a name, and texts that are not UTF-8."""
+    if _UNNAMED in rows.column_names:
+        raise TrakError(
+            f"dataset {named}: its rows have more fields than its header names; name all columns, and "
+            "put texts that hold commas in quotes"
+        )
+    for column in rows.column_names:
+        first = 0
+        for chunk in rows.data.column(column).chunks:
+            if _is_text(chunk.type) and not _is_utf8(chunk):
+                row = first + next(i for i in range(len(chunk)) if not _is_utf8(chunk[i : i + 1]))
+                raise TrakError(
+                    f"dataset {named}: `{column}` of row {row} is not UTF-8 text; save the file as UTF-8"
+                )
+            first += len(chunk)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def _is_utf8(texts: pa.Array) -> bool:
+    try:
+        texts.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
 def _explain(path: str, name: str | None, split: str, error: Exception) -> str:
     chain: list[BaseException] = [error]
     while following := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(following)
     kinds = {type(link).__name__ for link in chain}
     named = _named(path, name)
-    # Loaders wrap what went wrong; the innermost words are the ones that help.
-    words = next((w for w in map(_first_line, reversed(chain)) if w), type(error).__name__)
+    # Loaders wrap what went wrong; the innermost words are the ones that help. But where JSON lines
+    # could not be read, the reader tries again as if they were one value, and only its first words help.
+    tried = [link for link in chain if isinstance(link, pa.ArrowInvalid)]
+    words = next((w for w in map(_words, tried + chain[::-1]) if w), type(error).__name__)
     if "corresponds to no data" in words:
         return f"dataset {named}: the split `{split}` has no rows"
     if kinds & {
@@ -108,8 +121,12 @@ def _explain(path: str, name: str | None, split: str, error: Exception) -> str:
     return f"dataset {named}: cannot be loaded: {words}"
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:300]
+def _words(error: BaseException) -> str:
+    """What an exception says, shortened: its first line, and the last of a cast that failed."""
+    lines = str(error).strip().split("\n")
+    if lines[0].startswith("Couldn't cast"):
+        return f"columns of one file cannot be cast to those of another: {lines[-1][-200:]}"
+    return lines[0][:300]
 
 
 def _named(path: str, name: str | None) -> str:

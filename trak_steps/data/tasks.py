@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from trak_steps.errors import TrakError
 
 # Columns that the prepared rows use themselves.
-RESERVED = frozenset({"row", "label", "flipped", "group", "input_ids", "token_type_ids"})
+RESERVED = frozenset({"row", "label", "label_name", "flipped", "group", "input_ids", "token_type_ids"})
 
 GLUE: dict[str, tuple[str, ...]] = {
     "cola": ("sentence",),

@@ -112,6 +112,8 @@ def load_model_output(name: str, loss_temperature: float) -> ModelOutput:
     found = getattr(module, class_name, None)
     if found is None:
         raise TrakError(f"features.model_output: `{module_name}` has no `{class_name}`")
+    if not isinstance(found, type):  # a function would be run, whatever it does
+        raise TrakError(f"features.model_output: `{name}` is not a class")
     try:
         made = found()
     except Exception as error:

@@ -9,6 +9,7 @@ from transformers import BertConfig, PreTrainedTokenizerFast
 
 SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 VOCABULARY = 1500
+LONGEST_WORD = 100  # what the tokenizer looks up; a longer one is unknown to it
 WIDTH = 128
 LAYERS = 2
 HEADS = 4
@@ -67,5 +68,5 @@ def _vocabulary(words: Iterable[str]) -> dict[str, int]:
     letters = sorted({letter for word in counts for letter in word})
     pieces = [*SPECIAL.values(), *letters, *(f"##{letter}" for letter in letters)]
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
-    pieces += [word for word in ranked if len(word) > 1]
+    pieces += [word for word in ranked if 1 < len(word) <= LONGEST_WORD]
     return {piece: number for number, piece in enumerate(pieces[:VOCABULARY])}

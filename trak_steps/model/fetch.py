@@ -15,6 +15,8 @@ from trak_steps.errors import TrakError
 
 SMALL = ("*.json", "*.txt", "*.model", "*.jinja")
 WEIGHTS = ("*.safetensors",)
+WEIGHTS_FILE = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 ADAPTER = "adapter"
 ADAPTER_CONFIG = "adapter_config.json"
 CODE = ("*.py",)
@@ -34,7 +36,8 @@ def fetch_model(
         trust_remote_code: whether to bring Python files along.
 
     Raises:
-        TrakError: if there is no such model, it lacks weights, or has only pickled ones.
+        TrakError: if there is no such model, it lacks weights, has only pickled ones, or a file of
+            it cannot be read.
     """
     patterns = [*SMALL, *(WEIGHTS if weights else ()), *(CODE if trust_remote_code else ())]
     source = _find(name_or_path, patterns, setting)
@@ -65,8 +68,9 @@ def fetch_model(
 def _base_of(adapter: Path, named: str, setting: str) -> str:
     """The model that an adapter was trained on."""
     try:
-        base = json.loads((adapter / ADAPTER_CONFIG).read_text())["base_model_name_or_path"]
-    except (ValueError, KeyError, TypeError):
+        values = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        base = values["base_model_name_or_path"]
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         base = None
     if not base or not isinstance(base, str):
         raise TrakError(
@@ -77,18 +81,28 @@ def _base_of(adapter: Path, named: str, setting: str) -> str:
 
 
 def _copy(source: Path, destination: Path, patterns: Iterable[str], but: str = "") -> None:
+    """Copy regular files. Links are followed: a hub's cache is made of them."""
     destination.mkdir(parents=True, exist_ok=True)
     for pattern in patterns:
         for file in source.glob(pattern):
-            if file.name != but:
+            if file.name == but or file.is_dir():
+                continue
+            if not file.is_file():
+                raise TrakError(f"{file}: is not a file that can be copied (a broken link, or a device)")
+            try:
                 shutil.copyfile(file, destination / file.name)
+            except OSError as error:
+                raise TrakError(f"{file}: cannot be copied ({error.strerror or error})") from None
 
 
 def _find(name_or_path: str, patterns: list[str], setting: str) -> Path:
     """The local folder, or the hub's files."""
-    source = Path(name_or_path).expanduser()
-    if source.is_dir():
-        return source
+    try:
+        source = Path(name_or_path).expanduser()
+        if source.is_dir():
+            return source
+    except (OSError, RuntimeError) as error:  # a name that is too long, or the home of nobody
+        raise TrakError(f"{setting}: {name_or_path[:80]!r} is not a folder ({error})"[:400]) from None
     if source.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1:
         raise TrakError(f"{setting}: there is no folder {source.absolute()}")
     return _download(name_or_path, patterns, setting)
@@ -108,12 +122,40 @@ def _download(name: str, patterns: list[str], setting: str) -> Path:
 def _check(folder: Path, named: str, setting: str, weights: bool) -> None:
     if not (folder / "config.json").is_file():
         raise TrakError(f"{setting}: {named} has no config.json, so it is not a model's folder")
-    if not weights or any(folder.glob("*.safetensors")):
+    if not weights or weight_files(folder):
         return
-    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    pickles = pickled(folder)
     if pickles:
         raise TrakError(
             f"{setting}: {named} holds pickled weights ({pickles[0]}), which can run code when "
             "they are read; save the model with `save_pretrained`, which writes model.safetensors"
         )
-    raise TrakError(f"{setting}: {named} has no weights (model.safetensors)")
+    raise TrakError(f"{setting}: {named} has no weights ({WEIGHTS_FILE})")
+
+
+def pickled(folder: Path) -> list[str]:
+    """The names of files that are pickles, or may hold some."""
+    return sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that weights are read from: one, or the parts that an index names.
+
+    The index is a text that anyone can write: it may name a file that lies elsewhere, or a pickle.
+
+    Raises:
+        TrakError: if the index is damaged, or a part is missing or not a safetensors file beside it.
+    """
+    index = folder / INDEX
+    if (folder / WEIGHTS_FILE).is_file() or not index.is_file():
+        return list(folder.glob(WEIGHTS_FILE))
+    try:
+        parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        raise TrakError(f"{index}: does not say where the weights are; save the model again") from None
+    for part in parts:
+        if not isinstance(part, str) or Path(part).name != part or not part.endswith(".safetensors"):
+            raise TrakError(f"{index}: names {part!r:.80}, which is not a safetensors file beside it")
+        if not (folder / part).is_file():
+            raise TrakError(f"{index}: names {part}, which is missing; fetch or save the model again")
+    return sorted(folder / part for part in parts)

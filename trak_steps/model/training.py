@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from safetensors import SafetensorError
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedModel,
@@ -33,17 +32,9 @@ from transformers import (
 
 from trak_steps.errors import TrakError
 from trak_steps.progress import say
-from trak_steps.store.artefact import check_artefact
-from trak_steps.store.atomic import cannot_be_written, complete_or_absent, flush
+from trak_steps.store.atomic import complete_or_absent, flush, saying_what_the_disk_refused
+from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import Manifest
-
-CANNOT_WRITE = (
-    "No space left",
-    "PytorchStreamWriter",
-    "inline_container",
-    "I/O error",
-    "too large",
-)
 
 
 @dataclass(frozen=True)
@@ -98,29 +89,22 @@ def finetune(
     Raises:
         TrakError: if a state was not kept.
     """
-    _start_or_resume(work, {**identity, "recipe": _plain(recipe)})
     steps = recipe.steps(len(rows))
     states = {fraction: work / "states" / f"{fraction:g}" for fraction in recipe.keep}
-    _drop_if_damaged(work, states.values())
-    set_seed(recipe.seed)
-    trainer = Trainer(
-        model=make_model(),
-        args=_arguments(recipe, steps, work / "trainer", save_every, cpu),
-        train_dataset=rows,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        callbacks=[_KeepStates(states, steps), _MarkSaves()],
-    )
-    last = _last_complete(work / "trainer")
-    say(f"training {steps} steps" + (f", resuming at {last.name}" if last else ""))
-    try:
+    with saying_what_the_disk_refused(work):
+        _start_or_resume(work, {**identity, "recipe": _plain(recipe)})
+        _drop_if_damaged(work, states.values())
+        set_seed(recipe.seed)
+        trainer = Trainer(
+            model=make_model(),
+            args=_arguments(recipe, steps, work / "trainer", save_every, cpu),
+            train_dataset=rows,
+            data_collator=DataCollatorWithPadding(tokenizer),
+            callbacks=[_KeepStates(states, steps), _MarkSaves()],
+        )
+        last = _last_complete(work / "trainer")
+        say(f"training {steps} steps" + (f", resuming at {last.name}" if last else ""))
         trainer.train(resume_from_checkpoint=str(last) if last else None)
-    except OSError as error:
-        raise TrakError(cannot_be_written(work, error)) from error
-    except (SafetensorError, RuntimeError) as error:
-        # What safetensors and torch say of a disk that is full, in place of an OSError.
-        if any(sign in str(error) for sign in CANNOT_WRITE):
-            raise TrakError(f"{work}: cannot be written ({error}); is the disk full?") from error
-        raise
     missing = [fraction for fraction, folder in states.items() if not folder.is_dir()]
     if missing:
         raise TrakError(f"{work}: the state at {missing[0]:g} was not kept; delete it and rerun")
@@ -203,7 +187,7 @@ def _drop_if_damaged(work: Path, states: Iterable[Path]) -> None:
     try:
         for state in states:
             if state.is_dir():
-                check_artefact(state, "state")
+                check_folder(state, "state")
     except TrakError as error:
         say(f"trained from the beginning: {error}")
         for folder in (work / "states", work / "trainer"):
@@ -216,7 +200,7 @@ def _last_complete(folder: Path) -> Path | None:
     last: Path | None = None
     for _, path in sorted(states):
         try:
-            check_artefact(path, "training")
+            check_folder(path, "training")
         except TrakError as error:
             say(f"not resumed from: {error}")
             shutil.rmtree(path)

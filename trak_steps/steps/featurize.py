@@ -31,9 +31,9 @@ from trak_steps.progress import counter, say
 from trak_steps.projection import DenseProjection, FoldProjection, Parameter, Projection
 from trak_steps.projection.base import projection_key, total_size
 from trak_steps.steps.identity import feature_settings, recipe_settings
-from trak_steps.store.artefact import check_artefact
 from trak_steps.store.codecs import codec_arguments
 from trak_steps.store.features import save_features
+from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import Manifest
 
 MIB = 2**20
@@ -148,8 +148,8 @@ def _featurize(
 def _check_inputs(layout: Layout, settings: Settings, checkpoint: str, rows: PreparedRows) -> Manifest:
     """The checkpoint's manifest, after checking that it, the rows and the settings fit together."""
     folder = layout.checkpoint(checkpoint)
-    manifest = check_artefact(folder, "checkpoint")
-    lineage = Lineage(layout)
+    manifest = check_folder(folder, "checkpoint")
+    lineage = Lineage(layout, Manifest.load)
     lineage.check(folder, manifest)
     lineage.check(rows.path, rows.manifest)
     model = layout.name(layout.model)

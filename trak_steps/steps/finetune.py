@@ -10,15 +10,13 @@ from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.fingerprint import fingerprint
 from trak_steps.layout import Layout, state_name
-from trak_steps.lineage import Lineage
 from trak_steps.model.device import pick_device
 from trak_steps.model.load import load_classifier, load_for_training, load_tokenizer
 from trak_steps.model.training import Recipe, finetune
 from trak_steps.progress import say
 from trak_steps.steps.identity import recipe_settings
-from trak_steps.steps.prepare import load_model_folder
-from trak_steps.store.artefact import check_artefact
 from trak_steps.store.atomic import complete_or_absent
+from trak_steps.store.folder import check_folder
 from trak_steps.store.lock import one_at_a_time
 from trak_steps.store.manifest import FILE, Manifest
 
@@ -26,10 +24,11 @@ from trak_steps.store.manifest import FILE, Manifest
 def run(layout: Layout, settings: Settings, training_run: int) -> None:
     """Write ``checkpoints/<m>`` for each kept state of one run."""
     train = PreparedRows.load(layout.train)
-    base = load_model_folder(layout)
-    Lineage(layout).check(train.path, train.manifest)
+    base = check_folder(layout.model, "model")
     train.manifest.require(
-        train.path, settings={"seed": settings.seed, "max_length": settings.model.max_length}
+        train.path,
+        made_from={layout.name(layout.model): base.content},
+        settings={"seed": settings.seed, "max_length": settings.model.max_length},
     )
     recipe = Recipe(
         **settings.finetune.model_dump(),
@@ -77,7 +76,7 @@ def _are_made(layout: Layout, manifests: dict[float, Manifest]) -> bool:
     for manifest in manifests.values():
         path = layout.checkpoint(str(manifest.details["checkpoint"]))
         try:
-            check_artefact(path, "checkpoint").require(
+            check_folder(path, "checkpoint").require(
                 path,
                 made_from=manifest.made_from,
                 settings=manifest.settings,
@@ -127,7 +126,7 @@ def _train(
 
 def _check(state: Path, train: PreparedRows, trust_remote_code: bool) -> None:
     """A training that diverged leaves weights that are not finite: better to stop here."""
-    check_artefact(state, "state")
+    check_folder(state, "state")
     try:
         load_classifier(
             state,

@@ -3,19 +3,18 @@
 from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
 
 from trak_steps.config import Settings
-from trak_steps.data.labels import Labels, in_the_order_of
+from trak_steps.data.labels import Labels, in_the_order_of, some
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.fingerprint import fingerprint
 from trak_steps.layout import Layout
 from trak_steps.model.fetch import fetch_model
-from trak_steps.model.load import load_classifier
+from trak_steps.model.load import load_classifier, load_tokenizer
 from trak_steps.progress import say
-from trak_steps.steps.prepare import load_model_folder
 from trak_steps.store.atomic import complete_or_absent
+from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import Manifest
 
 
@@ -28,7 +27,7 @@ def run(layout: Layout, settings: Settings, checkpoint: int, named: str) -> None
         named: the folder or hub id that is brought along.
     """
     train = PreparedRows.open(layout.train)
-    model = load_model_folder(layout)
+    model = check_folder(layout.model, "model")
     trust = settings.model.trust_remote_code
     path = layout.checkpoint(str(checkpoint))
     with complete_or_absent(path) as folder:
@@ -62,15 +61,15 @@ def _require_same_order(train: PreparedRows, id2label: dict[int, str], named: st
     ordered = in_the_order_of(labels, id2label, named)
     if ordered.names != labels.names:
         raise TrakError(
-            f"checkpoints.existing: {named} has its classes in the order {', '.join(ordered.names)}, "
-            f"the first checkpoint in the order {', '.join(labels.names)}; score them in separate runs"
+            f"checkpoints.existing: {named} has its classes in the order {some(ordered.names)}, "
+            f"the first checkpoint in the order {some(labels.names)}; score them in separate runs"
         )
 
 
 def _require_same_vocabulary(folder: Path, base: Path, named: str, trust: bool) -> None:
     """The rows are tokenised once, with the tokenizer of the first checkpoint."""
     vocabularies = [
-        AutoTokenizer.from_pretrained(path, trust_remote_code=trust).get_vocab()
+        load_tokenizer(path, max_length=1, trust_remote_code=trust).get_vocab()
         for path in (folder, base)
     ]
     if vocabularies[0] != vocabularies[1]:

@@ -7,6 +7,7 @@ from trak_steps.lineage import Lineage
 from trak_steps.steps.identity import feature_settings, kernel_settings
 from trak_steps.store.features import FeatureStore, TrainFeatures
 from trak_steps.store.kernel import KernelStore
+from trak_steps.store.manifest import Manifest
 
 
 def open_train_features(
@@ -21,7 +22,7 @@ def open_train_features(
     shards = shard_names(len(train), settings.features.shard_size)
     features = TrainFeatures([layout.train_shard(checkpoint, shard) for shard in shards], len(train))
     expected = {**feature_settings(settings), "checkpoint": checkpoint}
-    lineage = Lineage(layout)
+    lineage = Lineage(layout, Manifest.load)
     for shard in features.shards:
         rows = f"{layout.name(layout.train)}#{shard.start}:{shard.stop}"
         shard.manifest.require(

@@ -6,8 +6,9 @@ from trak_steps.config import Settings
 from trak_steps.data.labels import Labels, require_column
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.data.select import choose_rows, row_ids
+from trak_steps.fingerprint import fingerprint
 from trak_steps.layout import Layout
-from trak_steps.steps.prepare import labelled, load_model_folder, load_source, write
+from trak_steps.steps.rows import ChosenRows, labelled, load_source, write
 
 
 def run(layout: Layout, settings: Settings, targets: str) -> None:
@@ -25,21 +26,9 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
     rows = source.select(places)
     numbers = labelled(rows, labels, ids[places], settings, where)
     flipped = np.zeros(len(rows), dtype=bool)
-    path = layout.targets(targets)
-    model = load_model_folder(layout)
-    write(
-        layout,
-        settings,
-        path,
-        rows,
-        ids[places],
-        numbers,
-        flipped,
-        labels,
-        model,
-        "prepare_targets",
-        train=train,
-    )
+    picked = ChosenRows(rows, ids[places], numbers, flipped, labels)
+    code = fingerprint("steps.prepare_targets")
+    write(layout, settings, layout.targets(targets), picked, code=code, train=train)
 
 
 def _labels_of_train(train: PreparedRows) -> Labels:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from trak_steps.config import Settings
@@ -14,9 +15,13 @@ from trak_steps.lineage import Lineage
 from trak_steps.progress import progress, say
 from trak_steps.scoring.top import Top, TopRows
 from trak_steps.steps.identity import score_settings
+from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.scores import ScoreStore
 from trak_steps.store.table import save_table
+
+# Characters of a text that the list holds. A row that is in the top of many targets is repeated.
+LONGEST = 10_000
 
 
 def run(layout: Layout, settings: Settings, targets: str) -> None:
@@ -29,7 +34,7 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
         made_from={layout.name(part.path): part.content for part in (train, target_rows)},
         settings=score_settings(settings),
     )
-    Lineage(layout).check(store.path, store.manifest)
+    Lineage(layout, artefact_manifest).check(store.path, store.manifest)
     n, t = store.shape
     sides = {
         "proponent": TopRows(t, settings.scores.top, largest=True),
@@ -74,6 +79,15 @@ def _stds(store: ScoreStore, top: Top) -> NDArray[np.float32]:
     return found
 
 
+def _cut(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Texts of a length that can be listed many times; a cut one ends with an ellipsis."""
+    texts = texts.cast(pa.large_string())
+    short = pc.utf8_slice_codeunits(texts, 0, LONGEST)
+    ellipsis, nothing = (pa.scalar(text, pa.large_string()) for text in ("…", ""))
+    marked = pc.binary_join_element_wise(short, ellipsis, nothing)
+    return pc.if_else(pc.greater(pc.utf8_length(texts), LONGEST), marked, short)
+
+
 def _table(
     side: str,
     top: Top,
@@ -97,7 +111,10 @@ def _table(
         kept = ["row", "label", *rows.text_columns]
         kept += [column for column in ("flipped", "group") if column in picked.column_names]
         for column in kept:
-            values = picked[column].take(pa.array(back))
+            values = picked[column]
+            if column in rows.text_columns:
+                values = _cut(values)
+            values = values.take(pa.array(back))
             columns[f"{name}_{column}"] = values
             if column == "label" and rows.label_names:
                 names = pa.array(rows.label_names)

@@ -6,6 +6,7 @@ The workflow reruns a step when one of these settings, or the code below its mod
 
 import os
 import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +24,14 @@ class Step:
     Attributes:
         module: of ``trak_steps.steps``.
         reads: dotted names of settings; ``{targets}`` stands for the target set at hand.
+        after: the steps whose outputs it reads: it runs again after them.
+        rows: the steps whose rows or classes it reads: it runs again if they came out different.
     """
 
     module: str
     reads: tuple[str, ...]
+    after: tuple[str, ...] = ()
+    rows: tuple[str, ...] = ()
 
 
 _TEXTS = ("dataset.path", "dataset.name", "dataset.data_files", "dataset.text")
@@ -45,23 +50,61 @@ _TRAINING = ("finetune", "checkpoints.keep", "model.max_length", "model.trust_re
 _FEATURES = ("run", "seed", "features")
 _KERNEL = (*_FEATURES, "kernel")
 _SCORES = (*_KERNEL, "checkpoints", "scores.loss_weight_power")
+_BOTH = ("prepare", "prepare-targets")
 
 STEPS = {
     "model": Step("base_model", ("run", "model.trust_remote_code")),
     "prepare": Step(
         "prepare",
         ("run", *_ROWS, "dataset.train_split", "dataset.train_size", "dataset.flip_labels"),
+        after=("model",),
     ),
-    "prepare-targets": Step("prepare_targets", ("run", *_ROWS, "targets.{targets}")),
-    "finetune": Step("finetune", ("run", "seed", *_TRAINING)),
-    "import-checkpoint": Step("import_checkpoint", ("run", "model.trust_remote_code")),
-    "featurize": Step("featurize", (*_FEATURES, "model.trust_remote_code")),
-    "kernel": Step("kernel", _KERNEL),
-    "score": Step("score", _SCORES),
-    "rank": Step("rank", (*_SCORES, "scores.top")),
-    "summarize": Step("summarize", ("run", "targets", "checkpoints")),
-    "provenance": Step("provenance", ("run", "targets", "checkpoints", "features.shard_size")),
+    "prepare-targets": Step(
+        "prepare_targets", ("run", *_ROWS, "targets.{targets}"), after=("model",), rows=("prepare",)
+    ),
+    "finetune": Step("finetune", ("run", "seed", *_TRAINING), after=("model",), rows=("prepare",)),
+    "import-checkpoint": Step(
+        "import_checkpoint", ("run", "model.trust_remote_code"), after=("model",), rows=("prepare",)
+    ),
+    "featurize": Step(
+        "featurize",
+        (*_FEATURES, "model.trust_remote_code"),
+        after=("finetune", "import-checkpoint"),
+        rows=_BOTH,
+    ),
+    "kernel": Step("kernel", _KERNEL, after=("featurize",)),
+    "score": Step("score", _SCORES, after=("featurize", "kernel"), rows=_BOTH),
+    "rank": Step("rank", (*_SCORES, "scores.top"), after=("score",), rows=_BOTH),
+    "summarize": Step(
+        "summarize", ("run", "targets", "checkpoints"), after=("featurize", "rank"), rows=_BOTH
+    ),
+    "provenance": Step(
+        "provenance",
+        ("run", "targets", "checkpoints", "features.shard_size"),
+        after=("finetune", "import-checkpoint", "kernel", "summarize"),
+        rows=_BOTH,
+    ),
 }
+
+
+def what_follows(steps: Iterable[str]) -> tuple[list[str], list[str]]:
+    """What runs again with some steps.
+
+    Returns:
+        All steps that do, those given among them; and those that do besides if rows, classes or
+        texts came out different. In the order of the pipeline.
+    """
+    always = _closure(set(steps), lambda step: step.after)
+    perhaps = _closure(always, lambda step: (*step.after, *step.rows)) - always
+    return [name for name in STEPS if name in always], [name for name in STEPS if name in perhaps]
+
+
+def _closure(start: set[str], reasons: Callable[[Step], tuple[str, ...]]) -> set[str]:
+    found = set(start)
+    for name, step in STEPS.items():  # each stands after those that it reads
+        if found & set(reasons(step)):
+            found.add(name)
+    return found
 
 
 def hand_to_jobs(settings: Settings) -> None:

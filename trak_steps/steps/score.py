@@ -30,7 +30,7 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
     """Write ``scores/<set>.zarr``."""
     train = PreparedRows.load(layout.train)
     target_rows = PreparedRows.load(layout.targets(targets))
-    Lineage(layout).check(target_rows.path, target_rows.manifest)
+    Lineage(layout, Manifest.load).check(target_rows.path, target_rows.manifest)
     names = checkpoint_names(settings.checkpoints)
     features = [open_train_features(layout, settings, name, train) for name in names]
     stores = [

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from trak_steps.errors import TrakError
 from trak_steps.store import document, group, manifest, table
+from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import Manifest
-from trak_steps.store.tree import check_tree
 
 
 def is_artefact(path: Path) -> bool:
@@ -42,7 +42,7 @@ def check_artefact(path: Path, kind: str | None = None) -> Manifest:
     if path.suffix == ".zarr":
         group.check_group(path, found)
     elif path.is_dir():
-        check_tree(path, found.files, but=(manifest.FILE,))
+        check_folder(path, kind)
     elif path.suffix == ".parquet":
         table.load_table(path, kind)
     return found

@@ -29,6 +29,14 @@ _TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)@(?P<host>.+)\.[0-9a-f]{8}(\.old)?\.
 ABANDONED = 24 * 3600.0
 # How often two writers may have to get out of each other's way.
 ATTEMPTS = 20
+_ADVICE = {
+    errno.ENOSPC: "; free some space and run the same command again",
+    errno.EDQUOT: "; free some of your quota and run the same command again",
+    errno.EROFS: "; choose a folder that can be written to",
+    errno.EACCES: "; choose a folder that you may write to",
+    errno.EFBIG: "; raise the limit on the size of files (ulimit -f)",
+    errno.EIO: "; the disk fails",
+}
 _IN_THE_WAY = (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR)
 
 
@@ -45,27 +53,49 @@ def complete_or_absent(path: Path) -> Iterator[Path]:
     writer = f"{os.getpid()}@{socket.gethostname()}.{secrets.token_hex(4)}"
     temporary = path.with_name(f".{path.name}.{writer}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for sibling in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-            _remove_if_left(sibling)
-        yield temporary
-        flush(temporary)
-        _put_in_place(temporary, path)
-    except OSError as error:
-        raise TrakError(cannot_be_written(path, error)) from error
+        with saying_what_the_disk_refused(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for sibling in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+                _remove_if_left(sibling)
+            yield temporary
+            flush(temporary)
+            _put_in_place(temporary, path)
     finally:
         _remove(temporary)
 
 
-def cannot_be_written(path: Path, error: OSError) -> str:
-    """What to tell a person when the disk or the folder refuses."""
-    advice = {
-        errno.ENOSPC: "; free some space and run the same command again",
-        errno.EDQUOT: "; free some of your quota and run the same command again",
-        errno.EROFS: "; choose a folder that can be written to",
-        errno.EACCES: "; choose a folder that you may write to",
-    }.get(error.errno or 0, "")
-    return f"{path}: cannot be written ({error.strerror or error}){advice}"
+@contextmanager
+def saying_what_the_disk_refused(path: Path) -> Iterator[None]:
+    """Raise TrakError, naming the output, where the body fails because the disk or a folder refuses.
+
+    Libraries that are not written in Python have errors of their own, known by their words alone.
+    """
+    try:
+        yield
+    except Exception as error:
+        if words := _refusal(path, error):
+            raise TrakError(words) from error
+        raise
+
+
+def _refusal(path: Path, error: Exception) -> str | None:
+    if isinstance(error, TrakError):
+        return None
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None:
+        said = str(error)
+        number = next((code for code in _ADVICE if _says(said, code)), None)
+        if number is None and not isinstance(error, OSError):
+            return None
+    why = os.strerror(number) if number else str(error)
+    return f"{path}: cannot be written ({why}){_ADVICE.get(number or 0, '')}"
+
+
+def _says(words: str, number: int) -> bool:
+    """Whether an error of Rust or C++ speaks of this one of the operating system's."""
+    known = f"os error {number})" in words or os.strerror(number) in words
+    of_torch = "PytorchStreamWriter failed" in words or "inline_container" in words
+    return known or (number == errno.ENOSPC and of_torch)
 
 
 def sweep(root: Path) -> list[Path]:

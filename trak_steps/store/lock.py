@@ -33,8 +33,9 @@ def try_lock(path: Path) -> int | None:
         return None
     except OSError:
         return descriptor
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}".encode())
+    with suppress(OSError):  # on a full disk the lock holds, and only the name of its holder is lost
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}".encode())
     return descriptor
 
 

@@ -1,0 +1,233 @@
+"""What runs again after a change: exactly what the tables of ``config/README.md`` say."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workspace import TINY, Workspace
+
+from trak_steps.config.load import setting_names
+from trak_steps.config.reruns import steps_that_read
+from trak_steps.config.settings import Settings
+from trak_steps.fingerprint import all_modules, depends_on
+from trak_steps.steps.registry import STEPS, what_follows
+from trak_steps.store.artefact import artefact_manifest
+
+# Another value of every setting; the run's name is another run, and brought checkpoints other rules.
+OTHER_VALUES: dict[str, Any] = {
+    "seed": 1,
+    "dataset.path": "csv",
+    "dataset.name": "other",
+    "dataset.data_files": {"train": "t.csv", "validation": "v.csv"},
+    "dataset.train_split": "validation",
+    "dataset.text": ["question"],
+    "dataset.label": "other",
+    "dataset.row_id": "id",
+    "dataset.group": "town",
+    "dataset.train_size": 60,
+    "dataset.sample": "first",
+    "dataset.flip_labels": 0.5,
+    "targets.NAME.split": "train",
+    "targets.NAME.size": 6,
+    "model.name_or_path": "other",
+    "model.max_length": 40,
+    "model.trust_remote_code": True,
+    "checkpoints.count": 3,
+    "checkpoints.keep": [0.5, 1.0],
+    "finetune.epochs": 2,
+    "finetune.batch_size": 10,
+    "finetune.learning_rate": 1e-4,
+    "finetune.weight_decay": 0.0,
+    "finetune.warmup_ratio": 0.5,
+    "features.dim": 4,
+    "features.projection": "rademacher",
+    "features.gradients": "functional",
+    "features.precision": "bfloat16",
+    "features.parameters.include": [".*weight"],
+    "features.parameters.exclude": [".*bias"],
+    "features.model_output": "json:JSONDecoder",
+    "features.loss_temperature": 2.0,
+    "features.dtype": "float16",
+    "features.shard_size": 30,
+    "features.codec": "zstd",
+    "features.keep_bits": 12,
+    "kernel.ridge": 1.0,
+    "scores.top": 2,
+    "scores.loss_weight_power": 1.0,
+    "execution.device": "cpu",
+    "execution.threads": 2,
+    "execution.save_every": 0.5,
+    "execution.batch_tokens": 512,
+    "execution.memory_mb": 512,
+}
+ELSEWHERE = {"run", "checkpoints.existing"}
+# Rules by the step that they run; several run the same.
+RULES = {"featurize_targets": "featurize"}
+ABSENT = {"import-checkpoint"}  # a run has this or fine-tuning
+
+
+def _steps(jobs: dict[str, int]) -> set[str]:
+    return {RULES.get(rule, rule).replace("_", "-") for rule in jobs}
+
+
+def _changed(name: str, value: Any) -> dict[str, Any]:
+    """The tiny settings' section with one of its settings changed."""
+    head, *rest = name.replace("NAME", "validation").split(".")
+    if not rest:
+        return {head: value}
+    section: dict[str, Any] = json.loads(json.dumps(TINY.get(head, {})))
+    inner = section
+    for part in rest[:-1]:
+        inner = inner.setdefault(part, {})
+    inner[rest[-1]] = value
+    return {head: section}
+
+
+def _planned(direct: set[str]) -> set[str]:
+    """What a dry run shows: the steps that read the change, and those after them.
+
+    What hangs by rows alone on a step that runs is looked at when that step is done.
+    """
+    shown: set[str] = set()
+    touched: set[str] = set()
+    for name, step in STEPS.items():
+        above = touched & {*step.after, *step.rows}
+        if shown & set(step.after) or (name in direct and not above):
+            shown.add(name)
+        if name in shown or above:
+            touched.add(name)
+    return shown - ABSENT
+
+
+def test_every_setting_plans_what_the_table_says(finished: Workspace) -> None:
+    """A dry run for each setting with another value."""
+    assert set(OTHER_VALUES) | ELSEWHERE == set(setting_names(Settings))
+
+    def plan(name: str) -> set[str]:
+        return _steps(finished.planned(**_changed(name, OTHER_VALUES[name])))
+
+    with ThreadPoolExecutor(2) as pool:
+        found = dict(zip(OTHER_VALUES, pool.map(plan, OTHER_VALUES), strict=True))
+    expected = {name: _planned(set(steps_that_read(name))) for name in OTHER_VALUES}
+    assert found == expected
+    for name in OTHER_VALUES:
+        always, perhaps = what_follows(steps_that_read(name))
+        assert found[name] <= {*always, *perhaps}
+
+
+@pytest.mark.parametrize("module", ["steps/rank.py", "scoring/scores.py", "kernel/gram.py",
+    "projection/dense.py", "model/training.py", "steps/prepare_targets.py", "store/table.py",
+    "steps/provenance.py", "cli.py", "progress.py", "audit/verify.py"])  # fmt: skip
+def test_edited_code_plans_what_the_table_says(finished: Workspace, module: str) -> None:
+    """One module of each line of the table; comments count nowhere."""
+    file = finished.root / "trak_steps" / module
+    before = file.read_text()
+    name = f"trak_steps.{module.removesuffix('.py').replace('/', '.')}"
+    using = {step for step in STEPS if name in depends_on(f"steps.{STEPS[step].module}")}
+    try:
+        file.write_text(before + "\nNEW_CODE = 1\n")
+        assert _steps(finished.planned()) == _planned(using)
+        file.write_text(before + "\n# only a comment\n")
+        assert finished.planned() == {}
+    finally:
+        file.write_text(before)
+
+
+def test_every_module_is_in_the_table() -> None:
+    files = {file.stem for file in Path(__file__).parents[2].glob("trak_steps/**/*.py")}
+    assert files - {"__init__"} <= {module.split(".")[-1] for module in all_modules()}
+
+
+Ran = Callable[..., dict[str, list[str]]]
+
+
+@pytest.fixture
+def run(finished: Workspace, tmp_path: Path) -> Ran:
+    """Run the tiny run with changes, in a copy; gives the messages of the jobs of each rule."""
+    space = Workspace(tmp_path / "copy")
+    shutil.copytree(finished.root, space.root, symlinks=True)
+
+    def ran(**changes: Any) -> dict[str, list[str]]:
+        done = space.snakemake("--cores", "2", **changes)
+        output = done.stdout + done.stderr
+        assert done.returncode == 0, output
+        again = space.snakemake("--cores", "2", **changes)
+        assert "Nothing to be done" in again.stdout + again.stderr
+        jobs: dict[str, list[str]] = {}
+        rule = ""
+        for line in output.splitlines():
+            if re.match(r"Job \d+: ", line):
+                rule = line.partition(": ")[2]
+                jobs.setdefault(rule.split(":")[0].split(" ")[0], []).append(rule)
+        jobs.pop("run", None)
+        return jobs
+
+    ran.root = space.root  # type: ignore[attr-defined]
+    return ran
+
+
+def test_another_group_trains_and_featurizes_nothing(run: Ran) -> None:
+    """Only the lists and figures that show it are made again."""
+    jobs = run(dataset={"path": "demo", "train_size": 40})
+    assert set(jobs) == {"prepare", "rank", "summary", "provenance"}
+
+
+def test_flipped_labels_change_what_was_learnt_from_them(run: Ran) -> None:
+    """All rows' digests are asked for anew in the same call, once they are prepared."""
+    jobs = run(dataset={**TINY["dataset"], "flip_labels": 0.5})
+    assert {name: len(found) for name, found in jobs.items()} == {
+        "prepare": 1,
+        "finetune": 2,
+        "featurize": 6,
+        "kernel": 2,
+        "score": 1,
+        "rank": 1,
+        "summary": 1,
+        "provenance": 1,
+    }
+
+
+def test_a_larger_train_set_computes_only_the_new_shards(run: Ran) -> None:
+    """With checkpoints that were brought along: those that are trained here see every row."""
+    root: Path = run.root  # type: ignore[attr-defined]
+    checkpoints = root / "results" / "tiny" / "checkpoints"
+    brought = {"run": "brought", "checkpoints": {"existing": [str(checkpoints / "0")]}}
+    first = run(**brought)
+    assert len(first["featurize"]) == 3
+    before = _contents(root / "results" / "brought")
+    larger = run(**brought, dataset={**TINY["dataset"], "train_size": 75})
+    assert set(larger) == {
+        *("prepare", "featurize", "kernel", "score", "rank", "summary", "provenance"),
+    }
+    assert sorted(larger["featurize"]) == [
+        "featurize: checkpoint 0, shard 00002",
+        "featurize: checkpoint 0, shard 00003",
+    ]
+    after = _contents(root / "results" / "brought")
+    for name in ("features/0/train/00000.zarr", "features/0/train/00001.zarr", "checkpoints/0"):
+        assert after[name] == before[name]
+    both = {**brought, "checkpoints": {"existing": [str(checkpoints / "0"), str(checkpoints / "1")]}}
+    more = run(**both, dataset={**TINY["dataset"], "train_size": 75})
+    assert more["checkpoint"] == ["checkpoint 1: brought along, into results/brought/checkpoints/1"]
+    assert all("checkpoint 1" in job for job in more["featurize"])
+    assert len(more["featurize"]) == 5
+    assert len(more["kernel"]) == 1
+
+
+def _contents(run: Path) -> dict[str, str]:
+    found = [*run.glob("features/*/*/*.zarr"), *run.glob("checkpoints/*")]
+    return {str(path.relative_to(run)): artefact_manifest(path).content for path in found}
+
+
+def test_more_training_runs_train_and_featurize_only_the_new_ones(run: Ran) -> None:
+    jobs = run(checkpoints={"count": 3})
+    assert len(jobs["finetune"]) == 1
+    assert all("checkpoint 2" in job for job in jobs["featurize"])
+    assert len(jobs["featurize"]) == 3
+    assert len(jobs["kernel"]) == 1
+    assert "prepare" not in jobs

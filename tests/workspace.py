@@ -1,0 +1,66 @@
+"""A copy of the project in which a run lives, driven through Snakemake as a person would."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+TINY: dict[str, Any] = {
+    "run": "tiny",
+    "dataset": {"path": "demo", "train_size": 40, "group": "fact"},
+    "targets": {"validation": {"split": "validation", "size": 12}},
+    "model": {"max_length": 48},
+    "checkpoints": {"count": 2},
+    "finetune": {"epochs": 1, "batch_size": 20},
+    "features": {"dim": 8, "shard_size": 20},
+    "kernel": {"ridge": 0.1},
+    "scores": {"top": 3},
+    "execution": {"memory_mb": 256},
+}
+STAGES = ("all", "data", "checkpoints", "features", "kernels", "scores", "summary")
+
+
+def copy_project(root: Path) -> None:
+    """What Snakemake needs of the project."""
+    for folder in ("workflow", "config", "trak_steps"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A copy of the project in which a run lives."""
+
+    root: Path
+
+    def snakemake(self, *arguments: str, **changes: Any) -> subprocess.CompletedProcess[str]:
+        """Run Snakemake with the tiny settings, some sections changed."""
+        values = {**TINY, **changes}
+        config = self.root / f"settings-{uuid4().hex}.yaml"
+        config.write_text(yaml.safe_dump(values))
+        return subprocess.run(
+            [sys.executable, "-m", "snakemake", "--configfile", str(config), "--nocolor", *arguments],
+            cwd=self.root,
+            env={**os.environ, "PYTHONPATH": str(self.root), "HF_HUB_OFFLINE": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def planned(self, *arguments: str, **changes: Any) -> dict[str, int]:
+        """How many jobs of each rule a dry run would start, aggregate targets left out."""
+        done = self.snakemake("-n", *arguments, **changes)
+        assert done.returncode == 0, done.stdout + done.stderr
+        table = re.search(r"Job stats:\n.*?\n-+.*?\n(.*?)\ntotal", done.stdout + done.stderr, re.DOTALL)
+        jobs = {}
+        for line in table[1].splitlines() if table else []:
+            rule, count = line.split()
+            jobs[rule] = int(count)
+        return {rule: count for rule, count in jobs.items() if rule not in STAGES}

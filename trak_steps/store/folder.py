@@ -1,0 +1,17 @@
+"""Outputs that are folders with a manifest: the model, rows, checkpoints, states of trainings."""
+
+from pathlib import Path
+
+from trak_steps.store.manifest import FILE, Manifest
+from trak_steps.store.tree import check_tree
+
+
+def check_folder(path: Path, kind: str | None = None) -> Manifest:
+    """The manifest of a folder all of whose files were compared with it.
+
+    Raises:
+        TrakError: if it is missing, of another kind, or anything of it is missing or altered.
+    """
+    manifest = Manifest.load(path, kind)
+    check_tree(path, manifest.files, but=(FILE,))
+    return manifest
