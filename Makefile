@@ -3,14 +3,19 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test lint format benchmark clean
+.PHONY: demo test faults lint format benchmark clean
 
 demo: .venv/.installed
 	$(BIN)/snakemake --cores all
-	@echo && cat results/demo/summary.json
+	@echo && $(BIN)/trak-steps show results/demo/summary.json
 
 test: .venv/.dev
 	$(BIN)/python -m pytest
+
+# Kills the real workflow at random moments of every stage, FAULTS times, which takes half an hour.
+FAULTS ?= 33
+faults: .venv/.dev
+	FAULTS=$(FAULTS) $(BIN)/python -m pytest -rA tests/faults
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
@@ -27,6 +32,7 @@ format: .venv/.dev
 # FEATURES="--rows train.parquet --model folder" measures without the hub.
 benchmark: demo .venv/.dev
 	$(BIN)/python benchmarks/features.py $(FEATURES)
+	$(BIN)/python benchmarks/checks.py $(FEATURES)
 	$(BIN)/python benchmarks/codecs.py
 	$(BIN)/python benchmarks/ridge.py
 

@@ -273,14 +273,19 @@ def inspect(
 
 @app.command()
 def show(
-    file: Annotated[Path, typer.Argument(help="results/<run>/scores/<set>.top.parquet")],
+    file: Annotated[
+        Path, typer.Argument(help="results/<run>/scores/<set>.top.parquet, or summary.json")
+    ],
     targets: Annotated[int, typer.Option(min=1, help="How many targets.")] = 3,
     top: Annotated[int, typer.Option(min=1, help="How many rows of each.")] = 3,
     opponents: Annotated[bool, typer.Option("--opponents", help="Opponents, not proponents.")] = False,
 ) -> None:
-    """Print the strongest proponents of some targets, with their labels."""
-    from trak_steps.show import top_lines
+    """Print the strongest proponents of some targets, with their labels; or a run's figures."""
+    from trak_steps.show import figures, top_lines
 
+    if file.suffix == ".json":
+        typer.echo(figures(file))
+        return
     side = "opponent" if opponents else "proponent"
     for line in top_lines(file, first=targets, count=top, side=side):
         typer.echo(line)
@@ -297,7 +302,7 @@ def settings(
     """Check a configuration and print it whole, defaults included."""
     import yaml
 
-    from trak_steps.config import document
+    from trak_steps.reference import document
 
     if write:
         for path in document.write(Path()):

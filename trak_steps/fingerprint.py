@@ -26,6 +26,7 @@ LEFT_OUT = frozenset(
         "inputs",
         "printable",
         "progress",
+        "reference",
         "show",
         "steps.registry",
     )

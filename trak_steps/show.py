@@ -1,5 +1,6 @@
-"""Print the top of some targets, readably."""
+"""Print the top of some targets, or a run's figures, readably."""
 
+import json
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from trak_steps.printable import printable
+from trak_steps.store.document import load_document
 from trak_steps.store.table import load_table
 
 # Characters of a text that are shown; the file holds the whole.
@@ -31,6 +33,16 @@ def top_lines(file: Path, *, first: int, count: int, side: str) -> Iterator[str]
     table, _ = load_table(file, "top")
     wanted = (pc.field("target") < first) & (pc.field("rank") <= count) & (pc.field("side") == side)
     yield from _lines(table.filter(wanted).to_pylist())
+
+
+def figures(file: Path) -> str:
+    """The figures of a ``summary.json``, as JSON without its manifest.
+
+    Raises:
+        TrakError: if there is no such file, it was altered, or it is not one of ours.
+    """
+    values, _ = load_document(file, "summary")
+    return json.dumps(values, indent=2, ensure_ascii=False)
 
 
 def _lines(rows: list[dict[str, Any]]) -> Iterator[str]:

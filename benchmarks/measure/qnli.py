@@ -8,7 +8,7 @@ from trak_steps.config import Settings, parse_settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.gradients.rows import Row
 from trak_steps.layout import Layout
-from trak_steps.steps import base_model, finetune, prepare
+from trak_steps.steps import base_model, finetune, import_checkpoint, prepare
 
 TRAIN_ROWS = 1000
 
@@ -58,6 +58,15 @@ class Qnli:
             base_model.run(layout, settings)
         if not layout.train.exists():
             prepare.run_train(layout, settings)
+        return layout
+
+    def brought(self, run: str, rows: int, checkpoint: Path) -> Layout:
+        """A run of so many rows with a checkpoint that was fine-tuned in another; made if not there."""
+        layout, settings = Layout(Path("results") / run), self.settings(run, rows)
+        if not layout.checkpoint("0").exists():
+            base_model.run(layout, settings, str(checkpoint))
+            prepare.run_train(layout, settings)
+            import_checkpoint.run(layout, settings, 0, str(checkpoint))
         return layout
 
     def fine_tuned(self) -> Layout:

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trak_steps.config import arguments, document, load_settings, parse_settings, restrict
+from trak_steps.config import arguments, load_settings, parse_settings, restrict
 from trak_steps.config.load import setting_names
 from trak_steps.config.settings import Settings
 from trak_steps.errors import TrakError
+from trak_steps.reference import document
 from trak_steps.steps.registry import EXECUTION, STEPS, reads
 
 ROOT = Path(__file__).parents[2]

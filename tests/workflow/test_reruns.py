@@ -12,9 +12,9 @@ import pytest
 from workspace import TINY, Workspace
 
 from trak_steps.config.load import setting_names
-from trak_steps.config.reruns import steps_that_read
 from trak_steps.config.settings import Settings
 from trak_steps.fingerprint import all_modules, depends_on
+from trak_steps.reference.reruns import steps_that_read
 from trak_steps.steps.registry import STEPS, what_follows
 from trak_steps.store.artefact import artefact_manifest
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from trak_steps.errors import TrakError
 from trak_steps.store.group import new_group, open_group, put_array, read_array
 from trak_steps.store.manifest import Manifest
 
@@ -38,4 +39,9 @@ class KernelStore:
         """Read the factor. Raises TrakError if the store is missing or damaged."""
         group, manifest = open_group(path, KIND, step="trak-steps kernel")
         dim = int(manifest.settings["dim"])
-        return cls(path, manifest, read_array(group, path, "cholesky", (dim, dim)))
+        factor = read_array(group, path, "cholesky", (dim, dim))
+        if (factor.diagonal() <= 0).any() or np.triu(factor, 1).any():
+            raise TrakError(
+                f"{path}: `cholesky` is not the factor of a positive definite kernel; delete it and rerun"
+            )
+        return cls(path, manifest, factor)

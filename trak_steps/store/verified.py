@@ -55,7 +55,7 @@ class VerifiedStore(WrapperStore[LocalStore]):
         found = await self._store.get(key, prototype)
         if found is None:
             raise AlteredError(f"its {key} is missing")
-        if hashlib.sha256(found.as_buffer_like()).hexdigest() != self._files[key]:
+        if not _fits(found, self._files[key]):
             raise AlteredError(f"its {key} was altered after it was written")
         return found
 
@@ -70,3 +70,7 @@ class VerifiedStore(WrapperStore[LocalStore]):
     ) -> AsyncGenerator[tuple[str, Buffer | None], None]:
         for key, prototype, part in requests:
             yield key, await self.get(key, prototype, part)
+
+
+def _fits(data: Buffer, digest: str) -> bool:
+    return hashlib.sha256(data.as_buffer_like()).hexdigest() == digest

@@ -1,0 +1,158 @@
+"""Damage in the state of an unfinished training: never resumed from, and the end is the same."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import small_settings
+from transformers import TrainerCallback
+
+from faults.damage import DAMAGES, files_of
+from trak_steps.config import Settings
+from trak_steps.errors import TrakError
+from trak_steps.layout import Layout
+from trak_steps.model import training
+from trak_steps.steps import finetune
+from trak_steps.store.artefact import artefact_manifest
+from trak_steps.store.folder import check_folder
+
+SETTINGS = small_settings(finetune={"epochs": 2}, execution={"save_every": 0.25})
+STOPPED_AT = 7  # of eight steps, saved after every other one; the state at half is kept after four
+
+
+class StoppedError(Exception):
+    """Stands for a kill -9."""
+
+
+class Stop(training._KeepStates):
+    """Keeps states like the real callback, until the training is killed."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == STOPPED_AT:
+            raise StoppedError
+
+
+@pytest.fixture(scope="module")
+def stopped(
+    small_run: tuple[Layout, Settings], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Layout, list[str]]:
+    """A run whose training was killed, and the contents that its checkpoints should have."""
+    layouts = []
+    for name in ("whole", "stopped"):
+        layout = Layout(tmp_path_factory.mktemp(name))
+        shutil.copytree(small_run[0].model, layout.model)
+        shutil.copytree(small_run[0].train, layout.train)
+        layouts.append(layout)
+    whole, broken = layouts
+    finetune.run(whole, SETTINGS, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_KeepStates", Stop)
+        assert issubclass(Stop, TrainerCallback)
+        with pytest.raises(StoppedError):
+            finetune.run(broken, SETTINGS, 0)
+    return broken, _contents(whole)
+
+
+def _contents(layout: Layout) -> list[str]:
+    return [check_folder(layout.checkpoint(name), "checkpoint").content for name in ("0", "0-0.5")]
+
+
+def _states(layout: Layout) -> dict[str, Path]:
+    work = layout.training("0")
+    return {
+        "newest save": work / "trainer" / "checkpoint-6",
+        "older save": work / "trainer" / "checkpoint-4",
+        "kept state": work / "states" / "0.5",
+    }
+
+
+@pytest.mark.parametrize("what", ["newest save", "older save", "kept state"])
+def test_every_change_is_found(stopped: tuple[Layout, list[str]], what: str) -> None:
+    path = _states(stopped[0])[what]
+    artefact_manifest(path)
+    random = np.random.default_rng(len(what))
+    files = files_of(path)
+    for trial in range(54):
+        file = files[int(random.integers(len(files)))]
+        before = file.read_bytes()
+        DAMAGES[trial % len(DAMAGES)](file, random)
+        if (
+            file.name == "manifest.json"
+            and file.exists()
+            and file.read_bytes().strip() == before.strip()
+        ):
+            file.write_bytes(before)
+            continue
+        with pytest.raises(TrakError):
+            check_folder(path)
+        file.write_bytes(before)
+    check_folder(path)
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        (["newest save"], "resuming at checkpoint-4"),
+        (["newest save", "older save"], "training 8 steps\n"),
+        (["kept state"], "trained from the beginning"),
+        ([], "resuming at checkpoint-6"),
+    ],
+)
+def test_a_damaged_state_is_not_resumed_from(
+    stopped: tuple[Layout, list[str]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    what: list[str],
+    says: str,
+) -> None:
+    layout = Layout(tmp_path / "run")
+    shutil.copytree(stopped[0].root, layout.root)
+    for name in what:
+        weights = next(_states(layout)[name].glob("*.safetensors"))
+        data = bytearray(weights.read_bytes())
+        data[-10] ^= 1
+        weights.write_bytes(data)
+    finetune.run(layout, SETTINGS, 0)
+    assert says in capsys.readouterr().err
+    assert _contents(layout) == stopped[1]
+    assert not layout.training("0").exists()
+
+
+def test_two_processes_do_not_train_the_same_run(
+    stopped: tuple[Layout, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second waits, and finds the checkpoints made."""
+    layout = Layout(tmp_path / "run")
+    shutil.copytree(stopped[0].root, layout.root)
+    trained: list[int] = []
+    real: Callable[..., Any] = finetune._train
+
+    def train(*arguments: Any) -> None:
+        real(*arguments)
+        trained.append(1)
+
+    monkeypatch.setattr(finetune, "_train", train)
+    finetune.run(layout, SETTINGS, 0)
+
+    def wait_and_go(path: Path, waiting: Callable[[str], None]) -> Any:
+        waiting("1 on another machine")
+        return _held()
+
+    monkeypatch.setattr(finetune, "one_at_a_time", wait_and_go)
+    finetune.run(layout, SETTINGS, 0)
+    assert trained == [1]
+    weights = layout.checkpoint("0") / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    finetune.run(layout, SETTINGS, 0)
+    assert trained == [1, 1]
+    assert _contents(layout) == stopped[1]
+
+
+class _held:  # noqa: N801 - stands for a function
+    def __enter__(self) -> bool:
+        return True
+
+    def __exit__(self, *error: object) -> None: ...

@@ -1,0 +1,1 @@
+"""The reference pages that are generated: the settings, their schema, and what runs again."""
