@@ -1,7 +1,6 @@
 """Looking at a run: what verify, inspect and the provenance say."""
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -97,7 +96,7 @@ DEFECTS: dict[str, tuple[Callable[[Layout], None], str, str]] = {
         "training/1: a training that is not finished",
     ),
     "no manifest": (
-        lambda run: os.remove(run.checkpoint("0") / "manifest.json"),
+        lambda run: (run.checkpoint("0") / "manifest.json").unlink(),
         "altered",
         "checkpoints/0/manifest.json: is missing",
     ),

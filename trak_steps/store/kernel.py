@@ -42,6 +42,6 @@ class KernelStore:
         factor = read_array(group, path, "cholesky", (dim, dim))
         if (factor.diagonal() <= 0).any() or np.triu(factor, 1).any():
             raise TrakError(
-                f"{path}: `cholesky` is not the factor of a positive definite kernel; delete it and rerun"
+                f"{path}: `cholesky` is no factor of a positive definite kernel; delete it and rerun"
             )
         return cls(path, manifest, factor)
