@@ -50,6 +50,7 @@ def named_source(checkpoint):
     existing = settings.checkpoints.existing
     return f"--source {shlex.quote(existing[checkpoint])}" if existing else ""
 
+
 # A person's own model output is code too: a change to its module reruns the features.
 MODEL_OUTPUT = foreign_fingerprint(settings.features.model_output.partition(":")[0])
 
