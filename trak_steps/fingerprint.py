@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 PACKAGE = "trak_steps"
+_STANDARD = Path(ast.__file__).parent
 ROOT = Path(__file__).parent
 LEFT_OUT = frozenset(
     f"{PACKAGE}.{name}"
@@ -22,6 +23,7 @@ LEFT_OUT = frozenset(
         "config",
         "errors",
         "fingerprint",
+        "housekeeping",
         "audit",
         "inputs",
         "printable",
@@ -60,18 +62,51 @@ def all_modules() -> list[str]:
 def foreign_fingerprint(module: str) -> str:
     """The digest of a module outside this package, such as a person's own model output.
 
-    A module that cannot be found has an empty one: the step itself says so.
+    It covers the modules that lie beside it and that it imports. A module that cannot be found has
+    an empty one: the step itself says so.
     """
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
         found = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
+        if found is None or not found.origin or not Path(found.origin).is_file():
+            return ""
+        root = Path(found.origin).parents[module.count(".") + (Path(found.origin).stem == "__init__")]
+        files = _beside(Path(found.origin), root)
+        digest = hashlib.sha256()
+        for file in sorted(files):
+            digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    except Exception:  # finding a module may run its package, which may fail in any way
         return ""
-    if found is None or not found.origin or not Path(found.origin).is_file():
-        return ""
-    return hashlib.sha256(Path(found.origin).read_bytes()).hexdigest()[:16]
+    return digest.hexdigest()[:16]
+
+
+def _beside(start: Path, root: Path) -> set[Path]:
+    """A source file and those below the same root that it imports, and they in turn."""
+    seen: set[Path] = set()
+    waiting = [start]
+    # Of a library that is installed, its own file says enough with the versions in the manifest.
+    within = root if "site-packages" not in root.parts and root != _STANDARD else start.parent
+    while waiting:
+        file = waiting.pop()
+        if file in seen or not file.is_file() or file.suffix != ".py":
+            continue
+        seen.add(file)
+        if within != root:
+            break
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            names: list[str] = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                at = file.parents[node.level - 1].relative_to(root).parts if node.level else ()
+                base = ".".join([*at, *([node.module] if node.module else [])])
+                names = [base, *(f"{base}.{alias.name}".strip(".") for alias in node.names)]
+            for name in filter(None, names):
+                path = root.joinpath(*name.split("."))
+                waiting += [path.with_suffix(".py"), path / "__init__.py"]
+    return seen or {start}
 
 
 def _closure(start: str) -> set[str]:

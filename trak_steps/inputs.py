@@ -14,27 +14,59 @@ from typing import Any
 from trak_steps.config import Settings
 from trak_steps.data.digests import load_digests, rows_content
 from trak_steps.errors import TrakError
-from trak_steps.store.manifest import FILE
+from trak_steps.store.manifest import FILE, SEAL
 
-MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model")
+# What `trak_steps.model.fetch` copies of a model's folder.
+MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py")
+ADAPTER_CONFIG = "adapter_config.json"
 
 
 def local_files(settings: Settings, split: str) -> list[str]:
-    """The files of a split that ``dataset.data_files`` names; what is not there yet is left out."""
-    patterns = (settings.dataset.data_files or {}).get(split, [])
-    found = [glob(p) for p in ([patterns] if isinstance(patterns, str) else patterns) if "://" not in p]
-    return sorted(file for files in found for file in files)
+    """The local files that a split is read from; what is not there yet is left out."""
+    dataset = settings.dataset
+    named = dataset.data_files or {}
+    # `train[:100]` or `train+validation` is made of the files of some splits, so all count.
+    groups = [named[split]] if split in named else list(named.values())
+    patterns = [p for group in groups for p in ([group] if isinstance(group, str) else group)]
+    found = [glob(pattern, recursive=True) for pattern in patterns if "://" not in pattern]
+    files = {file for names in found for file in names if Path(file).is_file()}
+    return sorted(files | set(_files_below(dataset.path)))
+
+
+def base_files(settings: Settings) -> list[str]:
+    """The local files that the model to fine-tune is made from."""
+    existing, name = settings.checkpoints.existing, settings.model.name_or_path
+    if not existing and name == "demo":  # its vocabulary is that of the train texts
+        return local_files(settings, settings.dataset.train_split)
+    return local_model(existing[0] if existing else name)
 
 
 def local_model(name_or_path: str) -> list[str]:
-    """The files of a model's folder; none for a hub id or the demo's model."""
+    """The files of a model's folder, and of the folder that an adapter adapts; none for a hub id."""
     try:
         folder = Path(name_or_path).expanduser()
         if not folder.is_dir():
             return []
-    except (OSError, RuntimeError):  # no such home, or no name that a file can have: the step says so
+        files = {str(file) for pattern in MODEL_FILES for file in folder.glob(pattern) if file.is_file()}
+        adapter = folder / ADAPTER_CONFIG
+        base = json.loads(adapter.read_bytes()) if adapter.is_file() else None
+    except (OSError, RuntimeError, ValueError):  # no such home, or damaged: the step says so
         return []
-    return sorted(str(file) for pattern in MODEL_FILES for file in folder.glob(pattern))
+    named = base.get("base_model_name_or_path") if isinstance(base, dict) else None
+    if isinstance(named, str) and named != name_or_path:
+        below = Path(named)
+        if below.is_dir() and not (below / ADAPTER_CONFIG).is_file():
+            files |= set(local_model(named))
+    return sorted(files)
+
+
+def _files_below(path: str) -> list[str]:
+    """The files of a data set that is a local folder."""
+    try:
+        folder = Path(path)
+        return [str(file) for file in folder.rglob("*") if file.is_file()] if folder.is_dir() else []
+    except OSError:
+        return []
 
 
 def known_rows(folder: Path, start: int = 0, stop: int | None = None) -> str:
@@ -58,12 +90,18 @@ def known_detail(folder: Path, name: str) -> str:
         return ""
 
 
-def _manifest(folder: Path) -> Any:
+def known_seal(folder: Path) -> str:
+    """The seal of a prepared folder's manifest: another if anything about it is."""
+    return f"seal {_manifest(folder).get(SEAL, '')}"
+
+
+def _manifest(folder: Path) -> dict[str, Any]:
     file = folder / FILE
     try:
-        return _read(file, file.stat().st_mtime_ns)
+        values = _read(file, file.stat().st_mtime_ns)
     except (OSError, ValueError):
         return {}
+    return values if isinstance(values, dict) else {}
 
 
 @lru_cache(maxsize=64)

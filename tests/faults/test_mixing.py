@@ -11,13 +11,14 @@ from conftest import SMALL, attribute, small_settings
 
 from faults.damage import put, remove
 from trak_steps.audit.verify import verify_run
-from trak_steps.config import Settings
+from trak_steps.config import Settings, restrict
 from trak_steps.errors import TrakError
 from trak_steps.layout import Layout
 from trak_steps.steps import (
     base_model,
     featurize,
     finetune,
+    import_checkpoint,
     kernel,
     prepare,
     prepare_targets,
@@ -138,9 +139,7 @@ def test_no_step_goes_on_with_a_part_of_another_run(
             with pytest.raises(TrakError, match=r"another|not from|was made|holds") as refusal:
                 reader.step(layout, settings)
             assert str(layout.root) in str(refusal.value), f"{reader.name} names no path"
-            assert not (layout.root / "training").exists() or not list(
-                layout.training("x").parent.iterdir()
-            )
+            assert not (layout.training("0") / "trainer").exists()
             if reader.writes(layout) != path:
                 assert not reader.writes(layout).exists()
                 put(written, reader.writes(layout))
@@ -175,3 +174,60 @@ def test_shards_of_two_runs_do_not_mix_whichever_comes_first(
                 kernel.run(run, settings, "0")
             assert not run.kernel("0").exists()
         remove(run.root)
+
+
+def test_a_checkpoint_of_another_recipe_with_all_that_was_made_of_it_is_refused(
+    runs: Callable[[str], Run], copy_run: Callable[[], Run]
+) -> None:
+    """Whole and consistent in itself, but not trained like the other checkpoint of the run."""
+    layout, settings = copy_run()
+    other, _ = runs("weights")
+    for of in (
+        lambda run: run.checkpoint("0-0.5"),
+        lambda run: run.root / "features" / "0-0.5",
+        lambda run: run.kernel("0-0.5"),
+    ):
+        put(of(other), of(layout))
+    remove(layout.scores(TARGETS))
+    with pytest.raises(TrakError, match=r"checkpoints/0: was made with another learning_rate"):
+        score.run(layout, settings, TARGETS)
+    assert not layout.scores(TARGETS).exists()
+    assert any("learning_rate" in str(problem) for problem in verify_run(layout).problems)
+
+
+def test_a_kernel_of_more_rows_than_the_train_set_has_is_refused(small_run: Run, tmp_path: Path) -> None:
+    """The first shards are the same, so only the kernel tells that there were more."""
+    existing = str(small_run[0].checkpoint("0"))
+    larger = small_settings(checkpoints={"existing": [existing]}, dataset={"train_size": 75})
+    fewer = small_settings(checkpoints={"existing": [existing]}, dataset={"train_size": 50})
+    run = Layout(tmp_path / "sizes")
+    base_model.run(run, larger, existing)
+    prepare.run_train(run, larger)
+    prepare_targets.run(run, larger, TARGETS)
+    import_checkpoint.run(run, larger, 0, existing)
+    attribute(run, larger)
+    prepare.run_train(run, fewer)
+    remove(run.train_shard("0", "00002"))
+    remove(run.scores(TARGETS))
+    with pytest.raises(TrakError, match=r"was made from features/0/train/00002\.zarr too"):
+        score.run(run, fewer, TARGETS)
+    assert any("is a sum over 75 rows" in str(problem) for problem in verify_run(run).problems)
+    kernel.run(run, fewer, "0")
+    score.run(run, fewer, TARGETS)
+
+
+def test_scores_of_other_checkpoints_are_neither_ranked_nor_summed_up(
+    copy_run: Callable[[], Run],
+) -> None:
+    layout, _ = copy_run()
+    one = small_settings(checkpoints={"keep": [1.0]})
+    for step in (lambda: rank.run(layout, one, TARGETS), lambda: summarize.run(layout, one)):
+        with pytest.raises(TrakError, match=r"was made with another checkpoints than"):
+            step()
+
+
+def test_trained_and_brought_checkpoints_do_not_mix(copy_run: Callable[[], Run]) -> None:
+    layout, settings = copy_run()
+    seen = restrict(settings, ["run", "seed", "features", "execution", "model.trust_remote_code"])
+    with pytest.raises(TrakError, match=r"checkpoints/0: was fine-tuned here, the settings say that"):
+        featurize.run_train(layout, seen, "0", 0)

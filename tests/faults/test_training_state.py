@@ -1,7 +1,6 @@
 """Damage in the state of an unfinished training: never resumed from, and the end is the same."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from transformers import TrainerCallback
 from faults.damage import DAMAGES, files_of, means_the_same
 from trak_steps.config import Settings
 from trak_steps.errors import TrakError
+from trak_steps.housekeeping import tidy
 from trak_steps.layout import Layout
 from trak_steps.model import training
 from trak_steps.steps import finetune
@@ -115,41 +115,26 @@ def test_a_damaged_state_is_not_resumed_from(
     finetune.run(layout, SETTINGS, 0)
     assert says in capsys.readouterr().err
     assert _contents(layout) == stopped[1]
-    assert not layout.training("0").exists()
+    assert not (layout.training("0") / "trainer").exists()
 
 
-def test_two_processes_do_not_train_the_same_run(
-    stopped: tuple[Layout, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_trained_is_not_trained_again(
+    stopped: tuple[Layout, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The second waits, and finds the checkpoints made."""
+    """Neither if another process made the checkpoints, nor if Snakemake deleted them unknowing."""
     layout = Layout(tmp_path / "run")
     shutil.copytree(stopped[0].root, layout.root)
-    trained: list[int] = []
-    real: Callable[..., Any] = finetune._train
-
-    def train(*arguments: Any) -> None:
-        real(*arguments)
-        trained.append(1)
-
-    monkeypatch.setattr(finetune, "_train", train)
     finetune.run(layout, SETTINGS, 0)
-
-    def wait_and_go(_: Path, waiting: Callable[[str], None]) -> Any:
-        waiting("1 on another machine")
-        return _held()
-
-    monkeypatch.setattr(finetune, "one_at_a_time", wait_and_go)
+    assert "resuming at checkpoint-6" in capsys.readouterr().err
     finetune.run(layout, SETTINGS, 0)
-    assert trained == [1]
-    weights = layout.checkpoint("0") / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1])
+    assert "made already" in capsys.readouterr().err
+    for name in ("0", "0-0.5"):
+        shutil.rmtree(layout.checkpoint(name))
     finetune.run(layout, SETTINGS, 0)
-    assert trained == [1, 1]
+    assert "trained already" in capsys.readouterr().err
     assert _contents(layout) == stopped[1]
-
-
-class _held:  # noqa: N801 - stands for a function
-    def __enter__(self) -> bool:
-        return True
-
-    def __exit__(self, *error: object) -> None: ...
+    shutil.rmtree(layout.checkpoint("0"))
+    assert tidy(layout) == [layout.training("0")]
+    finetune.run(layout, SETTINGS, 0)
+    assert "training 8 steps" in capsys.readouterr().err
+    assert _contents(layout) == stopped[1]

@@ -91,7 +91,7 @@ DEFECTS: dict[str, tuple[Callable[[Layout], None], str, str]] = {
         "0123abcd.tmp: left by a killed writer, or still being written",
     ),
     "unfinished training": (
-        lambda run: run.training("1").mkdir(parents=True),
+        lambda run: (run.training("1") / "trainer").mkdir(parents=True),
         "unfinished",
         "training/1: a training that is not finished",
     ),

@@ -71,3 +71,25 @@ def test_what_a_step_covers_is_what_python_loads_for_it(step: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = {name for name in done.stdout.split() if not fp._left_out(name)}
     assert loaded - {"trak_steps.steps"} == covers(step) - {"trak_steps.steps"}
+
+
+def test_what_a_persons_own_module_imports_beside_it_counts_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / "own_outputs"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "out.py").write_text("import json\nfrom own_outputs.parts import x\nfrom . import more\n")
+    (folder / "parts.py").write_text("x = 1\n")
+    (folder / "more.py").write_text("y = 1\n")
+    found = {fp.foreign_fingerprint("own_outputs.out")}
+    for name in ("parts.py", "more.py", "out.py"):
+        (folder / name).write_text((folder / name).read_text() + "z = 2\n")
+        found.add(fp.foreign_fingerprint("own_outputs.out"))
+    assert len(found) == 4
+    (tmp_path / "broken_output.py").write_text("def (")
+    (folder / "__init__.py").write_text("raise RuntimeError")
+    assert fp.foreign_fingerprint("broken_output.sub") == ""
+    assert fp.foreign_fingerprint("own_outputs.nothing") == ""

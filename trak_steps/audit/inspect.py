@@ -11,6 +11,8 @@ import zarr
 from trak_steps.errors import TrakError
 from trak_steps.printable import printable
 from trak_steps.store.artefact import artefact_manifest, check_artefact
+from trak_steps.store.group import open_group
+from trak_steps.store.manifest import Manifest
 
 MANY = 8
 LONG = 100
@@ -31,7 +33,7 @@ def describe(path: Path) -> Iterator[str]:
     yield from _section("made from", manifest.made_from)
     yield from _section("settings", manifest.settings)
     yield from _section("details", manifest.details)
-    yield from _section("arrays", dict(_arrays(path)))
+    yield from _section("arrays", _arrays(path, manifest))
     yield from _section("versions", manifest.versions)
     yield f"  content     {manifest.content}"
     yield f"  code        {manifest.code or 'not recorded'}"
@@ -41,8 +43,11 @@ def describe(path: Path) -> Iterator[str]:
 
 def _whole(path: Path) -> Path:
     """The output that a path is, or lies in."""
-    if not path.exists():
-        raise TrakError(f"{path}: there is nothing")
+    try:
+        if not path.exists():
+            raise TrakError(f"{path}: there is nothing")
+    except OSError as error:
+        raise TrakError(f"{printable(str(path), LONG)}: {error.strerror}") from None
     for part in (path, *path.parents):
         try:
             artefact_manifest(part)
@@ -54,19 +59,24 @@ def _whole(path: Path) -> Path:
     raise TrakError(f"{path}: is not an output of this pipeline; name one below results/<run>")
 
 
-def _arrays(path: Path) -> Iterator[tuple[str, str]]:
+def _arrays(path: Path, manifest: Manifest) -> dict[str, str]:
+    """What an output's arrays or columns are; nothing of one that cannot be read, as its state says."""
     if path.suffix == ".parquet":
-        schema = pq.read_schema(path)
-        yield from ((field.name, str(field.type)) for field in schema)
-    if path.suffix != ".zarr":
-        return
-    group = zarr.open_group(path, mode="r", zarr_format=3)
-    for name in sorted(entry.name for entry in path.iterdir() if (entry / "zarr.json").is_file()):
-        array = group[name]
-        if isinstance(array, zarr.Array):
-            sizes = " × ".join(map(str, array.shape))
-            names = ", ".join(str(dimension) for dimension in array.metadata.dimension_names or ())  # type: ignore[union-attr]
-            yield name, f"{array.dtype} {sizes} ({names})"
+        return {field.name: str(field.type) for field in pq.read_schema(path)}
+    found = {}
+    if path.suffix == ".zarr":
+        try:
+            group, _ = open_group(path, manifest.kind, step="")
+            names = [name.removesuffix("/zarr.json") for name in manifest.files if "/zarr.json" in name]
+            for name in sorted(names):
+                array = group[name]
+                if isinstance(array, zarr.Array):
+                    sizes = " × ".join(map(str, array.shape))
+                    dimensions = getattr(array.metadata, "dimension_names", None) or ()
+                    found[name] = f"{array.dtype} {sizes} ({', '.join(map(str, dimensions))})"
+        except Exception:  # damaged metadata makes zarr raise many kinds
+            return {}
+    return found
 
 
 def _state(path: Path) -> str:

@@ -11,7 +11,7 @@ from trak_steps.lineage import Lineage
 from trak_steps.progress import progress
 from trak_steps.store.artefact import artefact_manifest, check_artefact
 from trak_steps.store.atomic import leftovers
-from trak_steps.store.features import FeatureStore
+from trak_steps.store.document import load_document
 from trak_steps.store.manifest import Manifest
 
 GO_ON = "run the same snakemake command again"
@@ -61,7 +61,11 @@ def verify_run(layout: Layout) -> Findings:
     Raises:
         TrakError: if there is no such run.
     """
-    if not layout.root.is_dir():
+    try:
+        there = layout.root.is_dir()
+    except OSError:
+        there = False
+    if not there:
         raise TrakError(f"{layout.root}: there is no such run")
     problems: list[Problem] = []
     found = present(layout)
@@ -78,7 +82,8 @@ def verify_run(layout: Layout) -> Findings:
             words = f"{path}: is not there; {GO_ON}"
             problems.append(Problem("missing", path, words))
     checked = {path: manifests[path] for path in found if path in manifests}
-    problems += [*_lineage(layout, checked), *_siblings(checked), *_recorded(layout, checked)]
+    problems += [*_lineage(layout, checked), *_siblings(checked), *_kernels(layout, checked)]
+    problems += _recorded(layout, checked)
     problems += _unfinished(layout)
     files = sum(max(1, len(manifest.files)) for manifest in manifests.values())
     return Findings(problems, len(found), files)
@@ -98,14 +103,27 @@ def _siblings(manifests: dict[Path, Manifest]) -> list[Problem]:
         if manifest.kind not in ("features", "kernel", "checkpoint", "scores"):
             return
         beside, other = first.setdefault(manifest.kind, (path, manifest))
-        own = ("checkpoint", *(("seed",) if manifest.kind == "checkpoint" else ()))
+        own = ("checkpoint", "size", *(("seed",) if manifest.kind == "checkpoint" else ()))
         shared = {name: value for name, value in other.settings.items() if name not in own}
         manifest.require(path, settings=shared, code=other.code, by=str(beside))
-        if manifest.kind == "features":
-            store = FeatureStore.open(path)
-            store.features(store.start, store.stop)
 
     return _refused(manifests, check)
+
+
+def _kernels(layout: Layout, manifests: dict[Path, Manifest]) -> list[Problem]:
+    """Kernels that were summed over another number of rows than the train set has."""
+    train = manifests.get(layout.train)
+    wanted = train.details["rows"] if train else None
+    return [
+        Problem(
+            "mismatched",
+            path,
+            f"{path}: is a sum over {manifest.details['rows']} rows, {layout.train} has {wanted}; "
+            "delete the kernel and rerun",
+        )
+        for path, manifest in manifests.items()
+        if manifest.kind == "kernel" and wanted is not None and manifest.details["rows"] != wanted
+    ]
 
 
 def _recorded(layout: Layout, manifests: dict[Path, Manifest]) -> list[Problem]:
@@ -115,7 +133,17 @@ def _recorded(layout: Layout, manifests: dict[Path, Manifest]) -> list[Problem]:
         return []
     lost = [name for name in record.made_from if not (layout.root / name.partition("#")[0]).exists()]
     known = expected(layout)
-    return [
+    entries = load_document(layout.provenance, "provenance")[0]["outputs"]
+    told = [
+        Problem(
+            "mismatched",
+            layout.provenance,
+            f"{layout.provenance}: tells of another {layout.name(path)}; delete it, and {GO_ON}",
+        )
+        for path, manifest in manifests.items()
+        if layout.name(path) in entries and entries[layout.name(path)]["code"] != manifest.code
+    ]
+    return told + [
         Problem("missing", layout.root / name, f"{layout.root / name}: was there; {GO_ON}")
         for name in lost
         if layout.root / name.partition("#")[0] not in known
@@ -132,7 +160,7 @@ def _unfinished(layout: Layout) -> list[Problem]:
         for path in leftovers(layout.root)
     ]
     trainings = layout.training("x").parent
-    for path in sorted(trainings.iterdir()) if trainings.is_dir() else []:
+    for path in (trainer.parent for trainer in sorted(trainings.glob("*/trainer"))):
         words = f"{path}: a training that is not finished; {GO_ON}, or delete it"
         found.append(Problem("unfinished", path, words))
     return found

@@ -1,6 +1,6 @@
 """What each step may see of the settings, so that a change reruns what depends on it and no more.
 
-A step declares the settings it reads (``READS`` in its module). Under Snakemake exactly those are
+``trak_steps/steps/registry.py`` lists what each step reads. Under Snakemake exactly those settings are
 written into its command, as ``--set`` arguments and into the rule's ``params``, and inside the step
 every other setting is absent: reading one that was not declared fails at once, instead of silently
 reading a default.

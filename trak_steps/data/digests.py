@@ -14,7 +14,7 @@ DIGESTS = "digests.npy"
 def load_digests(folder: Path) -> NDArray[np.uint8]:
     """The digest of each row, [n, 32]. Raises TrakError if the file cannot be read."""
     try:
-        digests = np.load(folder / DIGESTS, allow_pickle=False)
+        digests = np.load(folder / DIGESTS, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise TrakError(f"{folder / DIGESTS}: cannot be read ({error}); rerun prepare") from None
     if digests.ndim != 2 or digests.shape[1] != 32 or digests.dtype != np.uint8:

@@ -10,6 +10,7 @@ The work folder holds one training run's unfinished state:
 
 import json
 import math
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable
@@ -94,6 +95,9 @@ def finetune(
     with saying_what_the_disk_refused(work):
         _start_or_resume(work, {**identity, "recipe": _plain(recipe)})
         _drop_if_damaged(work, states.values())
+        if all(state.is_dir() for state in states.values()):
+            say("trained already")
+            return states
         set_seed(recipe.seed)
         trainer = Trainer(
             model=make_model(),
@@ -172,7 +176,7 @@ class _MarkSaves(TrainerCallback):  # type: ignore[misc]
 def _start_or_resume(work: Path, identity: dict[str, Any]) -> None:
     text = json.dumps(identity, indent=1, sort_keys=True)
     file = work / "recipe.json"
-    if file.is_file() and file.read_text(encoding="utf-8") == text:
+    if file.is_file() and file.read_bytes() == text.encode():
         return
     if work.exists():
         say(f"{work} holds the state of another training run, which is dropped")
@@ -196,7 +200,8 @@ def _drop_if_damaged(work: Path, states: Iterable[Path]) -> None:
 
 def _last_complete(folder: Path) -> Path | None:
     """The newest whole state; interrupted and damaged ones are removed."""
-    states = [(int(path.name.removeprefix("checkpoint-")), path) for path in folder.glob("checkpoint-*")]
+    named = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in folder.glob("*")]
+    states = [(int(number[1]), path) for number, path in named if number]
     last: Path | None = None
     for _, path in sorted(states):
         try:

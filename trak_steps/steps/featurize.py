@@ -69,6 +69,8 @@ def _featurize(
     stop: int,
     path: Path,
 ) -> None:
+    # What code this is has to be asked before the work: a file may be edited meanwhile.
+    code, identity = fingerprint("steps.featurize"), feature_settings(settings)
     folder = layout.checkpoint(checkpoint)
     of_checkpoint = _check_inputs(layout, settings, checkpoint, rows)
     rows_name = layout.name(rows.path)
@@ -124,14 +126,16 @@ def _featurize(
             dtype=chosen.dtype,
             advance=advance,
         )
+    if Manifest.load(folder, "checkpoint").content != of_checkpoint.content:
+        raise TrakError(f"{folder}: was replaced while its features were computed; run this again")
     manifest = Manifest(
         "features",
         made_from={
             layout.name(folder): of_checkpoint.content,
             rows_name: rows.content_of(start, stop),
         },
-        settings={**feature_settings(settings), "checkpoint": checkpoint, "size": size},
-        code=fingerprint("steps.featurize"),
+        settings={**identity, "checkpoint": checkpoint, "size": size},
+        code=code,
         details={"start": start, "stop": stop, "codec": chosen.codec, "keep_bits": chosen.keep_bits},
     )
     columns = {
@@ -160,7 +164,16 @@ def _check_inputs(layout: Layout, settings: Settings, checkpoint: str, rows: Pre
         raise TrakError(
             f"{folder}: holds checkpoint {manifest.details['checkpoint']}; delete it and rerun"
         )
-    if manifest.settings:  # trained here, not brought along
+    known = vars(settings)  # not all is visible where checkpoints are brought along
+    brought = "checkpoints" in known and bool(settings.checkpoints.existing)
+    trained, wanted = bool(manifest.settings), "finetune" in known and not brought
+    if trained != wanted:
+        words = ("was fine-tuned here", "was brought along")
+        raise TrakError(
+            f"{folder}: {words[wanted]}, the settings say that it {words[trained]} "
+            "(checkpoints.existing); delete it and rerun"
+        )
+    if trained:
         run = int(checkpoint.partition("-")[0])
         manifest.require(folder, settings=recipe_settings(settings, run))
     return manifest

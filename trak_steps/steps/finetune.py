@@ -1,5 +1,6 @@
 """Step ``finetune``: one training run, of which one or more states become checkpoints."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -64,9 +65,10 @@ def run(layout: Layout, settings: Settings, training_run: int) -> None:
     def wait(holder: str) -> None:
         say(f"{work}: waiting for process {holder}, which trains the same run")
 
-    with one_at_a_time(layout.lock(f"training-{training_run}"), wait) as waited:
-        if waited and _are_made(layout, manifests):
-            say("the other process has made these checkpoints")
+    with one_at_a_time(layout.lock(f"training-{training_run}"), wait):
+        # By another process, perhaps the orphan of a killed Snakemake.
+        if _are_made(layout, manifests):
+            say("these checkpoints are made already; delete them to train again")
             return
         _train(layout, settings, train, recipe, manifests, work, device.type == "cpu")
 
@@ -116,12 +118,15 @@ def _train(
         save_every=settings.execution.save_every,
         cpu=cpu,
     )
+    if Manifest.load(layout.model, "model").content not in manifests[recipe.keep[-1]].made_from.values():
+        raise TrakError(f"{layout.model}: was replaced while it was fine-tuned; run this again")
     for fraction, state in states.items():
         _check(state, train, trust)
         path = layout.checkpoint(str(manifests[fraction].details["checkpoint"]))
         _save(path, state, layout.model, manifests[fraction])
         say(f"wrote {path}")
-    shutil.rmtree(work)
+    # The states stay until Snakemake, too, knows that they are done: see housekeeping.
+    shutil.rmtree(work / "trainer", ignore_errors=True)
 
 
 def _check(state: Path, train: PreparedRows, trust_remote_code: bool) -> None:
@@ -141,10 +146,20 @@ def _check(state: Path, train: PreparedRows, trust_remote_code: bool) -> None:
         ) from error
 
 
+def _link_or_copy(source: str, destination: str) -> str:
+    """A second name for the same file where the file system has such."""
+    try:
+        os.link(source, destination)
+    except OSError:
+        shutil.copyfile(source, destination)
+    return destination
+
+
 def _save(path: Path, state: Path, base: Path, manifest: Manifest) -> None:
     """The state with the tokenizer's files, so that the folder loads on its own."""
     with complete_or_absent(path) as folder:
-        shutil.copytree(state, folder, ignore=shutil.ignore_patterns(FILE))
+        ignored = shutil.ignore_patterns(FILE)
+        shutil.copytree(state, folder, ignore=ignored, copy_function=_link_or_copy)
         for file in base.iterdir():
             wanted = file.suffix in (".json", ".txt", ".model") and file.name != FILE
             if wanted and not (folder / file.name).exists():

@@ -17,6 +17,7 @@ from trak_steps.store.manifest import Manifest
 
 def run(layout: Layout, settings: Settings, checkpoint: str) -> None:
     """Write ``kernel/<m>.zarr``."""
+    code, identity = fingerprint("steps.kernel"), kernel_settings(settings)
     train = PreparedRows.open(layout.train)
     features = open_train_features(layout, settings, checkpoint, train)
     rows_at_once = max(1, settings.execution.memory_mb * 2**20 // (2 * 12 * features.dim))
@@ -30,8 +31,8 @@ def run(layout: Layout, settings: Settings, checkpoint: str) -> None:
     manifest = Manifest(
         "kernel",
         made_from={layout.name(shard.path): shard.manifest.content for shard in features.shards},
-        settings={**kernel_settings(settings), "checkpoint": checkpoint},
-        code=fingerprint("steps.kernel"),
+        settings={**identity, "checkpoint": checkpoint},
+        code=code,
         details={"rows": n},
     )
     path = layout.kernel(checkpoint)

@@ -1,10 +1,13 @@
 """Open the parts of a run for a step, after checking that they fit together."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
-from trak_steps.layout import Layout, shard_names
+from trak_steps.layout import Layout, checkpoint_names, shard_names
 from trak_steps.lineage import Lineage
-from trak_steps.steps.identity import feature_settings, kernel_settings
+from trak_steps.steps.identity import feature_settings, kernel_settings, score_settings
 from trak_steps.store.features import FeatureStore, TrainFeatures
 from trak_steps.store.kernel import KernelStore
 from trak_steps.store.manifest import Manifest
@@ -23,6 +26,8 @@ def open_train_features(
     features = TrainFeatures([layout.train_shard(checkpoint, shard) for shard in shards], len(train))
     expected = {**feature_settings(settings), "checkpoint": checkpoint}
     lineage = Lineage(layout, Manifest.load)
+    if of_checkpoint := lineage.manifest(layout.name(layout.checkpoint(checkpoint))):
+        lineage.check(layout.checkpoint(checkpoint), of_checkpoint)
     for shard in features.shards:
         rows = f"{layout.name(layout.train)}#{shard.start}:{shard.stop}"
         shard.manifest.require(
@@ -70,5 +75,42 @@ def open_kernel(
     kernel = KernelStore.open(layout.kernel(checkpoint))
     shards = {layout.name(shard.path): shard.manifest.content for shard in train.shards}
     expected = {**kernel_settings(settings), "checkpoint": checkpoint}
-    kernel.manifest.require(kernel.path, made_from=shards, settings=expected)
+    kernel.manifest.require(kernel.path, made_from=shards, nothing_else=True, settings=expected)
     return kernel
+
+
+def require_one_recipe(layout: Layout, checkpoints: Sequence[str]) -> None:
+    """Refuse checkpoints that were not trained alike, but for the seed; those that are there.
+
+    Raises:
+        TrakError: naming two of them.
+    """
+    first: tuple[Path, Manifest] | None = None
+    for name in checkpoints:
+        path = layout.checkpoint(name)
+        if not path.exists():
+            continue
+        manifest = Manifest.load(path, "checkpoint")
+        beside, other = first = first or (path, manifest)
+        shared = {key: value for key, value in other.settings.items() if key != "seed"}
+        manifest.require(
+            path, made_from=other.made_from, settings=shared, code=other.code, by=str(beside)
+        )
+
+
+def require_scores(
+    layout: Layout, settings: Settings, path: Path, manifest: Manifest, targets: str
+) -> None:
+    """Refuse scores that were made with other settings, or of other checkpoints, than these.
+
+    Raises:
+        TrakError: naming both sides.
+    """
+    manifest.require(path, settings=score_settings(settings))
+    parts = [layout.train, layout.targets(targets)]
+    for name in checkpoint_names(settings.checkpoints):
+        parts += [layout.kernel(name), layout.target_features(name, targets)]
+    names = {layout.name(part) for part in parts}
+    made_from = {name: content for name, content in manifest.made_from.items() if name in names}
+    missing = dict.fromkeys(sorted(names - made_from.keys()), "")
+    manifest.require(path, made_from={**made_from, **missing}, nothing_else=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 from trak_steps import __version__
 from trak_steps.config import Settings
+from trak_steps.errors import TrakError
 from trak_steps.fingerprint import fingerprint
 from trak_steps.layout import Layout, checkpoint_names, shard_names
 from trak_steps.lineage import Lineage
@@ -32,6 +33,13 @@ def run(layout: Layout, settings: Settings) -> None:
         "scores": [layout.name(layout.scores(targets)) for targets in settings.targets],
         "outputs": outputs,
     }
+    for name, entry in outputs.items():
+        strange = [source for source in entry["made_from"] if source.partition("#")[0] not in outputs]
+        if strange:
+            raise TrakError(
+                f"{layout.root / name}: was made from {strange[0]}, which is no part of the run "
+                "with these settings; delete it and rerun"
+            )
     made_from = {name: entry["content"] for name, entry in outputs.items()}
     manifest = Manifest("provenance", made_from=made_from, code=fingerprint("steps.provenance"))
     save_document(layout.provenance, record, manifest)

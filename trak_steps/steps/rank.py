@@ -14,7 +14,7 @@ from trak_steps.layout import Layout
 from trak_steps.lineage import Lineage
 from trak_steps.progress import progress, say
 from trak_steps.scoring.top import Top, TopRows
-from trak_steps.steps.identity import score_settings
+from trak_steps.steps.parts import require_scores
 from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.scores import ScoreStore
@@ -32,8 +32,8 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
     store.manifest.require(
         store.path,
         made_from={layout.name(part.path): part.content for part in (train, target_rows)},
-        settings=score_settings(settings),
     )
+    require_scores(layout, settings, store.path, store.manifest, targets)
     Lineage(layout, artefact_manifest).check(store.path, store.manifest)
     n, t = store.shape
     sides = {

@@ -16,7 +16,12 @@ from trak_steps.model.device import pick_device
 from trak_steps.progress import progress, say
 from trak_steps.scoring.scores import score_block
 from trak_steps.steps.identity import score_settings
-from trak_steps.steps.parts import open_kernel, open_target_features, open_train_features
+from trak_steps.steps.parts import (
+    open_kernel,
+    open_target_features,
+    open_train_features,
+    require_one_recipe,
+)
 from trak_steps.store.features import TrainFeatures
 from trak_steps.store.kernel import KernelStore
 from trak_steps.store.manifest import Manifest
@@ -28,6 +33,7 @@ MAX_BLOCK = 4096
 
 def run(layout: Layout, settings: Settings, targets: str) -> None:
     """Write ``scores/<set>.zarr``."""
+    code, identity = fingerprint("steps.score"), score_settings(settings)
     train = PreparedRows.load(layout.train)
     target_rows = PreparedRows.load(layout.targets(targets))
     Lineage(layout, Manifest.load).check(target_rows.path, target_rows.manifest)
@@ -42,6 +48,7 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
         for name, of_train in zip(names, features, strict=True)
     ]
     _require_one_code(features, kernels)
+    require_one_recipe(layout, names)
     device = pick_device(settings.execution.device)
     block_rows = _block_rows(
         settings.execution.memory_mb * MIB, len(target_rows), features[0].dim, len(names)
@@ -92,8 +99,8 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
                 **{layout.name(kernel.path): kernel.manifest.content for kernel in kernels},
                 **{layout.name(store.path): store.manifest.content for store in stores},
             },
-            settings=score_settings(settings),
-            code=fingerprint("steps.score"),
+            settings=identity,
+            code=code,
             details={"train": len(train), "targets": len(target_rows), "block_rows": block_rows},
         ),
     )

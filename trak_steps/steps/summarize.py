@@ -57,6 +57,8 @@ def _made_from(
         for path in (layout.scores(targets), layout.top(targets), *paths):
             manifest = artefact_manifest(path)
             lineage.check(path, manifest)
+            if manifest.kind == "scores":
+                manifest.require(path, settings={"checkpoints": checkpoints})
             found[layout.name(path)] = manifest.content
         name = f"{layout.name(layout.targets(targets))}#table"
         found[name] = lineage.content(name) or ""

@@ -3,16 +3,9 @@
 from pathlib import Path
 
 from trak_steps.errors import TrakError
-from trak_steps.store import document, group, manifest, table
+from trak_steps.store import document, group, table
 from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import Manifest
-
-
-def is_artefact(path: Path) -> bool:
-    """Whether a path is, or should be, one output as a whole."""
-    if path.is_dir():
-        return path.suffix == ".zarr" or (path / manifest.FILE).is_file()
-    return path.suffix in (".parquet", ".json")
 
 
 def artefact_manifest(path: Path, kind: str | None = None) -> Manifest:

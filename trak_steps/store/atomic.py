@@ -27,6 +27,8 @@ from trak_steps.errors import TrakError
 _TEMPORARY = re.compile(r"\..+\.(?P<pid>\d+)@(?P<host>.+)\.[0-9a-f]{8}(\.old)?\.tmp")
 # Whether a writer on another machine still lives cannot be asked; none writes this long.
 ABANDONED = 24 * 3600.0
+# Seconds by which the clocks of a machine and of the disk that it writes to may differ.
+CLOCKS = 300.0
 # How often two writers may have to get out of each other's way.
 ATTEMPTS = 20
 _ADVICE = {
@@ -82,6 +84,8 @@ def _refusal(path: Path, error: Exception) -> str | None:
     if isinstance(error, TrakError):
         return None
     number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, OSError) and number not in _ADVICE and not _about(path, error.filename):
+        return f"{error.filename}: {error.strerror} (while {path} was being made)"
     if number is None:
         said = str(error)
         number = next((code for code in _ADVICE if _says(said, code)), None)
@@ -89,6 +93,14 @@ def _refusal(path: Path, error: Exception) -> str | None:
             return None
     why = os.strerror(number) if number else str(error)
     return f"{path}: cannot be written ({why}){_ADVICE.get(number or 0, '')}"
+
+
+def _about(path: Path, named: object) -> bool:
+    """Whether the file that an error names has to do with writing ``path``; if it names one."""
+    if not isinstance(named, (str, os.PathLike)):
+        return True
+    file = Path(named)
+    return path.parent in file.parents or file in (path, path.parent, *path.parents)
 
 
 def _says(words: str, number: int) -> bool:
@@ -151,7 +163,7 @@ def _remove_if_left(path: Path) -> bool:
     if not named:
         return False
     try:
-        changed = path.stat().st_mtime
+        changed = max(file.stat().st_mtime for file in (path, *path.rglob("*")))
     except OSError:
         return False
     if named["host"] != socket.gethostname():
@@ -166,7 +178,7 @@ def _remove_if_left(path: Path) -> bool:
 def _writing(pid: int, changed: float) -> bool:
     """Whether the process that wrote at this time is alive; its number may be another's by now."""
     try:
-        return bool(psutil.Process(pid).create_time() <= changed + 1)
+        return bool(psutil.Process(pid).create_time() <= changed + CLOCKS)
     except psutil.NoSuchProcess:
         return False
     except psutil.Error:

@@ -10,10 +10,14 @@ from pathlib import Path
 from trak_steps.errors import TrakError
 
 
-def try_lock(path: Path) -> int | None:
+def try_lock(path: Path, *, sign: bool = True) -> int | None:
     """Take the lock ``path`` for as long as this process lives, or until its descriptor is closed.
 
     A file system that knows no locks lets everyone pass.
+
+    Args:
+        path: of the lock.
+        sign: say in it who holds it.
 
     Returns:
         The descriptor; none if another process holds the lock.
@@ -32,6 +36,8 @@ def try_lock(path: Path) -> int | None:
         os.close(descriptor)
         return None
     except OSError:
+        return descriptor
+    if not sign:
         return descriptor
     with suppress(OSError):  # on a full disk the lock holds, and only the name of its holder is lost
         os.ftruncate(descriptor, 0)

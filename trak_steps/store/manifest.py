@@ -43,7 +43,7 @@ class Manifest:
 
     Attributes:
         kind: ``model``, ``data``, ``checkpoint``, ``features``, ``kernel``, ``scores``, ``top``,
-            ``summary`` or ``provenance``.
+            ``summary`` or ``provenance``; ``state`` or ``training`` of a training that is not finished.
         made_from: the content of each thing that it was made from, by its path in the run;
             ``data/train#0:100`` are rows of that set.
         settings: the settings that decide its numbers.
@@ -130,6 +130,7 @@ class Manifest:
         path: Path,
         *,
         made_from: Mapping[str, str] | None = None,
+        nothing_else: bool = False,
         settings: Mapping[str, Any] | None = None,
         code: str | None = None,
         by: str = "the settings",
@@ -139,6 +140,7 @@ class Manifest:
         Args:
             path: of the output that carries this manifest.
             made_from: contents by path; each must be among those of this manifest.
+            nothing_else: whether these must be all of them.
             settings: each must be among those of this manifest.
             code: a digest.
             by: who asks, the other side of the message.
@@ -157,6 +159,8 @@ class Manifest:
                     f"{path}: was made from another {name} than the one here "
                     f"({_short(self.made_from[name])}, here is {_short(content)}); {advice}"
                 )
+        if nothing_else and (more := sorted(self.made_from.keys() - (made_from or {}).keys())):
+            raise TrakError(f"{path}: was made from {more[0]} too, which is not asked for; {advice}")
         for name, value in (settings or {}).items():
             mine = self.settings.get(name)
             if mine != plain(value):

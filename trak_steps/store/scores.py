@@ -104,8 +104,3 @@ class ScoreStore:
     def block_rows(self) -> int:
         """Rows of a chunk: what is best read at once."""
         return int(self.manifest.details["block_rows"])
-
-    def coordinate(self, name: str) -> NDArray[Any]:
-        """A coordinate's values."""
-        length = self.shape[0] if name.startswith("train") else self.shape[1]
-        return read_array(self.group, self.path, name, (length,))

@@ -9,11 +9,10 @@ from snakemake.exceptions import WorkflowError
 from trak_steps.config import arguments, parse_settings
 from trak_steps.errors import TrakError
 from trak_steps.fingerprint import fingerprint, foreign_fingerprint
-from trak_steps.inputs import known_detail, known_rows, local_files, local_model
+from trak_steps.housekeeping import Plan, tidy
+from trak_steps.inputs import base_files, known_detail, known_rows, known_seal, local_files, local_model
 from trak_steps.layout import Layout, checkpoint_names, shard_names, state_name
 from trak_steps.steps.registry import STEPS, hand_to_jobs, reads
-from trak_steps.store.atomic import sweep
-from trak_steps.store.lock import holder, try_lock
 
 try:
     settings = parse_settings(config)
@@ -26,20 +25,22 @@ TARGETS = list(settings.targets)
 
 GPU = 1 if settings.execution.device.startswith("cuda") else 0
 
-# One Snakemake a run. Its own lock outlives a `kill -9`, after which the same command would refuse to
-# go on; this one dies with its process.
-LOCK = run.lock("snakemake")
+# One Snakemake a run. Snakemake's own lock outlives a `kill -9`, after which the same command would
+# refuse to go on; this one dies with its process.
+plan = Plan.begin(run)
 
 
 onstart:
-    held = try_lock(LOCK)
-    if held is None:
-        raise WorkflowError(
-            f"{run.root}: another Snakemake works on this run (process {holder(LOCK)}); "
-            "wait for it, or stop it and run this command again"
-        )
-    for path in sweep(run.root):
-        print(f"removed {path}, which a killed writer left", file=sys.stderr)
+    try:
+        held = plan.carry_out()
+    except TrakError as error:
+        raise WorkflowError(str(error))
+    for path in tidy(run):
+        print(f"removed {path}, which a killed job left", file=sys.stderr)
+
+
+onsuccess:
+    tidy(run)
 
 
 BASE_MODEL = (settings.checkpoints.existing or [settings.model.name_or_path])[0]
@@ -131,6 +132,11 @@ def shards(wildcards):
 def train_shards(wildcards):
     """All shards of a checkpoint's train features."""
     return [run.train_shard(wildcards.checkpoint, shard) for shard in shards(wildcards)]
+
+
+def seals(wildcards):
+    """Everything about the prepared rows, also by which code and settings they were made."""
+    return [known_seal(folder) for folder in [run.train, *map(run.targets, TARGETS)]]
 
 
 def log_of(name):

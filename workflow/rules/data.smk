@@ -3,7 +3,7 @@
 
 rule model:
     input:
-        local_model(BASE_MODEL),
+        base_files(settings),
     output:
         directory(run.model),
     log:

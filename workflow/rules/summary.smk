@@ -61,7 +61,7 @@ rule provenance:
         gpu=0,
     params:
         **step("provenance"),
-        tables=tables,
+        seals=seals,
     message:
         "provenance: {output}"
     shell:

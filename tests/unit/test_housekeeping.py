@@ -1,0 +1,67 @@
+"""One Snakemake at a time on a run, and none with a plan that another made stale."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from trak_steps import inputs
+from trak_steps.config import parse_settings
+from trak_steps.errors import TrakError
+from trak_steps.housekeeping import Plan, tidy
+from trak_steps.layout import Layout
+from trak_steps.model import fetch
+
+
+def test_a_plan_is_carried_out_by_one_alone(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    first, second = Plan.begin(layout), Plan.begin(layout)
+    held = first.carry_out()
+    third = Plan.begin(layout)
+    works = rf"another Snakemake works on this run \(process {os.getpid()} on"
+    with pytest.raises(TrakError, match=works):
+        second.carry_out()
+    os.close(held)
+    for stale in (second, third):
+        with pytest.raises(TrakError, match="worked on this run while this one planned"):
+            stale.carry_out()
+    os.close(Plan.begin(layout).carry_out())
+
+
+def test_finished_trainings_are_tidied_away_and_unfinished_ones_are_not(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    (layout.training("0") / "states").mkdir(parents=True)
+    (layout.training("1") / "trainer").mkdir(parents=True)
+    assert tidy(layout) == [layout.training("0")]
+    assert [path.name for path in layout.training("x").parent.iterdir()] == ["1"]
+
+
+def test_every_file_of_a_model_that_is_copied_is_an_input() -> None:
+    assert {*fetch.SMALL, *fetch.WEIGHTS, *fetch.CODE} <= set(inputs.MODEL_FILES)
+
+
+def test_the_files_that_a_run_is_made_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for name in ("train.csv", "dev.csv", "deep/er/more.csv"):
+        (tmp_path / name).write_text("a\n")
+    files = {"train": ["train.csv", "deep/**/*.csv"], "validation": "dev.csv"}
+    settings = parse_settings({"dataset": {"path": "csv", "data_files": files}})
+    assert inputs.local_files(settings, "train") == ["deep/er/more.csv", "train.csv"]
+    assert inputs.local_files(settings, "validation") == ["dev.csv"]
+    assert len(inputs.local_files(settings, "train[:10]")) == 3
+    assert inputs.base_files(settings) == inputs.local_files(settings, "train")
+    folder = parse_settings({"dataset": {"path": "deep"}})
+    assert inputs.local_files(folder, "train") == ["deep/er/more.csv"]
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    for path in (base, adapter):
+        path.mkdir()
+        (path / "config.json").write_text("{}")
+    (adapter / "adapter_config.json").write_text(f'{{"base_model_name_or_path": "{base}"}}')
+    found = inputs.local_model(str(adapter))
+    assert str(base / "config.json") in found
+    shutil.rmtree(base)
+    assert len(inputs.local_model(str(adapter))) == 2
+    assert inputs.local_model("~nobody-of-that-name/x") == []
+    assert inputs.local_model("x" * 5000) == []
