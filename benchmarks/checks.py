@@ -100,8 +100,9 @@ def main(
     """Measure and write."""
     qnli = Qnli(rows, model)
     run = f"benchmark-checks-{count}-{qnli.digest}"
-    layout: Layout = qnli.brought(run, count, qnli.fine_tuned().checkpoint("0"))
-    settings = qnli.settings(run, count, shard_size=count)
+    checkpoint = qnli.fine_tuned().checkpoint("0")
+    layout: Layout = qnli.brought(run, count, checkpoint)
+    settings = qnli.settings(run, count, checkpoint, shard_size=count)
     seconds, of_features = share(lambda: featurize.run_train(layout, settings, "0", 0))
     kernel_seconds, of_kernel = share(lambda: kernel.run(layout, settings, "0"))
     figures = {

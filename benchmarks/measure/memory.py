@@ -17,7 +17,7 @@ def peaks(qnli: Qnli, counts: Sequence[int], shard_size: int) -> dict[int, float
     for count in counts:
         run = f"benchmark-memory-{count}-{qnli.digest}"
         layout = qnli.brought(run, count, trained.checkpoint("0"))
-        settings = qnli.settings(run, count, shard_size=shard_size)
+        settings = qnli.settings(run, count, trained.checkpoint("0"), shard_size=shard_size)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             found[count] = pool.apply(_featurize, (layout.root, settings.model_dump()))
     return found

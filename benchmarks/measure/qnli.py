@@ -30,8 +30,10 @@ class Qnli:
         """Of where rows and model come from: another source, another run."""
         return hashlib.sha256(f"{self.rows} {self.model}".encode()).hexdigest()[:8]
 
-    def settings(self, run: str, rows: int | None, **features: object) -> Settings:
-        """Settings of a run with so many train rows."""
+    def settings(
+        self, run: str, rows: int | None, existing: Path | None = None, **features: object
+    ) -> Settings:
+        """Settings of a run with so many train rows, and perhaps a checkpoint from elsewhere."""
         dataset: dict[str, object] = {"path": "glue", "name": "qnli"}
         if self.rows is not None:
             dataset = {
@@ -44,7 +46,7 @@ class Qnli:
                 "run": run,
                 "dataset": {**dataset, "train_size": rows},
                 "model": {"name_or_path": self.model},
-                "checkpoints": {"count": 1},
+                "checkpoints": {"existing": [str(existing)]} if existing else {"count": 1},
                 "finetune": {"epochs": 2, "learning_rate": 1e-4},
                 "features": features,
                 "execution": {"threads": 2},
@@ -62,7 +64,7 @@ class Qnli:
 
     def brought(self, run: str, rows: int, checkpoint: Path) -> Layout:
         """A run of so many rows with a checkpoint that was fine-tuned in another; made if not there."""
-        layout, settings = Layout(Path("results") / run), self.settings(run, rows)
+        layout, settings = Layout(Path("results") / run), self.settings(run, rows, checkpoint)
         if not layout.checkpoint("0").exists():
             base_model.run(layout, settings, str(checkpoint))
             prepare.run_train(layout, settings)

@@ -103,7 +103,7 @@ def main(how: str, root: Path) -> None:
         size = max(f.stat().st_size for path in paths for f in _files(path))
         room = sum(f.stat().st_size for path in paths for f in _files(path))
         for share in (0.1, 0.8) if how != "read-only" else (0.0,):
-            for path in paths:
+            for path in (*paths, run.training("0")):
                 remove(path)
             refuse = {
                 "limit": lambda share=share, size=size: limited(int(share * size)),
