@@ -10,7 +10,14 @@ from trak_steps.config import arguments, parse_settings
 from trak_steps.errors import TrakError
 from trak_steps.fingerprint import fingerprint, foreign_fingerprint
 from trak_steps.housekeeping import Plan, tidy
-from trak_steps.inputs import base_files, known_detail, known_rows, known_seal, local_files, local_model
+from trak_steps.inputs import (
+    base_files,
+    known_detail,
+    known_rows,
+    known_seal,
+    local_files,
+    local_model,
+)
 from trak_steps.layout import Layout, checkpoint_names, shard_names, state_name
 from trak_steps.steps.registry import STEPS, hand_to_jobs, reads
 
