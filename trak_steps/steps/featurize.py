@@ -164,16 +164,12 @@ def _check_inputs(layout: Layout, settings: Settings, checkpoint: str, rows: Pre
         raise TrakError(
             f"{folder}: holds checkpoint {manifest.details['checkpoint']}; delete it and rerun"
         )
-    known = vars(settings)  # not all is visible where checkpoints are brought along
-    brought = "checkpoints" in known and bool(settings.checkpoints.existing)
-    trained, wanted = bool(manifest.settings), "finetune" in known and not brought
-    if trained != wanted:
-        words = ("was fine-tuned here", "was brought along")
-        raise TrakError(
-            f"{folder}: {words[wanted]}, the settings say that it {words[trained]} "
-            "(checkpoints.existing); delete it and rerun"
-        )
-    if trained:
+    if manifest.settings:  # trained here, not brought along
+        if "finetune" not in vars(settings):
+            raise TrakError(
+                f"{folder}: was fine-tuned here, the settings say that it was brought along "
+                "(checkpoints.existing); delete it and rerun"
+            )
         run = int(checkpoint.partition("-")[0])
         manifest.require(folder, settings=recipe_settings(settings, run))
     return manifest

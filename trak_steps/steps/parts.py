@@ -5,6 +5,7 @@ from pathlib import Path
 
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
+from trak_steps.errors import TrakError
 from trak_steps.layout import Layout, checkpoint_names, shard_names
 from trak_steps.lineage import Lineage
 from trak_steps.steps.identity import feature_settings, kernel_settings, score_settings
@@ -79,8 +80,13 @@ def open_kernel(
     return kernel
 
 
-def require_one_recipe(layout: Layout, checkpoints: Sequence[str]) -> None:
+def require_one_recipe(layout: Layout, checkpoints: Sequence[str], *, brought: bool) -> None:
     """Refuse checkpoints that were not trained alike, but for the seed; those that are there.
+
+    Args:
+        layout: of the run.
+        checkpoints: their names.
+        brought: whether they should have been brought along, not fine-tuned here.
 
     Raises:
         TrakError: naming two of them.
@@ -91,6 +97,12 @@ def require_one_recipe(layout: Layout, checkpoints: Sequence[str]) -> None:
         if not path.exists():
             continue
         manifest = Manifest.load(path, "checkpoint")
+        if brought == bool(manifest.settings):
+            words = ("brought along", "fine-tuned here")
+            raise TrakError(
+                f"{path}: was {words[brought]}, the settings say {words[not brought]} "
+                "(checkpoints.existing); delete it and rerun"
+            )
         beside, other = first = first or (path, manifest)
         shared = {key: value for key, value in other.settings.items() if key != "seed"}
         manifest.require(

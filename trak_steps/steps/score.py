@@ -48,7 +48,7 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
         for name, of_train in zip(names, features, strict=True)
     ]
     _require_one_code(features, kernels)
-    require_one_recipe(layout, names)
+    require_one_recipe(layout, names, brought=bool(settings.checkpoints.existing))
     device = pick_device(settings.execution.device)
     block_rows = _block_rows(
         settings.execution.memory_mb * MIB, len(target_rows), features[0].dim, len(names)

@@ -187,7 +187,11 @@ def _writing(pid: int, changed: float) -> bool:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
+        for _ in range(ATTEMPTS):
+            shutil.rmtree(path, ignore_errors=True)
+            if not path.exists():
+                break
+            time.sleep(0.05)  # where one chunk failed, threads of the library may still write others
     else:
         with suppress(OSError):
             path.unlink()
