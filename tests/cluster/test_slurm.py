@@ -41,6 +41,7 @@ JOBS = {
     "score": 1,
     "rank": 1,
     "summarize": 1,
+    "provenance": 1,
 }
 
 
