@@ -12,7 +12,10 @@ from trak_steps.store.lock import holder, try_lock
 
 
 def tidy(layout: Layout) -> list[Path]:
-    """Remove what dead writers left, and the work of trainings that are finished; returns what."""
+    """Remove what dead writers left, and the work of trainings that are finished; returns what.
+
+    For the end of a run: before, Snakemake may not know that a training is finished.
+    """
     trainings = layout.training("x").parent
     # A training that is not finished has the states that it resumes from.
     finished = [work for work in sorted(trainings.glob("*")) if not (work / "trainer").exists()]

@@ -3,6 +3,7 @@
 The Snakefile and the steps both ask here, so a path is written down once.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +79,20 @@ class Layout:
     def provenance(self) -> Path:
         """What every output was made from, from the scores back to the source."""
         return self.root / "provenance.json"
+
+    def outputs(
+        self, checkpoints: Iterable[str], shards: Sequence[str], targets: Sequence[str]
+    ) -> list[Path]:
+        """Every output of a run but its provenance, in the order of the pipeline."""
+        found = [self.model, self.train, *map(self.targets, targets)]
+        for name in checkpoints:
+            found.append(self.checkpoint(name))
+            found += [self.train_shard(name, shard) for shard in shards]
+            found += [self.target_features(name, of) for of in targets]
+            found.append(self.kernel(name))
+        for of in targets:
+            found += [self.scores(of), self.top(of)]
+        return [*found, self.summary]
 
 
 def shard_names(n: int, shard_size: int) -> list[str]:

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from workspace import TINY, Workspace
 
+from trak_steps.config import parse_settings
 from trak_steps.config.load import setting_names
 from trak_steps.config.settings import Settings
 from trak_steps.fingerprint import depends_on
+from trak_steps.layout import Layout
 from trak_steps.reference.reruns import steps_that_read
+from trak_steps.steps import finetune
 from trak_steps.steps.registry import STEPS, what_follows
 from trak_steps.store.artefact import artefact_manifest
 
@@ -235,3 +238,16 @@ def test_more_training_runs_train_and_featurize_only_the_new_ones(run: Ran) -> N
     assert len(jobs["featurize"]) == 3
     assert len(jobs["kernel"]) == 1
     assert "prepare" not in jobs
+
+
+def test_a_training_that_snakemake_does_not_know_to_be_finished_is_not_repeated(run: Ran) -> None:
+    """As when it was killed after the training's job, before it took note: it deletes what was made."""
+    root: Path = run.root  # type: ignore[attr-defined]
+    folder = root / "results" / "tiny"
+    shutil.rmtree(folder / "checkpoints" / "0")
+    finetune.run(Layout(folder), parse_settings(TINY), 0)
+    assert (folder / "training" / "0" / "states").is_dir()
+    shutil.rmtree(folder / "checkpoints" / "0")
+    assert "finetune" in run()
+    assert "trained already" in (folder / "logs" / "checkpoints" / "0.log").read_text()
+    assert not (folder / "training" / "0").exists()

@@ -16,18 +16,9 @@ def present(layout: Layout) -> list[Path]:
 
 def expected(layout: Layout) -> list[Path]:
     """Every output that a finished run with these checkpoints and target sets has."""
-    found: list[Path] = [layout.model, layout.train]
-    checkpoints, sets = checkpoints_of(layout), target_sets_of(layout)
-    shards = _shards(layout, checkpoints)
-    found += [layout.targets(name) for name in sets]
-    for checkpoint in checkpoints:
-        found.append(layout.checkpoint(checkpoint))
-        found += [layout.train_shard(checkpoint, shard) for shard in shards]
-        found += [layout.target_features(checkpoint, name) for name in sets]
-        found.append(layout.kernel(checkpoint))
-    for name in sets:
-        found += [layout.scores(name), layout.top(name)]
-    return [*found, layout.summary, layout.provenance]
+    checkpoints = checkpoints_of(layout)
+    outputs = layout.outputs(checkpoints, _shards(layout, checkpoints), target_sets_of(layout))
+    return [*outputs, layout.provenance]
 
 
 def checkpoints_of(layout: Layout) -> list[str]:

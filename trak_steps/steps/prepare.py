@@ -10,7 +10,7 @@ from trak_steps.fingerprint import fingerprint
 from trak_steps.layout import Layout
 from trak_steps.model.load import load_config
 from trak_steps.steps.rows import ChosenRows, labelled, load_source, write
-from trak_steps.store.folder import check_folder
+from trak_steps.store.manifest import Manifest
 
 
 def run_train(layout: Layout, settings: Settings) -> None:
@@ -19,7 +19,7 @@ def run_train(layout: Layout, settings: Settings) -> None:
     where = f"split `{dataset.train_split}`"
     source = load_source(settings, dataset.train_split)
     labels = labels_of(source, dataset.label, where)
-    model = check_folder(layout.model, "model")
+    model = Manifest.load(layout.model, "model")  # its files are checked where rows are written
     if model.details["classifier"]:
         config = load_config(layout.model, trust_remote_code=settings.model.trust_remote_code)
         labels = in_the_order_of(labels, config.id2label, model.details["source"])

@@ -48,18 +48,9 @@ def run(layout: Layout, settings: Settings) -> None:
 
 def _paths(layout: Layout, settings: Settings) -> list[Path]:
     """Every output of the run, in the order of the pipeline."""
-    checkpoints = checkpoint_names(settings.checkpoints)
     rows = int(artefact_manifest(layout.train, "data").details["rows"])
-    paths = [layout.model, layout.train, *map(layout.targets, settings.targets)]
-    for name in checkpoints:
-        paths.append(layout.checkpoint(name))
-        shards = shard_names(rows, settings.features.shard_size)
-        paths += [layout.train_shard(name, shard) for shard in shards]
-        paths += [layout.target_features(name, targets) for targets in settings.targets]
-        paths.append(layout.kernel(name))
-    for targets in settings.targets:
-        paths += [layout.scores(targets), layout.top(targets)]
-    return [*paths, layout.summary]
+    shards = shard_names(rows, settings.features.shard_size)
+    return layout.outputs(checkpoint_names(settings.checkpoints), shards, list(settings.targets))
 
 
 def _entry(manifest: Manifest) -> dict[str, Any]:

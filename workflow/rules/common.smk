@@ -20,6 +20,7 @@ from trak_steps.inputs import (
 )
 from trak_steps.layout import Layout, checkpoint_names, shard_names, state_name
 from trak_steps.steps.registry import STEPS, hand_to_jobs, reads
+from trak_steps.store.atomic import sweep
 
 try:
     settings = parse_settings(config)
@@ -42,8 +43,9 @@ onstart:
         held = plan.carry_out()
     except TrakError as error:
         raise WorkflowError(str(error))
-    for path in tidy(run):
-        print(f"removed {path}, which a killed job left", file=sys.stderr)
+    # Not `tidy`: the states of a training that Snakemake does not know to be finished are needed yet.
+    for path in sweep(run.root):
+        print(f"removed {path}, which a killed writer left", file=sys.stderr)
 
 
 onsuccess:
