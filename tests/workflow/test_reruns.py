@@ -247,7 +247,10 @@ def test_a_training_that_snakemake_does_not_know_to_be_finished_is_not_repeated(
     shutil.rmtree(folder / "checkpoints" / "0")
     finetune.run(Layout(folder), parse_settings(TINY), 0)
     assert (folder / "training" / "0" / "states").is_dir()
-    shutil.rmtree(folder / "checkpoints" / "0")
+    for name in ("checkpoints/0", "features/0", "kernel", "scores"):
+        shutil.rmtree(folder / name)
+    for name in ("summary.json", "provenance.json"):
+        (folder / name).unlink()
     assert "finetune" in run()
     assert "trained already" in (folder / "logs" / "checkpoints" / "0.log").read_text()
     assert not (folder / "training" / "0").exists()
