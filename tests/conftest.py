@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from workspace import Workspace, copy_project
+from workspace import WHOLE, Workspace, copy_project
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
@@ -99,6 +99,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A copy of the project whose tiny run Snakemake has made; tests put back what they change."""
     space = Workspace(tmp_path_factory.mktemp("workspace"))
     copy_project(space.root)
-    ran = space.snakemake("--cores", "2")
+    ran = space.snakemake("--cores", "2", *WHOLE)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return space

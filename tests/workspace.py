@@ -23,9 +23,18 @@ TINY: dict[str, Any] = {
     "features": {"dim": 8, "shard_size": 20},
     "kernel": {"ridge": 0.1},
     "scores": {"top": 3},
+    "evaluation": {
+        "lds": {"subsets": 8, "repeats": 2},
+        "removal": {"targets": 2, "rows": 4, "repeats": 2},
+        "suspects": 10,
+        "bootstrap": 100,
+        "models_per_job": 16,
+    },
     "execution": {"memory_mb": 256},
 }
-STAGES = ("all", "data", "checkpoints", "features", "kernels", "scores", "summary")
+STAGES = ("all", "data", "checkpoints", "features", "kernels", "scores", "summary", "evaluation")
+# A run and what was found out about it.
+WHOLE = ("all", "evaluation")
 
 
 def copy_project(root: Path) -> None:

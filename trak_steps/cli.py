@@ -7,7 +7,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -73,6 +73,7 @@ Source = Annotated[
 Checkpoint = Annotated[
     str, typer.Option(callback=_checkpoint, help="A checkpoint's name, such as 0 or 0-0.5.")
 ]
+RetrainingPlan = Literal["subsets", "removal"]
 Targets = Annotated[
     str, typer.Option(callback=_targets, help="A target set's name, as in the settings.")
 ]
@@ -243,6 +244,72 @@ def provenance(config: Config = None, set_: Set = None, results: Results = Path(
     from trak_steps.steps import provenance
 
     provenance.run(*_setup("provenance", config, set_, results))
+
+
+@app.command()
+def plan_subsets(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
+    """Draw the random subsets of the train set that models are trained on again."""
+    from trak_steps.steps import plan_subsets
+
+    plan_subsets.run(*_setup("plan-subsets", config, set_, results))
+
+
+@app.command()
+def retrain(
+    plan: Annotated[RetrainingPlan, typer.Option(help="Which plan.")],
+    shard: Annotated[int, typer.Option(min=0, help="Which of its models, by the job.")],
+    config: Config = None,
+    set_: Set = None,
+    results: Results = Path("results"),
+) -> None:
+    """Train some models of a plan again, and keep what they say of the targets."""
+    from trak_steps.steps import retrain
+
+    retrain.run(*_setup(f"retrain-{plan}", config, set_, results), plan, shard)
+
+
+@app.command()
+def measure_lds(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
+    """Compare scores with what models say that were trained on random subsets."""
+    from trak_steps.steps import measure_lds
+
+    measure_lds.run(*_setup("measure-lds", config, set_, results))
+
+
+@app.command()
+def plan_removal(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
+    """Choose the rows to leave out for some targets: their proponents, and others to compare with."""
+    from trak_steps.steps import plan_removal
+
+    plan_removal.run(*_setup("plan-removal", config, set_, results))
+
+
+@app.command()
+def measure_removal(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
+    """Say what became of targets whose proponents were left out, against what scores predicted."""
+    from trak_steps.steps import measure_removal
+
+    measure_removal.run(*_setup("measure-removal", config, set_, results))
+
+
+@app.command()
+def find_mislabelled(
+    config: Config = None, set_: Set = None, results: Results = Path("results")
+) -> None:
+    """List the train rows whose labels look wrong, with what argues against them."""
+    from trak_steps.steps import find_mislabelled
+
+    find_mislabelled.run(*_setup("find-mislabelled", config, set_, results))
+
+
+@app.command()
+def measure_stability(
+    config: Config = None, set_: Set = None, results: Results = Path("results")
+) -> None:
+    """Hold each training run out, and see whether the others' signs and ranks hold for it."""
+    from trak_steps.steps import measure_stability
+
+    measure_stability.run(*_setup("measure-stability", config, set_, results))
 
 
 @app.command()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from trak_steps.config.settings import CheckpointSettings
+from trak_steps.config.settings import CheckpointSettings, EvaluationSettings
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,73 @@ class Layout:
         return self.root / "scores" / f"{name}.top.parquet"
 
     @property
+    def evaluation(self) -> Path:
+        """What was found out about the scores."""
+        return self.root / "evaluation"
+
+    def plan(self, name: str) -> Path:
+        """Which models are to be trained again, on which rows, with which seeds."""
+        return self.evaluation / f"{name}.plan.parquet"
+
+    def retrained(self, plan: str, shard: str) -> Path:
+        """What some models of a plan say of the targets."""
+        return self.evaluation / "retrained" / plan / f"{shard}.parquet"
+
+    @property
+    def lds(self) -> Path:
+        """The linear datamodeling score, its ceiling and baselines."""
+        return self.evaluation / "lds.json"
+
+    @property
+    def lds_curves(self) -> Path:
+        """The same by ridge, loss-weight power, k and checkpoints."""
+        return self.evaluation / "lds.parquet"
+
+    @property
+    def removal(self) -> Path:
+        """What leaving out targets' proponents did."""
+        return self.evaluation / "removal.json"
+
+    @property
+    def removals(self) -> Path:
+        """Each removal of it."""
+        return self.evaluation / "removal.parquet"
+
+    @property
+    def mislabelled(self) -> Path:
+        """How well rows with wrong labels are found, where they are known."""
+        return self.evaluation / "mislabelled.json"
+
+    @property
+    def suspects(self) -> Path:
+        """Train rows whose labels look wrong, and what argues against them."""
+        return self.evaluation / "suspects.parquet"
+
+    @property
+    def stability(self) -> Path:
+        """Whether signs and ranks hold from one training run to another."""
+        return self.evaluation / "stability.json"
+
+    def evaluations(self) -> list[Path]:
+        """Every output of the evaluation that is there, in its order."""
+        plans = [self.plan("subsets"), self.plan("removal")]
+        parts = [path for name in ("subsets", "removal") for path in self._retrained(name)]
+        figures = [self.lds, self.lds_curves, self.removal, self.removals]
+        figures += [self.mislabelled, self.suspects, self.stability]
+        return [path for path in (*plans, *parts, *figures) if path.exists()]
+
+    def _retrained(self, plan: str) -> list[Path]:
+        return sorted(self.retrained(plan, "x").parent.glob("[0-9]*.parquet"))
+
+    @property
+    def retrained_models(self) -> Path:
+        """What every model that was ever trained again says of the targets, for all runs beside this.
+
+        No run can have this name.
+        """
+        return self.root.parent / "_retrained"
+
+    @property
     def summary(self) -> Path:
         """The run's figures."""
         return self.root / "summary.json"
@@ -100,6 +167,16 @@ def shard_names(n: int, shard_size: int) -> list[str]:
     return [f"{i:05d}" for i in range(-(-n // shard_size))]
 
 
+def planned_models(settings: EvaluationSettings) -> dict[str, int]:
+    """How many models each plan of retraining has."""
+    lds, removal = settings.lds, settings.removal
+    return {
+        "subsets": lds.subsets * lds.repeats,
+        # Without each target's proponents, as many random rows, as many like it; and with all rows.
+        "removal": (3 * removal.targets + 1) * removal.repeats,
+    }
+
+
 def checkpoint_names(settings: CheckpointSettings) -> list[str]:
     """The names of all checkpoints: ``0`` is the end of run 0, ``0-0.5`` its state half-way.
 
@@ -114,6 +191,16 @@ def checkpoint_names(settings: CheckpointSettings) -> list[str]:
     ]
 
 
+def last_states(settings: CheckpointSettings) -> list[str]:
+    """The names of each run's last state, or of all that were brought along."""
+    return list({run_of(name): name for name in checkpoint_names(settings)}.values())
+
+
 def state_name(run: str, fraction: float) -> str:
     """The checkpoint made of a run's state at a fraction of its training."""
     return run if fraction == 1.0 else f"{run}-{fraction:g}"
+
+
+def run_of(checkpoint: str) -> str:
+    """The training run that a checkpoint is a state of."""
+    return checkpoint.partition("-")[0]

@@ -14,6 +14,8 @@ from trak_steps.store.table import load_table
 
 # Characters of a text that are shown; the file holds the whole.
 SHOWN = 300
+# Beside a score that may as well have the other sign.
+UNSTABLE = "?"
 NOT_TEXTS = ("row", "label", "label_name", "flipped", "group")
 
 
@@ -32,7 +34,10 @@ def top_lines(file: Path, *, first: int, count: int, side: str) -> Iterator[str]
     first, count = min(first, 2**31), min(count, 2**31)
     table, _ = load_table(file, "top")
     wanted = (pc.field("target") < first) & (pc.field("rank") <= count) & (pc.field("side") == side)
-    yield from _lines(table.filter(wanted).to_pylist())
+    rows = table.filter(wanted).to_pylist()
+    yield from _lines(rows)
+    if any(row["sign_stable"] is False for row in rows):
+        yield f"{UNSTABLE} another training run may give this score the other sign"
 
 
 def figures(file: Path) -> str:
@@ -50,7 +55,8 @@ def _lines(rows: list[dict[str, Any]]) -> Iterator[str]:
         listed = list(of_target)
         yield f"{_texts(listed[0], 'target')}   [{_label(listed[0], 'target')}]"
         for row in listed:
-            yield f"  {row['score']:+.3f}  {_texts(row, 'train')}   [{_label(row, 'train')}]"
+            mark = " " if row["sign_stable"] in (True, None) else UNSTABLE
+            yield f"  {row['score']:+.3f}{mark} {_texts(row, 'train')}   [{_label(row, 'train')}]"
 
 
 def _texts(row: dict[str, Any], whose: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from workspace import TINY, Workspace
+from workspace import TINY, WHOLE, Workspace
 
 from trak_steps.config import parse_settings
 from trak_steps.config.load import setting_names
@@ -24,6 +24,7 @@ from trak_steps.store.artefact import artefact_manifest
 # Another value of every setting; the run's name is another run, and brought checkpoints other rules.
 OTHER_VALUES: dict[str, Any] = {
     "seed": 1,
+    "scoring": "reference",
     "dataset.path": "csv",
     "dataset.name": "other",
     "dataset.data_files": {"train": "t.csv", "validation": "v.csv"},
@@ -47,6 +48,7 @@ OTHER_VALUES: dict[str, Any] = {
     "finetune.learning_rate": 1e-4,
     "finetune.weight_decay": 0.0,
     "finetune.warmup_ratio": 0.5,
+    "finetune.dropout": 0.0,
     "features.dim": 4,
     "features.projection": "rademacher",
     "features.gradients": "functional",
@@ -60,8 +62,20 @@ OTHER_VALUES: dict[str, Any] = {
     "features.codec": "zstd",
     "features.keep_bits": 12,
     "kernel.ridge": 1.0,
+    "kernel.freedom": 0.5,
     "scores.top": 2,
     "scores.loss_weight_power": 1.0,
+    "scores.balance": False,
+    "evaluation.preset": "thorough",
+    "evaluation.lds.subsets": 9,
+    "evaluation.lds.share": 0.6,
+    "evaluation.lds.repeats": 3,
+    "evaluation.removal.targets": 1,
+    "evaluation.removal.rows": 3,
+    "evaluation.removal.repeats": 3,
+    "evaluation.suspects": 5,
+    "evaluation.bootstrap": 150,
+    "evaluation.models_per_job": 5,
     "execution.device": "cpu",
     "execution.threads": 2,
     "execution.save_every": 0.5,
@@ -80,6 +94,11 @@ def _steps(jobs: dict[str, int]) -> set[str]:
 
 def _changed(name: str, value: Any) -> dict[str, Any]:
     """The tiny settings' section with one of its settings changed."""
+    if name == "scoring":  # a preset, where the settings themselves say nothing
+        return {"scoring": value, "kernel": {}}
+    if name == "evaluation.preset":
+        left = {key: inner for key, inner in TINY["evaluation"].items() if key not in ("lds", "removal")}
+        return {"evaluation": {**left, "preset": value}}
     head, *rest = name.replace("NAME", "validation").split(".")
     if not rest:
         return {head: value}
@@ -112,7 +131,7 @@ def test_every_setting_plans_what_the_table_says(finished: Workspace) -> None:
     assert set(OTHER_VALUES) | ELSEWHERE == set(setting_names(Settings))
 
     def plan(name: str) -> set[str]:
-        return _steps(finished.planned(**_changed(name, OTHER_VALUES[name])))
+        return _steps(finished.planned(*WHOLE, **_changed(name, OTHER_VALUES[name])))
 
     with ThreadPoolExecutor(2) as pool:
         found = dict(zip(OTHER_VALUES, pool.map(plan, OTHER_VALUES), strict=True))
@@ -125,7 +144,8 @@ def test_every_setting_plans_what_the_table_says(finished: Workspace) -> None:
 
 @pytest.mark.parametrize("module", ["steps/rank.py", "scoring/scores.py", "kernel/gram.py",
     "projection/dense.py", "model/training.py", "steps/prepare_targets.py", "store/table.py",
-    "steps/provenance.py", "cli.py", "progress.py", "audit/verify.py"])  # fmt: skip
+    "steps/provenance.py", "retraining/subsets.py", "evaluation/lds.py",
+    "cli.py", "progress.py", "audit/verify.py"])  # fmt: skip
 def test_edited_code_plans_what_the_table_says(finished: Workspace, module: str) -> None:
     """One module of each line of the table; comments count nowhere."""
     file = finished.root / "trak_steps" / module
@@ -134,9 +154,9 @@ def test_edited_code_plans_what_the_table_says(finished: Workspace, module: str)
     using = {step for step in STEPS if name in depends_on(f"steps.{STEPS[step].module}")}
     try:
         file.write_text(before + "\nNEW_CODE = 1\n")
-        assert _steps(finished.planned()) == _planned(using)
+        assert _steps(finished.planned(*WHOLE)) == _planned(using)
         file.write_text(before + "\n# only a comment\n")
-        assert finished.planned() == {}
+        assert finished.planned(*WHOLE) == {}
     finally:
         file.write_text(before)
 

@@ -44,6 +44,7 @@ def _known(layout: Layout) -> Iterator[Path]:
         for path in _in(layout.train_features(checkpoint)):
             if path not in planned:
                 yield path
+    yield from layout.evaluations()
 
 
 def _shards(layout: Layout, checkpoints: list[str]) -> list[str]:

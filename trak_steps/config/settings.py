@@ -25,6 +25,7 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 
 # More than any array or file can hold, and more than any rate or weight can be.
 COUNTABLE = 2**63
+MOST_RUNS = 10000
 
 
 def _parts(value: Any) -> Iterator[Any]:
@@ -37,6 +38,35 @@ def _parts(value: Any) -> Iterator[Any]:
             yield from _parts(inner)
     else:
         yield value
+
+
+# What a preset sets, where the settings themselves do not.
+SCORING: dict[str, dict[str, dict[str, Any]]] = {
+    "default": {},
+    "reference": {
+        "kernel": {"ridge": 0.0},
+        "scores": {"loss_weight_power": 1.0, "balance": False},
+    },
+}
+EVALUATION: dict[str, dict[str, dict[str, Any]]] = {
+    "quick": {},
+    "thorough": {
+        "lds": {"subsets": 100, "repeats": 5},
+        "removal": {"targets": 20, "repeats": 5},
+    },
+}
+
+
+def _laid_under(preset: dict[str, dict[str, Any]], values: Any) -> Any:
+    """Settings with what a preset sets, and they do not."""
+    if not isinstance(values, dict):
+        return values
+    given = dict(values)
+    for section, defaults in preset.items():
+        inner = given.get(section, {})
+        if isinstance(inner, dict):
+            given[section] = {**defaults, **inner}
+    return given
 
 
 class Section(BaseModel):
@@ -155,7 +185,7 @@ class ModelSettings(Section):
 class CheckpointSettings(Section):
     """The checkpoints whose features are averaged."""
 
-    count: int = Field(3, ge=1, le=10000, description="training runs, each with a seed of its own")
+    count: int = Field(3, ge=1, le=MOST_RUNS, description="training runs, each with a seed of its own")
     keep: list[Fraction] = Field(
         [1.0],
         min_length=1,
@@ -183,6 +213,12 @@ class FinetuneSettings(Section):
     weight_decay: float = Field(0.01, ge=0.0, description="AdamW's weight decay")
     warmup_ratio: float = Field(
         0.06, ge=0.0, le=1.0, description="share of the steps in which the rate rises"
+    )
+    dropout: float | None = Field(
+        None,
+        ge=0.0,
+        lt=1.0,
+        description="the model's dropout probabilities in training, all of them; null: its own",
     )
 
 
@@ -258,11 +294,19 @@ class FeatureSettings(Section):
 class KernelSettings(Section):
     """The kernel and its ridge."""
 
-    ridge: float = Field(
-        10.0,
+    ridge: float | None = Field(
+        None,
         ge=0.0,
-        description="added to the kernel's diagonal, in units of its mean diagonal entry; 0 is the "
-        "reference's rule, noise unless there are far more rows than dimensions",
+        description="added to the kernel's diagonal, in units of its mean diagonal entry; null: found "
+        "for each checkpoint by `kernel.freedom`; 0 is the reference's rule, noise unless there are far "
+        "more rows than dimensions",
+    )
+    freedom: float = Field(
+        0.2,
+        gt=0.0,
+        lt=1.0,
+        description="share of the kernel's degrees of freedom that the ridge leaves, where none is set: "
+        "trace(K (K + ridge)⁻¹) over the rank of K",
     )
 
 
@@ -276,6 +320,55 @@ class ScoreSettings(Section):
         le=1.0,
         description="power of the train rows' loss weight: 1 is the reference's rule, 0 leaves it out",
     )
+    balance: bool = Field(
+        True,
+        description="let checkpoints count alike: each one's scores for a target are brought to the "
+        "same root mean square before they are averaged",
+    )
+
+
+class LdsSettings(Section):
+    """The linear datamodeling score."""
+
+    subsets: int = Field(
+        24, ge=8, le=10000, description="random subsets of the train set that models are trained on"
+    )
+    share: float = Field(0.5, gt=0.0, lt=1.0, description="of the train set in each subset")
+    repeats: int = Field(
+        2, ge=2, le=1000, description="trainings on each subset, with seeds of their own, averaged"
+    )
+
+
+class RemovalSettings(Section):
+    """Training without the rows that scores name."""
+
+    targets: int = Field(
+        6, ge=1, description="of the first target set: those whose top proponents are left out, in turn"
+    )
+    rows: int = Field(20, ge=1, description="left out for each: its proponents, or as many others")
+    repeats: int = Field(3, ge=2, le=1000, description="trainings for each, with seeds of their own")
+
+
+class EvaluationSettings(Section):
+    """Whether the scores can be trusted: `snakemake evaluation`."""
+
+    preset: Literal["quick", "thorough"] = Field(
+        "quick",
+        description="`thorough`: 100 subsets and 20 targets, five trainings each, unless set",
+    )
+    lds: LdsSettings = Field(default_factory=LdsSettings, description="the linear datamodeling score")
+    removal: RemovalSettings = Field(
+        default_factory=RemovalSettings, description="training without the rows that scores name"
+    )
+    suspects: int = Field(100, ge=1, description="train rows listed whose labels look wrong")
+    bootstrap: int = Field(1000, ge=100, le=100000, description="resamples behind each 95 % interval")
+    models_per_job: int = Field(8, ge=1, description="models that a job trains again, one by one")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, values: Any) -> Any:
+        named = values.get("preset") if isinstance(values, dict) else None
+        return _laid_under(EVALUATION.get(str(named), {}), values)
 
 
 class ExecutionSettings(Section):
@@ -312,6 +405,11 @@ class Settings(Section):
 
     run: Name = Field("demo", description="the run's name; its results are in `results/<run>/`")
     seed: int = Field(0, ge=0, lt=2**31, description="every random choice derives from it")
+    scoring: Literal["default", "reference"] = Field(
+        "default",
+        description="`reference`: the rule of the reference implementation, no ridge and the whole loss "
+        "weight, where `kernel` and `scores` do not say otherwise",
+    )
     dataset: DatasetSettings = Field(default_factory=DatasetSettings)
     targets: dict[TargetName, TargetSettings] = Field(
         default_factory=lambda: {"validation": TargetSettings(size=100)},
@@ -324,7 +422,14 @@ class Settings(Section):
     features: FeatureSettings = Field(default_factory=FeatureSettings)
     kernel: KernelSettings = Field(default_factory=KernelSettings)
     scores: ScoreSettings = Field(default_factory=ScoreSettings)
+    evaluation: EvaluationSettings = Field(default_factory=EvaluationSettings)
     execution: ExecutionSettings = Field(default_factory=ExecutionSettings)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, values: Any) -> Any:
+        named = values.get("scoring") if isinstance(values, dict) else None
+        return _laid_under(SCORING.get(str(named), {}), values)
 
     @model_validator(mode="after")
     def _kernel_can_be_inverted(self) -> Self:

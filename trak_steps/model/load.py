@@ -162,11 +162,23 @@ def _name_in_base(name: str) -> str:
 
 
 def load_for_training(
-    folder: Path, *, outputs: int, label_names: list[str], trust_remote_code: bool
+    folder: Path,
+    *,
+    outputs: int,
+    label_names: list[str],
+    trust_remote_code: bool,
+    dropout: float | None = None,
 ) -> PreTrainedModel:
     """A model to fine-tune, in float32: the folder's weights, or random ones where it has none.
 
     A new classification head (and pooler) is random, so seed before.
+
+    Args:
+        folder: of the model.
+        outputs: how many logits the labels ask for.
+        label_names: of the classes; none for regression.
+        trust_remote_code: run Python code of the folder.
+        dropout: all of the model's dropout probabilities; none leaves them as its config.json says.
 
     Raises:
         TrakError: if the folder cannot be loaded, its weights are pickled, damaged or not finite, or
@@ -180,6 +192,8 @@ def load_for_training(
         config = AutoConfig.from_pretrained(
             folder, num_labels=outputs, trust_remote_code=trust_remote_code
         )
+        if dropout is not None:
+            _set_dropout(config, dropout)
         # A folder that was fine-tuned before may carry another loss.
         config.problem_type = "single_label_classification" if label_names else "regression"
         if label_names:
@@ -221,6 +235,14 @@ def load_for_training(
             )
     _check_weights(folder, model, "set model.name_or_path to a whole one")
     return model
+
+
+def _set_dropout(config: PretrainedConfig, dropout: float) -> None:
+    """Every model family has names of its own for them; all are numbers, or null for another's."""
+    for name, value in config.to_dict().items():
+        of_dropout = "dropout" in name or name.endswith("_pdrop")
+        if of_dropout and (value is None or type(value) in (int, float)):
+            setattr(config, name, dropout)
 
 
 def _check_config(folder: Path, trust_remote_code: bool) -> None:

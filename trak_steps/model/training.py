@@ -12,9 +12,7 @@ import json
 import math
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,33 +30,11 @@ from transformers import (
 )
 
 from trak_steps.errors import TrakError
+from trak_steps.model.recipe import Recipe, training_arguments
 from trak_steps.progress import say
 from trak_steps.store.atomic import complete_or_absent, flush, saying_what_the_disk_refused
 from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import Manifest
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one classifier is trained.
-
-    Attributes:
-        epochs, batch_size, learning_rate, weight_decay, warmup_ratio: as the settings.
-        seed: decides new weights, the order of rows, and dropout.
-        keep: fractions of the training at which the model's state is kept.
-    """
-
-    epochs: float
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    warmup_ratio: float
-    seed: int
-    keep: tuple[float, ...]
-
-    def steps(self, n: int) -> int:
-        """Optimizer steps for n rows."""
-        return max(1, math.ceil(self.epochs * math.ceil(n / self.batch_size)))
 
 
 def finetune(
@@ -101,7 +77,16 @@ def finetune(
         set_seed(recipe.seed)
         trainer = Trainer(
             model=make_model(),
-            args=_arguments(recipe, steps, work / "trainer", save_every, cpu),
+            args=training_arguments(
+                recipe,
+                steps,
+                work / "trainer",
+                cpu=cpu,
+                # The older save stays until the newer one is marked complete.
+                save_strategy="steps",
+                save_steps=max(1, math.ceil(save_every * steps)),
+                save_total_limit=2,
+            ),
             train_dataset=rows,
             data_collator=DataCollatorWithPadding(tokenizer),
             callbacks=[_KeepStates(states, steps), _MarkSaves()],
@@ -113,34 +98,6 @@ def finetune(
     if missing:
         raise TrakError(f"{work}: the state at {missing[0]:g} was not kept; delete it and rerun")
     return states
-
-
-def _arguments(
-    recipe: Recipe, steps: int, folder: Path, save_every: float, cpu: bool
-) -> TrainingArguments:
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        max_steps=steps,
-        per_device_train_batch_size=recipe.batch_size,
-        learning_rate=recipe.learning_rate,
-        weight_decay=recipe.weight_decay,
-        warmup_steps=math.ceil(recipe.warmup_ratio * steps),
-        lr_scheduler_type="linear",
-        seed=recipe.seed,
-        data_seed=recipe.seed,
-        use_cpu=cpu,
-        save_strategy="steps",
-        save_steps=max(1, math.ceil(save_every * steps)),
-        save_total_limit=2,  # the older one stays until the newer is marked complete
-        logging_steps=max(1, steps // 20),
-        report_to=[],
-        disable_tqdm=not sys.stderr.isatty(),
-        dataloader_pin_memory=not cpu,
-    )
-    # One job, one GPU: on several, the Trainer would multiply the batch and so the epochs.
-    _ = arguments.device
-    arguments._n_gpu = min(1, arguments._n_gpu)
-    return arguments
 
 
 class _KeepStates(TrainerCallback):  # type: ignore[misc]

@@ -23,13 +23,22 @@ _OF_NEW_CHECKPOINTS = {
 }
 
 
+# What these change is other settings.
+_PRESETS = {
+    "scoring": ("kernel.ridge", "scores.loss_weight_power", "scores.balance"),
+    "evaluation.preset": ("evaluation.lds.subsets", "evaluation.removal.targets"),
+}
+
+
 def steps_that_read(setting: str) -> list[str]:
     """The steps whose output depends on a setting.
 
     Args:
         setting: a dotted name, ``NAME`` standing for the name of an entry.
     """
-    return [*_OF_NEW_CHECKPOINTS.get(setting, ()), *_direct(setting)]
+    named = _PRESETS.get(setting, (setting,))
+    direct = {step for name in named for step in _direct(name)}
+    return [*_OF_NEW_CHECKPOINTS.get(setting, ()), *(step for step in STEPS if step in direct)]
 
 
 def _direct(setting: str) -> list[str]:

@@ -6,7 +6,7 @@
 applied to the targets beforehand, each block of train rows needs one product per checkpoint.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -50,6 +50,33 @@ def score_block(
     scale = signed_power(loss_weights.double().mean(0), power)[:, None]
     spread = deviations / (count - 1) if count > 1 else torch.full_like(mean, torch.nan)
     return ScoreBlock(mean * scale, spread.sqrt() * scale.abs())
+
+
+def balanced(
+    solved: Sequence[Tensor], kernels: Iterable[Tensor], n: int, *, to: float | None = None
+) -> list[Tensor]:
+    """Scale what each checkpoint does to a target, so that all of them count alike.
+
+    One checkpoint's scores of n train rows for a target, Φ w with w = (K + ridge)⁻¹ φ(z), have the mean
+    square wᵀ K w / n. Each is brought to the mean, over checkpoints, of the roots: units stay.
+
+    Args:
+        solved: w of the targets, [t, k] for each of m checkpoints.
+        kernels: K without ridge of each, [k, k]; read one at a time.
+        n: train rows.
+        to: what root mean square to bring them to, if not to the mean.
+    """
+    roots = []
+    for weights, kernel in zip(solved, kernels, strict=True):
+        wide = weights.double()
+        squares = torch.einsum("tk,tk->t", wide @ kernel.to(wide.device), wide) / n
+        roots.append(squares.clamp(min=0).sqrt())
+    wanted = torch.stack(roots).mean(0) if to is None else torch.full_like(roots[0], to)
+    found = []
+    for weights, root in zip(solved, roots, strict=True):
+        factor = torch.where(root > 0, wanted / root, torch.zeros_like(root))
+        found.append(weights * factor[:, None].to(weights.dtype))
+    return found
 
 
 def signed_power(values: Tensor, power: float) -> Tensor:

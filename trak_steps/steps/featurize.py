@@ -7,7 +7,7 @@ import torch
 
 from trak_steps.config import Settings
 from trak_steps.config.settings import FeatureSettings
-from trak_steps.data.prepared import PreparedRows, token_lists
+from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.features import compute_features
 from trak_steps.fingerprint import fingerprint
@@ -20,7 +20,6 @@ from trak_steps.gradients.model_output import (
     check_model_output,
     load_model_output,
 )
-from trak_steps.gradients.rows import Row
 from trak_steps.gradients.selfcheck import check_gradients
 from trak_steps.gradients.source import GradientSource, select_parameters
 from trak_steps.layout import Layout
@@ -31,6 +30,7 @@ from trak_steps.progress import counter, say
 from trak_steps.projection import DenseProjection, FoldProjection, Parameter, Projection
 from trak_steps.projection.base import projection_key, total_size
 from trak_steps.steps.identity import feature_settings, recipe_settings
+from trak_steps.steps.tokens import as_rows
 from trak_steps.store.codecs import codec_arguments
 from trak_steps.store.features import save_features
 from trak_steps.store.folder import check_folder
@@ -89,10 +89,7 @@ def _featurize(
         attention="eager" if chosen.gradients == "functional" else None,
     )
     inputs = rows.inputs(start, stop)
-    tokenised = [
-        Row(label=label, **tokens)
-        for label, tokens in zip(inputs["label"].to_pylist(), token_lists(inputs), strict=True)
-    ]
+    tokenised = as_rows(inputs)
     output = _model_output(chosen, rows)
     parameters = select_parameters(model, chosen.parameters.include, chosen.parameters.exclude)
     size = total_size(parameters)

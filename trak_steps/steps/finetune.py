@@ -13,7 +13,8 @@ from trak_steps.fingerprint import fingerprint
 from trak_steps.layout import Layout, state_name
 from trak_steps.model.device import pick_device
 from trak_steps.model.load import load_classifier, load_for_training, load_tokenizer
-from trak_steps.model.training import Recipe, finetune
+from trak_steps.model.recipe import Recipe
+from trak_steps.model.training import finetune
 from trak_steps.progress import say
 from trak_steps.steps.identity import recipe_settings
 from trak_steps.store.atomic import complete_or_absent
@@ -105,6 +106,7 @@ def _train(
             layout.model,
             outputs=train.outputs,
             label_names=train.label_names,
+            dropout=recipe.dropout,
             trust_remote_code=trust,
         ),
         load_tokenizer(layout.model, max_length=settings.model.max_length, trust_remote_code=trust),

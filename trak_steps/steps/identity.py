@@ -3,7 +3,7 @@
 from typing import Any
 
 from trak_steps.config import Settings
-from trak_steps.config.settings import DatasetSettings
+from trak_steps.config.settings import MOST_RUNS, DatasetSettings
 from trak_steps.fingerprint import foreign_fingerprint
 from trak_steps.layout import checkpoint_names
 
@@ -31,7 +31,7 @@ def feature_settings(settings: Settings) -> dict[str, Any]:
 
 def kernel_settings(settings: Settings) -> dict[str, Any]:
     """Of every checkpoint's kernel."""
-    return {**feature_settings(settings), "ridge": settings.kernel.ridge}
+    return {**feature_settings(settings), **settings.kernel.model_dump()}
 
 
 def score_settings(settings: Settings) -> dict[str, Any]:
@@ -40,4 +40,20 @@ def score_settings(settings: Settings) -> dict[str, Any]:
         **kernel_settings(settings),
         "checkpoints": checkpoint_names(settings.checkpoints),
         "loss_weight_power": settings.scores.loss_weight_power,
+        "balance": settings.scores.balance,
     }
+
+
+def answers_settings(settings: Settings) -> dict[str, Any]:
+    """Of what models that are trained again say of the targets."""
+    output = settings.features.model_output
+    return {
+        **settings.finetune.model_dump(),
+        "model_output": output,
+        "output_code": foreign_fingerprint(output.partition(":")[0]),
+    }
+
+
+def retraining_seed(settings: Settings, repeat: int) -> int:
+    """The seed of a training on a part of the rows: none that a checkpoint can have."""
+    return settings.seed + MOST_RUNS + repeat

@@ -6,6 +6,7 @@ from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.fingerprint import fingerprint
 from trak_steps.kernel.gram import factor_kernel, sum_kernel
+from trak_steps.kernel.ridge import ridge_for, spectrum
 from trak_steps.layout import Layout
 from trak_steps.model.device import pick_device
 from trak_steps.progress import progress, say
@@ -27,14 +28,17 @@ def run(layout: Layout, settings: Settings, checkpoint: str) -> None:
         for start in progress(starts, total=len(starts), label="kernel", unit="block")
     )
     kernel, n = sum_kernel(blocks, features.dim, pick_device(settings.execution.device))
-    factor = factor_kernel(kernel, n, settings.kernel.ridge)
+    ridge = settings.kernel.ridge
+    if ridge is None:
+        ridge = ridge_for(spectrum(kernel), settings.kernel.freedom)
+    factor = factor_kernel(kernel, n, ridge)
     manifest = Manifest(
         "kernel",
         made_from={layout.name(shard.path): shard.manifest.content for shard in features.shards},
         settings={**identity, "checkpoint": checkpoint},
         code=code,
-        details={"rows": n},
+        details={"rows": n, "ridge": ridge},
     )
     path = layout.kernel(checkpoint)
     save_kernel(path, kernel.cpu().numpy(), factor.cpu().numpy(), manifest)
-    say(f"wrote {path}: {n} rows, {features.dim} dimensions")
+    say(f"wrote {path}: {n} rows, {features.dim} dimensions, ridge {ridge:.3g}")

@@ -1,6 +1,7 @@
 """Open the parts of a run for a step, after checking that they fit together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from trak_steps.config import Settings
@@ -8,10 +9,18 @@ from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.layout import Layout, checkpoint_names, shard_names
 from trak_steps.lineage import Lineage
-from trak_steps.steps.identity import feature_settings, kernel_settings, score_settings
+from trak_steps.steps.identity import (
+    answers_settings,
+    feature_settings,
+    kernel_settings,
+    score_settings,
+)
+from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.features import FeatureStore, TrainFeatures
 from trak_steps.store.kernel import KernelStore
 from trak_steps.store.manifest import Manifest
+from trak_steps.store.plan import Plan, load_plan
+from trak_steps.store.retrained import Answers, load_manifests, load_shards
 
 
 def open_train_features(
@@ -78,6 +87,42 @@ def open_kernel(
     expected = {**kernel_settings(settings), "checkpoint": checkpoint}
     kernel.manifest.require(kernel.path, made_from=shards, nothing_else=True, settings=expected)
     return kernel
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """A plan, and what its models say of the target sets.
+
+    Attributes:
+        plan: which models were trained, on which rows.
+        answers: of all models, [models, t] each, by target set.
+        made_from: the contents of what was read, by path in the run.
+    """
+
+    plan: Plan
+    answers: Mapping[str, Answers]
+    made_from: Mapping[str, str]
+
+
+def open_retrained(layout: Layout, settings: Settings, name: str, train: PreparedRows) -> Retrained:
+    """A plan of models and what they say, after checking that they are of this run.
+
+    Raises:
+        TrakError: if something is missing, or was made from other rows, models or settings.
+    """
+    plan, of_plan = load_plan(layout.plan(name), len(train))
+    lineage = Lineage(layout, artefact_manifest)
+    lineage.check(layout.plan(name), of_plan)
+    shards = shard_names(len(plan), settings.evaluation.models_per_job)
+    paths = [layout.retrained(name, shard) for shard in shards]
+    made_from = {layout.name(layout.plan(name)): of_plan.content}
+    manifests = load_manifests(paths)
+    for path, manifest in zip(paths, manifests, strict=True):
+        manifest.require(path, made_from=made_from, settings=answers_settings(settings))
+        lineage.check(path, manifest)
+    answers = {targets: load_shards(paths, len(plan), targets) for targets in settings.targets}
+    found = {layout.name(path): m.content for path, m in zip(paths, manifests, strict=True)}
+    return Retrained(plan, answers, {**made_from, **found})
 
 
 def require_one_recipe(layout: Layout, checkpoints: Sequence[str], *, brought: bool) -> None:

@@ -1,5 +1,6 @@
 """Step ``rank``: the top proponents and opponents of each target, with texts, as a parquet file."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.fingerprint import fingerprint
-from trak_steps.layout import Layout
+from trak_steps.layout import Layout, run_of
 from trak_steps.lineage import Lineage
 from trak_steps.progress import progress, say
+from trak_steps.scoring.stability import RankRange, sign_is_stable, standard_error
 from trak_steps.scoring.top import Top, TopRows
 from trak_steps.steps.parts import require_scores
 from trak_steps.store.artefact import artefact_manifest
@@ -45,9 +47,10 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
         block = store.scores(start, min(start + store.block_rows, n))
         for side in sides.values():
             side.add(block, start)
-    tops = {name: side.result() for name, side in sides.items()}
+    runs = len({run_of(name) for name in store.manifest.settings["checkpoints"]})
     table = pa.concat_tables(
-        _table(name, top, _stds(store, top), train, target_rows) for name, top in tops.items()
+        _table(name, side.result(), _stability(store, side.result(), runs, name), train, target_rows)
+        for name, side in sides.items()
     )
     table = table.sort_by([("target", "ascending"), ("side", "descending"), ("rank", "ascending")])
     path = layout.top(targets)
@@ -66,17 +69,34 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
     say(f"wrote {path}")
 
 
-def _stds(store: ScoreStore, top: Top) -> NDArray[np.float32]:
-    """The standard deviations of the listed scores, [t, top], read block by block."""
+@dataclass(frozen=True)
+class _Stability:
+    """How far listed scores can be trusted, [t, top] each; not a number where a single checkpoint is."""
+
+    std: NDArray[np.float32]
+    stable: NDArray[np.bool_]
+    best: NDArray[np.int64]
+    worst: NDArray[np.int64]
+
+
+def _stability(store: ScoreStore, top: Top, runs: int, side: str) -> _Stability:
+    """Read the store once more, block by block, for the spread of the listed scores and their ranks."""
     n, _ = store.shape
-    found = np.empty(top.score.shape, np.float32)
-    for start in range(0, n, store.block_rows):
+    starts = range(0, n, store.block_rows)
+    std = np.empty(top.score.shape, np.float32)
+    for start in starts:
         stop = min(start + store.block_rows, n)
         target, rank = np.nonzero((top.place >= start) & (top.place < stop))
         if len(target):
             block = store.std(start, stop)
-            found[target, rank] = block[top.place[target, rank] - start, target]
-    return found
+            std[target, rank] = block[top.place[target, rank] - start, target]
+    error = standard_error(std, runs)
+    ranks = RankRange(top.score, error, largest=side == "proponent")
+    for start in progress(starts, total=len(starts), label=f"ranks of {side}s", unit="block"):
+        stop = min(start + store.block_rows, n)
+        ranks.add(store.scores(start, stop), standard_error(store.std(start, stop), runs))
+    best, worst = ranks.result()
+    return _Stability(std, sign_is_stable(top.score, error), best, worst)
 
 
 def _cut(texts: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -91,7 +111,7 @@ def _cut(texts: pa.ChunkedArray) -> pa.ChunkedArray:
 def _table(
     side: str,
     top: Top,
-    std: NDArray[np.float32],
+    of: _Stability,
     train: PreparedRows,
     targets: PreparedRows,
 ) -> pa.Table:
@@ -103,8 +123,12 @@ def _table(
         "rank": np.tile(np.arange(1, count + 1), t),
         "side": [side] * len(place),
         "score": top.score.reshape(-1),
-        "std": pa.array(std.reshape(-1), from_pandas=True),
+        "std": pa.array(of.std.reshape(-1), from_pandas=True),
     }
+    # Of a single checkpoint nothing is known.
+    known = np.isfinite(of.std).reshape(-1)
+    for name, values in (("sign_stable", of.stable), ("rank_best", of.best), ("rank_worst", of.worst)):
+        columns[name] = pa.array(values.reshape(-1), mask=~known)
     for name, rows, where in (("train", train, place), ("target", targets, target)):
         picked = rows.rows.with_format("arrow").select(np.unique(where))[:]
         back = np.searchsorted(np.unique(where), where)

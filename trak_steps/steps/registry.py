@@ -45,12 +45,22 @@ _ROWS = (
     "model.max_length",
     "model.trust_remote_code",
 )
-_TRAINING = ("finetune", "checkpoints.keep", "model.max_length", "model.trust_remote_code")
+_RECIPE = ("finetune", "model.max_length", "model.trust_remote_code")
+_TRAINING = (*_RECIPE, "checkpoints.keep")
 # Later steps read what earlier ones did to hold an output's manifest against the settings.
 _FEATURES = ("run", "seed", "features")
 _KERNEL = (*_FEATURES, "kernel")
-_SCORES = (*_KERNEL, "checkpoints", "scores.loss_weight_power")
+_SCORES = (*_KERNEL, "checkpoints", "scores.loss_weight_power", "scores.balance")
 _BOTH = ("prepare", "prepare-targets")
+_RETRAINING = (
+    "run",
+    "seed",
+    "targets",
+    *_RECIPE,
+    "features.model_output",
+    "evaluation.models_per_job",
+)
+_ANSWERS = ("targets", *_RECIPE, "evaluation.models_per_job", "evaluation.bootstrap")
 
 STEPS = {
     "model": Step("base_model", ("run", "model.trust_remote_code")),
@@ -83,6 +93,39 @@ STEPS = {
         ("run", "targets", "checkpoints", "features.shard_size"),
         after=("finetune", "import-checkpoint", "kernel", "summarize"),
         rows=_BOTH,
+    ),
+    "plan-subsets": Step("plan_subsets", ("run", "seed", "evaluation.lds"), rows=("prepare",)),
+    "plan-removal": Step(
+        "plan_removal",
+        (*_SCORES, "targets", "model.trust_remote_code", "evaluation.removal"),
+        after=("score",),
+        rows=_BOTH,
+    ),
+    "retrain-subsets": Step("retrain", _RETRAINING, after=("model", "plan-subsets"), rows=_BOTH),
+    "retrain-removal": Step("retrain", _RETRAINING, after=("model", "plan-removal"), rows=_BOTH),
+    "measure-lds": Step(
+        "measure_lds",
+        (*_SCORES, *_ANSWERS, "evaluation.lds"),
+        after=("retrain-subsets", "score"),
+        rows=_BOTH,
+    ),
+    "measure-removal": Step(
+        "measure_removal",
+        ("run", "seed", "features.model_output", *_ANSWERS, "evaluation.removal"),
+        after=("retrain-removal",),
+        rows=_BOTH,
+    ),
+    "measure-stability": Step(
+        "measure_stability",
+        (*_KERNEL, "checkpoints", "targets"),
+        after=("featurize", "kernel"),
+        rows=_BOTH,
+    ),
+    "find-mislabelled": Step(
+        "find_mislabelled",
+        (*_KERNEL, "checkpoints", "evaluation.suspects"),
+        after=("featurize", "kernel"),
+        rows=("prepare",),
     ),
 }
 

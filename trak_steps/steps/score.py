@@ -14,7 +14,7 @@ from trak_steps.layout import Layout, checkpoint_names
 from trak_steps.lineage import Lineage
 from trak_steps.model.device import pick_device
 from trak_steps.progress import progress, say
-from trak_steps.scoring.scores import score_block
+from trak_steps.scoring.scores import balanced, score_block
 from trak_steps.steps.identity import score_settings
 from trak_steps.steps.parts import (
     open_kernel,
@@ -61,6 +61,9 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
         )
         for kernel, store in zip(kernels, stores, strict=True)
     ]
+    if settings.scores.balance:
+        matrices = (torch.from_numpy(kernel.kernel()) for kernel in kernels)
+        solved = balanced(solved, matrices, len(train))
     loss_weight = np.stack([of_train.column("loss_weight") for of_train in features])
     power = settings.scores.loss_weight_power
 

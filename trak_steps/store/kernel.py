@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from trak_steps.errors import TrakError
@@ -33,6 +34,7 @@ class KernelStore:
     path: Path
     manifest: Manifest
     cholesky: NDArray[np.float64]
+    group: zarr.Group
 
     @classmethod
     def open(cls, path: Path) -> "KernelStore":
@@ -44,4 +46,8 @@ class KernelStore:
             raise TrakError(
                 f"{path}: `cholesky` is no factor of a positive definite kernel; delete it and rerun"
             )
-        return cls(path, manifest, factor)
+        return cls(path, manifest, factor, group)
+
+    def kernel(self) -> NDArray[np.float64]:
+        """K without ridge, [k, k]."""
+        return read_array(self.group, self.path, "kernel", self.cholesky.shape)

@@ -43,7 +43,8 @@ class Manifest:
 
     Attributes:
         kind: ``model``, ``data``, ``checkpoint``, ``features``, ``kernel``, ``scores``, ``top``,
-            ``summary`` or ``provenance``; ``state`` or ``training`` of a training that is not finished.
+            ``summary`` or ``provenance``; ``plan``, ``retrained``, ``lds``, ``removal``, ``suspects`` or
+            ``stability`` of the evaluation; ``state`` or ``training`` of an unfinished training.
         made_from: the content of each thing that it was made from, by its path in the run;
             ``data/train#0:100`` are rows of that set.
         settings: the settings that decide its numbers.

@@ -18,7 +18,14 @@ from trak_steps.inputs import (
     local_files,
     local_model,
 )
-from trak_steps.layout import Layout, checkpoint_names, shard_names, state_name
+from trak_steps.layout import (
+    Layout,
+    checkpoint_names,
+    last_states,
+    planned_models,
+    shard_names,
+    state_name,
+)
 from trak_steps.steps.registry import STEPS, hand_to_jobs, reads
 from trak_steps.store.atomic import sweep
 
@@ -29,6 +36,7 @@ except TrakError as error:
 
 run = Layout(Path("results") / settings.run)
 CHECKPOINTS = checkpoint_names(settings.checkpoints)
+LAST = last_states(settings.checkpoints)
 TARGETS = list(settings.targets)
 
 GPU = 1 if settings.execution.device.startswith("cuda") else 0
@@ -122,6 +130,16 @@ def target_rows(wildcards):
     return known_rows(run.targets(wildcards.targets))
 
 
+def all_target_rows(wildcards):
+    """What models see of all target sets."""
+    return [known_rows(run.targets(name)) for name in TARGETS]
+
+
+def train_table(wildcards):
+    """Every column of the train set."""
+    return known_detail(run.train, "table_digest")
+
+
 def tables(wildcards):
     """Every column of the train set and of the target sets at hand."""
     names = [wildcards.targets] if "targets" in wildcards.keys() else TARGETS
@@ -136,6 +154,12 @@ def shards(wildcards):
         checkpoints.prepare.get()
         n = int(known_detail(run.train, "rows").removeprefix("rows "))
     return shard_names(n, settings.features.shard_size)
+
+
+def plan_shards(plan):
+    """The names of the parts of a plan of retraining."""
+    models = planned_models(settings.evaluation)[plan]
+    return shard_names(models, settings.evaluation.models_per_job)
 
 
 def train_shards(wildcards):

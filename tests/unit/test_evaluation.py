@@ -1,0 +1,247 @@
+"""The mathematics of the evaluation, against slow and obvious ways to compute the same."""
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from trak_steps.evaluation.calibration import calibrate
+from trak_steps.evaluation.detection import detection
+from trak_steps.evaluation.intervals import mean_interval
+from trak_steps.evaluation.lds import Truth, ceiling, class_adjusted, lds, measure, reliability
+from trak_steps.evaluation.ranks import spearman
+from trak_steps.evaluation.scorings import reference, solve
+from trak_steps.evaluation.stability import hold_out
+from trak_steps.evaluation.sums import fold, fold_kernel, sum_features
+from trak_steps.evaluation.suspicion import class_sums, relative_support, standing
+from trak_steps.kernel.gram import factor_kernel
+from trak_steps.retraining.subsets import random_subsets
+from trak_steps.scoring.scores import balanced, score_block
+from trak_steps.scoring.stability import RankRange, sign_is_stable
+
+Array = NDArray[np.float64]
+
+
+@pytest.fixture
+def draw() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_spearman_is_scipys_also_with_ties(draw: np.random.Generator) -> None:
+    first, second = draw.integers(0, 5, (30, 7)).astype(float), draw.normal(size=(30, 7))
+    expected = [spearmanr(first[:, i], second[:, i]).statistic for i in range(7)]
+    np.testing.assert_allclose(spearman(first, second), expected, atol=1e-12)
+
+
+def test_a_constant_prediction_orders_nothing(draw: np.random.Generator) -> None:
+    margins = draw.normal(size=(20, 3))
+    assert lds(margins, np.full((20, 3), 0.1)) == 0.0
+
+
+def test_subsets_do_not_depend_on_how_many_there_are() -> None:
+    few, many = random_subsets(50, 3, 0.4, seed=1), random_subsets(50, 9, 0.4, seed=1)
+    np.testing.assert_array_equal(many[:3], few)
+    assert (many.sum(1) == 20).all()
+    assert len({row.tobytes() for row in many}) == 9
+    assert not np.array_equal(few, random_subsets(50, 3, 0.4, seed=2))
+
+
+def test_class_adjusted_takes_out_what_counts_explain(draw: np.random.Generator) -> None:
+    counts = draw.integers(0, 20, (40, 3)).astype(float)
+    of_counts = counts @ draw.normal(size=(3, 5))
+    rest = draw.normal(size=(40, 5))
+    design = np.column_stack([np.ones(40), counts])
+    expected = rest - design @ np.linalg.pinv(design) @ rest
+    np.testing.assert_allclose(class_adjusted(rest + of_counts, counts), expected, atol=1e-9)
+    np.testing.assert_array_equal(class_adjusted(of_counts, counts), 0.0)
+
+
+def test_reliability_is_that_of_the_noise_put_in(draw: np.random.Generator) -> None:
+    """Signal and noise of known variance: the mean of r trainings has reliability s²/(s² + e²/r)."""
+    signal = draw.normal(size=(1, 400, 60))
+    margins = signal + 2.0 * draw.normal(size=(3, 400, 60))
+    assert reliability(margins) == pytest.approx(1 / (1 + 4 / 3), abs=0.02)
+    # What the ceiling promises is what the signal itself scores.
+    assert ceiling(margins) == pytest.approx(lds(margins.mean(0), signal[0]), abs=0.03)
+
+
+def test_reliability_of_pure_noise_is_about_zero(draw: np.random.Generator) -> None:
+    assert reliability(draw.normal(size=(2, 100, 50))) < 0.05
+
+
+def test_measure_tells_a_good_prediction_from_a_random_one(draw: np.random.Generator) -> None:
+    classes = draw.integers(5, 15, (60, 2)).astype(float)
+    signal = draw.normal(size=(60, 40))
+    truth = Truth(signal + draw.normal(size=(2, 60, 40)), classes)
+    predictions = {
+        "good": signal,
+        "random": draw.normal(size=(60, 40)),
+        "counts": np.repeat(classes[:, :1], 40, axis=1),
+    }
+    for adjusted in (False, True):
+        found = measure(truth, predictions, adjusted=adjusted, resamples=200, seed=0)
+        good, random = found.scores["good"], found.scores["random"]
+        assert good.low < good.value < good.high
+        assert random.low < 0 < random.high
+        assert good.low > random.high
+        assert found.differences["random"].high < 0
+        share = found.shares["good"]
+        assert share is not None
+        assert share.value == pytest.approx(1.0, abs=0.1)
+    assert found.scores["counts"].value == 0.0
+
+
+def test_intervals_cover_the_mean_they_should(draw: np.random.Generator) -> None:
+    """Of 200 samples, about 95 % of the intervals hold the true mean; two-way, so a bit wide."""
+    held = 0
+    for seed in range(200):
+        values = draw.normal(size=(1, 40))
+        found = mean_interval(values, resamples=200, seed=seed)
+        held += found.low <= 0 <= found.high
+    assert 0.88 <= held / 200 <= 1.0
+
+
+def test_calibration_finds_the_slope(draw: np.random.Generator) -> None:
+    predicted = draw.normal(size=40)
+    found = calibrate(
+        0.7 * predicted + 0.01 * draw.normal(size=(3, 40)), predicted, resamples=200, seed=0
+    )
+    assert found is not None
+    assert found.slope.value == pytest.approx(0.7, abs=0.02)
+    assert found.slope.low < 0.7 < found.slope.high
+    assert found.correlation == pytest.approx(1.0, abs=0.01)
+    assert calibrate(np.ones((2, 3)), np.zeros(3), resamples=100, seed=0) is None
+
+
+def test_detection_is_the_chance_that_a_wrong_row_stands_out(draw: np.random.Generator) -> None:
+    suspicion, wrong = draw.integers(0, 6, 60).astype(float), draw.random(60) < 0.3
+    pairs = suspicion[wrong][:, None] - suspicion[~wrong][None, :]
+    found = detection(suspicion, wrong)
+    assert found is not None
+    assert found.auc == pytest.approx((pairs > 0).mean() + (pairs == 0).mean() / 2)
+    perfect = detection(wrong.astype(float), wrong)
+    assert perfect is not None
+    assert (perfect.auc, perfect.precision) == (1.0, 1.0)
+    even = detection(np.zeros(60), wrong)
+    assert even is not None
+    assert (even.auc, even.precision) == pytest.approx((0.5, even.chance))
+    assert detection(suspicion, np.zeros(60, bool)) is None
+
+
+def test_sums_of_features_score_as_the_scores_themselves(draw: np.random.Generator) -> None:
+    """Σ over a subset of τ, row by row, against the score of the summed features."""
+    n, k, t, s = 30, 8, 4, 5
+    features, targets = draw.normal(size=(n, k)), draw.normal(size=(t, k))
+    kept, weights = draw.random((s, n)) < 0.5, draw.random(n)
+    kernel = torch.from_numpy(features.T @ features)
+    blocks = [(0, features[:11]), (11, features[11:])]
+    sums = sum_features(blocks, kept, {1.0: weights})
+    solved = solve(kernel, torch.from_numpy(targets), n=n, ridge=0.3)
+    ridged = kernel.numpy() + 0.3 * kernel.numpy().diagonal().mean() * np.eye(k)
+    scores = features @ np.linalg.inv(ridged) @ targets.T * weights[:, None]
+    np.testing.assert_allclose(sums.by_weight[1.0] @ solved, kept @ scores, atol=1e-10)
+    units = features / np.linalg.norm(features, axis=1)[:, None]
+    np.testing.assert_allclose(sums.units, kept @ units, atol=1e-12)
+
+
+def test_the_references_rule_has_its_own_scale(draw: np.random.Generator) -> None:
+    features = torch.from_numpy(draw.normal(size=(20, 6)))
+    targets, kernel = torch.from_numpy(draw.normal(size=(3, 6))), features.T @ features
+    inverse = torch.linalg.inv(kernel)
+    expected = features @ (inverse / inverse.abs().mean()) @ targets.T
+    torch.testing.assert_close(reference(features, kernel, targets), expected)
+
+
+def test_folding_keeps_inner_products_on_average(draw: np.random.Generator) -> None:
+    found = []
+    for _ in range(4000):
+        matrix = torch.from_numpy(draw.choice([-1.0, 1.0], (3, 16)) / 4)
+        found.append((fold(matrix, 4) @ fold(matrix, 4).T).numpy())
+    np.testing.assert_allclose(np.mean(found, 0), np.eye(3), atol=0.05)
+    features = torch.from_numpy(draw.normal(size=(9, 16)))
+    small = fold(features, 4)
+    torch.testing.assert_close(fold_kernel(features.T @ features, 4), small.T @ small)
+
+
+def test_standing_is_what_scores_among_train_rows_say(draw: np.random.Generator) -> None:
+    n, k = 25, 6
+    features = torch.from_numpy(draw.normal(size=(n, k)))
+    labels = torch.tensor([0] * 14 + [1] * 10 + [2])
+    factor = factor_kernel(features.T @ features, n, 0.2)
+    scores = (features @ torch.cholesky_solve(features.T, factor)).numpy()
+    blocks = [features[:9], features[9:]]
+    found = standing(blocks, labels, class_sums(blocks, labels, 3), factor)
+    np.testing.assert_allclose(found.self_influence, scores.diagonal(), atol=1e-10)
+    for i in range(n):
+        others = [j for j in range(n) if labels[j] == labels[i] and j != i]
+        expected = scores[i, others].mean() if others else 0.0
+        assert found.mean_score[i].item() == pytest.approx(expected, abs=1e-10)
+    support = relative_support(found.mean_score, found.self_influence)
+    np.testing.assert_allclose(support, found.mean_score / np.sqrt(scores.diagonal()), atol=1e-10)
+
+
+def test_balanced_checkpoints_count_alike(draw: np.random.Generator) -> None:
+    n, k, t = 40, 5, 3
+    features = [torch.from_numpy(scale * draw.normal(size=(n, k))) for scale in (1.0, 30.0)]
+    solved = [torch.from_numpy(draw.normal(size=(t, k))) for _ in features]
+    kernels = [of.T @ of for of in features]
+    found = balanced(solved, kernels, n)
+    squares = [(of @ weights.T).square().mean(0) for of, weights in zip(features, found, strict=True)]
+    torch.testing.assert_close(squares[0], squares[1])
+    before = [(of @ w.T).square().mean(0).sqrt() for of, w in zip(features, solved, strict=True)]
+    torch.testing.assert_close(squares[0].sqrt(), (before[0] + before[1]) / 2)
+    alone = balanced(solved[:1], kernels[:1], n)
+    torch.testing.assert_close(alone[0], solved[0])
+    nothing = balanced([torch.zeros(t, k), torch.zeros(t, k)], kernels, n)
+    assert all((weights == 0).all() for weights in nothing)
+    block = score_block(features, found, torch.ones(2, n), 0.0)
+    assert torch.isfinite(block.scores).all()
+
+
+def test_ranks_range_over_what_errors_allow(draw: np.random.Generator) -> None:
+    """Against counting pair by pair."""
+    scores, errors = draw.normal(size=(50, 4)), 0.1 * draw.random((50, 4))
+    for largest in (True, False):
+        sign = 1 if largest else -1
+        order = np.argsort(-sign * scores, axis=0)[:6].T
+        top, error = (np.take_along_axis(values.T, order, 1) for values in (scores, errors))
+        ranks = RankRange(top, error, largest=largest)
+        ranks.add(scores[:20], errors[:20])
+        ranks.add(scores[20:], errors[20:])
+        best, worst = ranks.result()
+        for t in range(4):
+            for j in range(6):
+                gap = sign * (scores[:, t] - top[t, j])
+                room = 2 * (errors[:, t] + error[t, j])
+                assert best[t, j] == 1 + (gap > room).sum()
+                assert worst[t, j] == (gap >= -room).sum()
+        assert (best <= np.arange(1, 7)).all()
+        assert (worst >= np.arange(1, 7)).all()
+
+
+def test_a_sign_is_stable_two_errors_from_zero() -> None:
+    score, error = np.array([0.5, -0.5, 0.1, 0.1]), np.array([0.2, 0.2, 0.2, np.nan])
+    assert sign_is_stable(score, error).tolist() == [True, True, False, False]
+
+
+def test_held_out_runs_are_asked_about_the_others_pairs(draw: np.random.Generator) -> None:
+    """Runs that agree hold every sign; runs that are unrelated hold half."""
+    signal = draw.normal(size=(1, 60, 5))
+
+    def of(noise: float) -> float:
+        scores = signal * (noise < 1) + noise * draw.normal(size=(4, 60, 5))
+
+        def blocks():  # type: ignore[no-untyped-def]
+            yield 0, scores[:, :25]
+            yield 25, scores[:, 25:]
+
+        found = hold_out(blocks, 4, 5, 8)
+        assert found.pairs == 4 * 2 * 5 * 8
+        if noise < 1:
+            assert found.stable > 0.9
+            assert found.top_shared > 0.8
+        return found.signs_held
+
+    assert of(0.01) == 1.0
+    assert 0.4 < of(2.0) < 0.6

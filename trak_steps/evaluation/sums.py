@@ -1,0 +1,73 @@
+"""Sums of features over subsets: what every scoring predicts for a subset, without any n × t array.
+
+A score is linear in the train row's features, so the sum of scores over a subset is the score of the
+summed features. One pass over the features serves every ridge, every choice of checkpoints and k.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import normalize
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Of one checkpoint's features over s subsets.
+
+    Attributes:
+        by_weight: Σ w_i φ(x_i) for each set of row weights, [s, k] each; a set is named by the power
+            of the loss weight that it is.
+        units: Σ φ(x_i)/|φ(x_i)|, [s, k].
+    """
+
+    by_weight: Mapping[float, Tensor]
+    units: Tensor
+
+
+def sum_features(
+    blocks: Iterable[tuple[int, NDArray[np.floating]]],
+    kept: NDArray[np.bool_],
+    weights: Mapping[float, NDArray[np.floating]],
+) -> Sums:
+    """Sum features over subsets, in float64.
+
+    Args:
+        blocks: the place of its first row, and features [r, k], of each block of train rows.
+        kept: the rows of each subset, [s, n].
+        weights: of the train rows, sets of them by name, [n] each.
+    """
+    by_weight: dict[float, Tensor] = {}
+    units: Tensor | None = None
+    for start, block in blocks:
+        features = torch.from_numpy(block).double()
+        rows = slice(start, start + len(block))
+        member = torch.from_numpy(kept[:, rows]).double()
+        for name, given in weights.items():
+            part = (member * torch.from_numpy(given[rows]).double()) @ features
+            by_weight[name] = by_weight[name] + part if name in by_weight else part
+        part = member @ normalize(features)
+        units = part if units is None else units + part
+    if units is None:
+        raise ValueError("there are no features")
+    return Sums(by_weight, units)
+
+
+def fold(values: Tensor, dim: int) -> Tensor:
+    """Features [r, k] at fewer dimensions, [r, dim]: k/dim parts of them, added up.
+
+    What comes out keeps inner products on average, as a projection to ``dim`` does: buckets of a count
+    sketch that are put together make a count sketch, and sums of random rows are random rows.
+    """
+    rows, k = values.shape
+    if k % dim:
+        raise ValueError(f"{k} dimensions cannot be folded to {dim}")
+    return values.reshape(rows, k // dim, dim).sum(1)
+
+
+def fold_kernel(kernel: Tensor, dim: int) -> Tensor:
+    """The kernel [k, k] of features that were folded, [dim, dim]."""
+    return fold(fold(kernel, dim).T, dim).T

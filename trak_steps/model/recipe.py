@@ -1,0 +1,68 @@
+"""How a classifier is trained: the settings of one training, and what the Trainer makes of them."""
+
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainingArguments
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one classifier is trained.
+
+    Attributes:
+        epochs, batch_size, learning_rate, weight_decay, warmup_ratio, dropout: as the settings.
+        seed: decides new weights, the order of rows, and dropout.
+        keep: fractions of the training at which the model's state is kept.
+    """
+
+    epochs: float
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    warmup_ratio: float
+    dropout: float | None
+    seed: int
+    keep: tuple[float, ...]
+
+    def steps(self, n: int) -> int:
+        """Optimizer steps for n rows."""
+        return max(1, math.ceil(self.epochs * math.ceil(n / self.batch_size)))
+
+
+def training_arguments(
+    recipe: Recipe, steps: int, folder: Path, *, cpu: bool, **saving: Any
+) -> TrainingArguments:
+    """The recipe as the Trainer takes it.
+
+    Args:
+        recipe: how to train.
+        steps: optimizer steps.
+        folder: for what the Trainer writes.
+        cpu: do not use a GPU.
+        saving: what it saves, in the Trainer's own words.
+    """
+    made = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+        weight_decay=recipe.weight_decay,
+        warmup_steps=math.ceil(recipe.warmup_ratio * steps),
+        lr_scheduler_type="linear",
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+        use_cpu=cpu,
+        logging_steps=max(1, steps // 20),
+        report_to=[],
+        disable_tqdm=not sys.stderr.isatty(),
+        dataloader_pin_memory=not cpu,
+        **saving,
+    )
+    # One job, one GPU: on several, the Trainer would multiply the batch and so the epochs.
+    _ = made.device
+    made._n_gpu = min(1, made._n_gpu)
+    return made

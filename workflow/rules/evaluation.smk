@@ -1,0 +1,276 @@
+# Whether the scores can be trusted: models trained again on parts of the train set, and what comes out.
+
+
+rule plan_subsets:
+    input:
+        train=ancient(run.train),
+    output:
+        run.plan("subsets"),
+    log:
+        log_of("evaluation/subsets.plan"),
+    benchmark:
+        time_of("evaluation/subsets.plan")
+    conda:
+        "../envs/trak.yaml"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+        gpu=0,
+    params:
+        **step("plan-subsets"),
+        rows=train_rows,
+    message:
+        "evaluation: random subsets into {output}"
+    shell:
+        "trak-steps plan-subsets {params.settings} > {log} 2>&1"
+
+
+rule plan_removal:
+    input:
+        train=ancient(run.train),
+        targets=[ancient(run.targets(name)) for name in TARGETS],
+        checkpoint=run.checkpoint(LAST[0]),
+        scores=run.scores(TARGETS[0]),
+    output:
+        run.plan("removal"),
+    log:
+        log_of("evaluation/removal.plan"),
+    benchmark:
+        time_of("evaluation/removal.plan")
+    conda:
+        "../envs/trak.yaml"
+    threads: settings.execution.threads
+    resources:
+        mem_mb=memory,
+        runtime=60,
+        gpu=GPU,
+    params:
+        **step("plan-removal"),
+        output_code=MODEL_OUTPUT,
+        rows=train_rows,
+        target_rows=all_target_rows,
+    message:
+        "evaluation: rows to leave out into {output}"
+    shell:
+        "trak-steps plan-removal {params.settings} > {log} 2>&1"
+
+
+rule retrain_subsets:
+    input:
+        model=run.model,
+        train=ancient(run.train),
+        targets=[ancient(run.targets(name)) for name in TARGETS],
+        plan=run.plan("subsets"),
+    output:
+        run.retrained("subsets", "{shard}"),
+    log:
+        log_of("evaluation/retrained/subsets/{shard}"),
+    benchmark:
+        time_of("evaluation/retrained/subsets/{shard}")
+    conda:
+        "../envs/trak.yaml"
+    threads: settings.execution.threads
+    resources:
+        mem_mb=memory,
+        runtime=480,
+        gpu=GPU,
+    params:
+        **step("retrain-subsets"),
+        output_code=MODEL_OUTPUT,
+        rows=train_rows,
+        target_rows=all_target_rows,
+    message:
+        "evaluation: models of the plan subsets, part {wildcards.shard}"
+    shell:
+        "trak-steps retrain --plan subsets --shard {wildcards.shard} "
+        "{params.settings} > {log} 2>&1"
+
+
+rule retrain_removal:
+    input:
+        model=run.model,
+        train=ancient(run.train),
+        targets=[ancient(run.targets(name)) for name in TARGETS],
+        plan=run.plan("removal"),
+    output:
+        run.retrained("removal", "{shard}"),
+    log:
+        log_of("evaluation/retrained/removal/{shard}"),
+    benchmark:
+        time_of("evaluation/retrained/removal/{shard}")
+    conda:
+        "../envs/trak.yaml"
+    threads: settings.execution.threads
+    resources:
+        mem_mb=memory,
+        runtime=480,
+        gpu=GPU,
+    params:
+        **step("retrain-removal"),
+        output_code=MODEL_OUTPUT,
+        rows=train_rows,
+        target_rows=all_target_rows,
+    message:
+        "evaluation: models of the plan removal, part {wildcards.shard}"
+    shell:
+        "trak-steps retrain --plan removal --shard {wildcards.shard} "
+        "{params.settings} > {log} 2>&1"
+
+
+rule measure_lds:
+    input:
+        train=ancient(run.train),
+        targets=[ancient(run.targets(name)) for name in TARGETS],
+        plan=run.plan("subsets"),
+        retrained=[run.retrained("subsets", part) for part in plan_shards("subsets")],
+        checkpoints=[run.checkpoint(name) for name in CHECKPOINTS],
+        shards=lambda wildcards: [
+            run.train_shard(name, shard)
+            for name in CHECKPOINTS
+            for shard in shards(wildcards)
+        ],
+        target_features=[
+            run.target_features(name, targets)
+            for name in CHECKPOINTS
+            for targets in TARGETS
+        ],
+        kernels=[run.kernel(name) for name in CHECKPOINTS],
+        scores=[run.scores(name) for name in TARGETS],
+    output:
+        run.lds,
+        run.lds_curves,
+    log:
+        log_of("evaluation/lds"),
+    benchmark:
+        time_of("evaluation/lds")
+    conda:
+        "../envs/trak.yaml"
+    threads: settings.execution.threads
+    resources:
+        mem_mb=memory,
+        runtime=240,
+        gpu=GPU,
+    params:
+        **step("measure-lds"),
+        output_code=MODEL_OUTPUT,
+        rows=train_rows,
+        target_rows=all_target_rows,
+    message:
+        "evaluation: linear datamodeling score into {output}"
+    shell:
+        "trak-steps measure-lds {params.settings} > {log} 2>&1"
+
+
+rule measure_removal:
+    input:
+        train=ancient(run.train),
+        targets=[ancient(run.targets(name)) for name in TARGETS],
+        plan=run.plan("removal"),
+        retrained=[run.retrained("removal", part) for part in plan_shards("removal")],
+    output:
+        run.removal,
+        run.removals,
+    log:
+        log_of("evaluation/removal"),
+    benchmark:
+        time_of("evaluation/removal")
+    conda:
+        "../envs/trak.yaml"
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=30,
+        gpu=0,
+    params:
+        **step("measure-removal"),
+        output_code=MODEL_OUTPUT,
+        rows=train_rows,
+        target_rows=all_target_rows,
+    message:
+        "evaluation: what leaving rows out did, into {output}"
+    shell:
+        "trak-steps measure-removal {params.settings} > {log} 2>&1"
+
+
+rule find_mislabelled:
+    input:
+        train=ancient(run.train),
+        shards=lambda wildcards: [
+            run.train_shard(name, shard)
+            for name in CHECKPOINTS
+            for shard in shards(wildcards)
+        ],
+        kernels=[run.kernel(name) for name in CHECKPOINTS],
+    output:
+        run.suspects,
+        run.mislabelled,
+    log:
+        log_of("evaluation/mislabelled"),
+    benchmark:
+        time_of("evaluation/mislabelled")
+    conda:
+        "../envs/trak.yaml"
+    threads: settings.execution.threads
+    resources:
+        mem_mb=memory,
+        runtime=240,
+        gpu=GPU,
+    params:
+        **step("find-mislabelled"),
+        output_code=MODEL_OUTPUT,
+        rows=train_rows,
+        tables=train_table,
+    message:
+        "evaluation: rows with suspicious labels into {output}"
+    shell:
+        "trak-steps find-mislabelled {params.settings} > {log} 2>&1"
+
+
+rule measure_stability:
+    input:
+        train=ancient(run.train),
+        targets=[ancient(run.targets(name)) for name in TARGETS],
+        shards=lambda wildcards: [
+            run.train_shard(name, shard)
+            for name in CHECKPOINTS
+            for shard in shards(wildcards)
+        ],
+        target_features=[
+            run.target_features(name, targets)
+            for name in CHECKPOINTS
+            for targets in TARGETS
+        ],
+        kernels=[run.kernel(name) for name in CHECKPOINTS],
+    output:
+        run.stability,
+    log:
+        log_of("evaluation/stability"),
+    benchmark:
+        time_of("evaluation/stability")
+    conda:
+        "../envs/trak.yaml"
+    threads: settings.execution.threads
+    resources:
+        mem_mb=memory,
+        runtime=120,
+        gpu=0,
+    params:
+        **step("measure-stability"),
+        output_code=MODEL_OUTPUT,
+        rows=train_rows,
+        target_rows=all_target_rows,
+    message:
+        "evaluation: do signs and ranks hold, into {output}"
+    shell:
+        "trak-steps measure-stability {params.settings} > {log} 2>&1"
+
+
+rule evaluation:
+    input:
+        run.lds,
+        run.removal,
+        run.mislabelled,
+        run.stability,
+    message:
+        "evaluation: done, see {run.evaluation}"
