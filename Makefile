@@ -34,7 +34,7 @@ benchmark: demo .venv/.dev
 	$(BIN)/python benchmarks/features.py $(FEATURES)
 	$(BIN)/python benchmarks/checks.py $(FEATURES)
 	$(BIN)/python benchmarks/codecs.py
-	$(BIN)/python benchmarks/ridge.py
+	$(BIN)/python benchmarks/demo.py
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed")'

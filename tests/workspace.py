@@ -18,7 +18,7 @@ TINY: dict[str, Any] = {
     "dataset": {"path": "demo", "train_size": 40, "group": "fact"},
     "targets": {"validation": {"split": "validation", "size": 12}},
     "model": {"max_length": 48},
-    "checkpoints": {"count": 2},
+    "checkpoints": {"count": 2, "keep": [1.0]},
     "finetune": {"epochs": 1, "batch_size": 20},
     "features": {"dim": 8, "shard_size": 20},
     "kernel": {"ridge": 0.1},

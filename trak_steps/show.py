@@ -40,13 +40,37 @@ def top_lines(file: Path, *, first: int, count: int, side: str) -> Iterator[str]
         yield f"{UNSTABLE} another training run may give this score the other sign"
 
 
+def suspect_lines(file: Path, *, first: int, count: int) -> Iterator[str]:
+    """Lines that show the most suspicious train rows of a ``suspects.parquet``, and what argues against.
+
+    Args:
+        file: written by ``trak-steps find-mislabelled``.
+        first: how many suspects.
+        count: how many rows that argue against each.
+
+    Raises:
+        TrakError: if there is no such file, or it is not one of ours.
+    """
+    table, _ = load_table(file, "suspects")
+    texts = [name.removeprefix("against_") for name in table.column_names if name.startswith("against_")]
+    texts = [name for name in texts if name in table.column_names and name not in NOT_TEXTS]
+    for row in table.slice(0, min(first, 2**31)).to_pylist():
+        shown = " | ".join(printable(str(row[name]), SHOWN) for name in texts)
+        given, predicted = (printable(row[name], SHOWN) for name in ("label_name", "predicted_name"))
+        yield f"{shown}   [{given}, predicted {predicted}]"
+        for place in range(min(count, len(row["against_row"]))):
+            against = " | ".join(printable(str(row[f"against_{name}"][place]), SHOWN) for name in texts)
+            label = printable(row["against_label_name"][place], SHOWN)
+            yield f"  {row['against_score'][place]:+.3f}  {against}   [{label}]"
+
+
 def figures(file: Path) -> str:
-    """The figures of a ``summary.json``, as JSON without its manifest.
+    """The figures of a ``summary.json``, or of the evaluation, as JSON without their manifest.
 
     Raises:
         TrakError: if there is no such file, it was altered, or it is not one of ours.
     """
-    values, _ = load_document(file, "summary")
+    values, _ = load_document(file, None)
     return json.dumps(values, indent=2, ensure_ascii=False)
 
 

@@ -11,6 +11,7 @@ from trak_steps.layout import Layout
 from trak_steps.steps import base_model, finetune, import_checkpoint, prepare
 
 TRAIN_ROWS = 1000
+ONE = {"count": 1, "keep": [1.0]}
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Qnli:
                 "run": run,
                 "dataset": {**dataset, "train_size": rows},
                 "model": {"name_or_path": self.model},
-                "checkpoints": {"existing": [str(existing)]} if existing else {"count": 1},
+                "checkpoints": {"existing": [str(existing)]} if existing else ONE,
                 "finetune": {"epochs": 2, "learning_rate": 1e-4},
                 "features": features,
                 "execution": {"threads": 2},

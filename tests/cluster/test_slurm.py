@@ -25,7 +25,7 @@ TINY: dict[str, Any] = {
     "run": "tiny",
     "dataset": {"path": "demo", "train_size": 64},
     "targets": {"validation": {"split": "validation", "size": 4}},
-    "checkpoints": {"count": 1},
+    "checkpoints": {"count": 1, "keep": [1.0]},
     "finetune": {"epochs": 0.5, "batch_size": 32},
     "features": {"dim": 16, "shard_size": 32},
     "execution": {"memory_mb": 256},

@@ -44,7 +44,7 @@ def test_every_command_explains_itself(step: str) -> None:
 def test_the_steps_run_alone_one_after_the_other(tmp_path: Path) -> None:
     """The whole chain by hand, as the workflow would call it."""
     config = tmp_path / "small.yaml"
-    config.write_text(yaml.safe_dump({**SMALL, "checkpoints": {"count": 1}}))
+    config.write_text(yaml.safe_dump({**SMALL, "checkpoints": {"count": 1, "keep": [1.0]}}))
     common = ["--config", str(config), "--results", str(tmp_path), "--set", "dataset.train_size=30"]
     for command in (
         "model",

@@ -58,7 +58,7 @@ def settings_of(folder: Path, model_output: str) -> Any:
             },
             "targets": {"validation": {"size": 4}},
             "model": {"max_length": 32},
-            "checkpoints": {"count": 1},
+            "checkpoints": {"count": 1, "keep": [1.0]},
             "finetune": {"epochs": 1},
             "features": {**shown["features"], "model_output": model_output, "dim": 8},
             "scores": {**shown["scores"], "top": 2},

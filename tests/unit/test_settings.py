@@ -14,6 +14,7 @@ from trak_steps.config.load import setting_names
 from trak_steps.config.settings import Settings
 from trak_steps.errors import TrakError
 from trak_steps.reference import document
+from trak_steps.reference.reruns import PRESETS
 from trak_steps.steps.registry import EXECUTION, STEPS, reads
 
 ROOT = Path(__file__).parents[2]
@@ -122,6 +123,10 @@ def test_every_setting_is_read_by_some_step() -> None:
     declared |= {EXECUTION}
     declared |= set(reads("model", parse_settings({"model": {"name_or_path": "other"}})))
     for name in setting_names(Settings):
+        for other in PRESETS.get(name, ()):  # it is no more than what it sets
+            assert other in setting_names(Settings)
+        if name in PRESETS:
+            continue
         parts = name.split(".")
         prefixes = {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
         assert prefixes & declared, f"no step reads {name}"
@@ -146,3 +151,24 @@ def test_the_generated_documents_are_in_step() -> None:
     readme = (ROOT / document.README).read_text()
     assert readme == document.with_tables(readme)
     assert json.loads(document.schema_text())["additionalProperties"] is False
+
+
+def test_the_reference_preset_sets_what_is_not_set() -> None:
+    """Its rule: no ridge, the whole loss weight, checkpoints as they come."""
+    rule = parse_settings({"scoring": "reference"})
+    assert (rule.kernel.ridge, rule.scores.loss_weight_power, rule.scores.balance) == (0.0, 1.0, False)
+    mixed = parse_settings({"scoring": "reference", "kernel": {"ridge": 0.5}, "scores": {"top": 3}})
+    assert (mixed.kernel.ridge, mixed.scores.loss_weight_power, mixed.scores.top) == (0.5, 1.0, 3)
+    default = parse_settings({"scoring": "default"})
+    assert default == parse_settings({})
+    with pytest.raises(TrakError, match="scoring: should be 'default' or 'reference'"):
+        parse_settings({"scoring": "other"})
+
+
+def test_the_thorough_evaluation_sets_what_is_not_set() -> None:
+    found = parse_settings({"evaluation": {"preset": "thorough", "lds": {"subsets": 10}}}).evaluation
+    assert (found.lds.subsets, found.lds.repeats, found.removal.targets) == (10, 5, 20)
+    handed = shlex.split(arguments(parse_settings({"scoring": "reference"}), ("kernel", "scores")))
+    again = load_settings(None, handed[1::2])
+    assert again.kernel.ridge == 0.0
+    assert again.scores.balance is False

@@ -252,7 +252,7 @@ def _contents(run: Path) -> dict[str, str]:
 
 
 def test_more_training_runs_train_and_featurize_only_the_new_ones(run: Ran) -> None:
-    jobs = run(checkpoints={"count": 3})
+    jobs = run(checkpoints={"count": 3, "keep": [1.0]})
     assert len(jobs["finetune"]) == 1
     assert all("checkpoint 2" in job for job in jobs["featurize"])
     assert len(jobs["featurize"]) == 3

@@ -187,9 +187,10 @@ class CheckpointSettings(Section):
 
     count: int = Field(3, ge=1, le=MOST_RUNS, description="training runs, each with a seed of its own")
     keep: list[Fraction] = Field(
-        [1.0],
+        [0.25, 0.5, 1.0],
         min_length=1,
-        description="states of each run that serve as checkpoints, as fractions of its training",
+        description="states of each run that serve as checkpoints, as fractions of its training; the "
+        "early ones predict what rows do better than the end does",
     )
     existing: list[Text] = Field(
         [],

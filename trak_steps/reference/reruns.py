@@ -24,7 +24,7 @@ _OF_NEW_CHECKPOINTS = {
 
 
 # What these change is other settings.
-_PRESETS = {
+PRESETS = {
     "scoring": ("kernel.ridge", "scores.loss_weight_power", "scores.balance"),
     "evaluation.preset": ("evaluation.lds.subsets", "evaluation.removal.targets"),
 }
@@ -36,7 +36,7 @@ def steps_that_read(setting: str) -> list[str]:
     Args:
         setting: a dotted name, ``NAME`` standing for the name of an entry.
     """
-    named = _PRESETS.get(setting, (setting,))
+    named = PRESETS.get(setting, (setting,))
     direct = {step for name in named for step in _direct(name)}
     return [*_OF_NEW_CHECKPOINTS.get(setting, ()), *(step for step in STEPS if step in direct)]
 

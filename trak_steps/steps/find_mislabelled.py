@@ -156,7 +156,7 @@ def _table(
     texts = {column: train.column(column) for column in train.text_columns}
 
     def lists(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
-        return pa.array(values.tolist(), pa.list_(pa.field("element", kind)))
+        return pa.array(values.tolist(), pa.list_(kind))
 
     columns: dict[str, Any] = {
         "rank": np.arange(1, len(suspects) + 1),

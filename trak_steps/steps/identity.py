@@ -4,6 +4,7 @@ from typing import Any
 
 from trak_steps.config import Settings
 from trak_steps.config.settings import MOST_RUNS, DatasetSettings
+from trak_steps.errors import TrakError
 from trak_steps.fingerprint import foreign_fingerprint
 from trak_steps.layout import checkpoint_names
 
@@ -57,3 +58,16 @@ def answers_settings(settings: Settings) -> dict[str, Any]:
 def retraining_seed(settings: Settings, repeat: int) -> int:
     """The seed of a training on a part of the rows: none that a checkpoint can have."""
     return settings.seed + MOST_RUNS + repeat
+
+
+def require_known_recipe(settings: Settings) -> None:
+    """Refuse to train checkpoints again that were trained elsewhere.
+
+    Raises:
+        TrakError: if checkpoints are brought along.
+    """
+    if settings.checkpoints.existing:
+        raise TrakError(
+            "checkpoints.existing: how these were trained is not known here, so no model can be trained "
+            "as they were; `find-mislabelled` and `measure-stability` need none"
+        )

@@ -106,7 +106,7 @@ def _removals(retrained: Retrained, name: str, rows: PreparedRows) -> Iterator[d
 
 
 def _table(removals: list[dict[str, Any]], rows: PreparedRows) -> pa.Table:
-    numbers = pa.list_(pa.field("element", pa.float64()))
+    numbers = pa.list_(pa.float64())
     ids = rows.column("row")
     return pa.table(
         {

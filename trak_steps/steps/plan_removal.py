@@ -16,7 +16,7 @@ from trak_steps.layout import Layout, last_states
 from trak_steps.lineage import Lineage
 from trak_steps.progress import say
 from trak_steps.steps.hidden import HiddenStates
-from trak_steps.steps.identity import retraining_seed
+from trak_steps.steps.identity import require_known_recipe, retraining_seed
 from trak_steps.steps.parts import require_scores
 from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.manifest import Manifest
@@ -29,6 +29,7 @@ PROPONENTS, RANDOM, NEAREST, NOTHING = "proponents", "random", "nearest", "nothi
 
 def run(layout: Layout, settings: Settings) -> None:
     """Write ``evaluation/removal.plan.parquet``."""
+    require_known_recipe(settings)
     chosen = settings.evaluation.removal
     name = next(iter(settings.targets))
     train, targets = PreparedRows.load(layout.train), PreparedRows.load(layout.targets(name))

@@ -9,7 +9,7 @@ from trak_steps.fingerprint import fingerprint
 from trak_steps.layout import Layout
 from trak_steps.progress import say
 from trak_steps.retraining.subsets import random_subsets
-from trak_steps.steps.identity import retraining_seed
+from trak_steps.steps.identity import require_known_recipe, retraining_seed
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.plan import Plan, save_plan
 
@@ -18,6 +18,7 @@ NAME = "subsets"
 
 def run(layout: Layout, settings: Settings) -> None:
     """Write ``evaluation/subsets.plan.parquet``: every subset once, then every one again, …"""
+    require_known_recipe(settings)
     train = PreparedRows.open(layout.train)
     chosen = settings.evaluation.lds
     if len(train) < 2:

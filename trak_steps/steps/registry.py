@@ -94,7 +94,11 @@ STEPS = {
         after=("finetune", "import-checkpoint", "kernel", "summarize"),
         rows=_BOTH,
     ),
-    "plan-subsets": Step("plan_subsets", ("run", "seed", "evaluation.lds"), rows=("prepare",)),
+    "plan-subsets": Step(
+        "plan_subsets",
+        ("run", "seed", "checkpoints.existing", "evaluation.lds"),
+        rows=("prepare",),
+    ),
     "plan-removal": Step(
         "plan_removal",
         (*_SCORES, "targets", "model.trust_remote_code", "evaluation.removal"),

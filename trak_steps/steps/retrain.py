@@ -5,7 +5,6 @@ An interruption loses the model that was being trained.
 """
 
 import hashlib
-from collections.abc import Mapping
 
 import datasets
 import numpy as np
@@ -30,6 +29,7 @@ from trak_steps.progress import progress, say
 from trak_steps.retraining.train import retrain
 from trak_steps.steps.identity import answers_settings
 from trak_steps.steps.tokens import read_rows
+from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.plan import load_plan
@@ -38,17 +38,12 @@ from trak_steps.store.retrained import Answers, Identity, find_answers, save_ans
 
 def run(layout: Layout, settings: Settings, plan_name: str, shard: int) -> None:
     """Write ``evaluation/retrained/<plan>/<shard>.parquet``."""
-    code, of_training = fingerprint("steps.retrain"), fingerprint("retraining.train")
+    code = fingerprint("steps.retrain")
     train = PreparedRows.load(layout.train)
-    base = check_folder(layout.model, "model")
-    train.manifest.require(
-        train.path,
-        made_from={layout.name(layout.model): base.content},
-        settings={"seed": settings.seed, "max_length": settings.model.max_length},
-    )
-    sets = {name: PreparedRows.load(layout.targets(name)) for name in settings.targets}
+    trainer = Retrainer(layout, settings, train)
+    sets = trainer.sets
     plan, of_plan = load_plan(layout.plan(plan_name), len(train))
-    lineage = Lineage(layout, Manifest.load)
+    lineage = Lineage(layout, artefact_manifest)
     lineage.check(layout.plan(plan_name), of_plan)
     for rows in sets.values():
         lineage.check(rows.path, rows.manifest)
@@ -58,7 +53,6 @@ def run(layout: Layout, settings: Settings, plan_name: str, shard: int) -> None:
         raise TrakError(
             f"there is no shard {shard}: the plan's {len(plan)} models in shards of {size} end before it"
         )
-    trainer = _Retrainer(layout, settings, train, sets, base.content, of_training)
     made = [
         trainer.answers(plan.kept[model], int(plan.seeds[model]))
         for model in progress(models, total=len(models), label=f"models of {plan_name}", unit="model")
@@ -67,7 +61,7 @@ def run(layout: Layout, settings: Settings, plan_name: str, shard: int) -> None:
     manifest = Manifest(
         "retrained",
         made_from={
-            layout.name(layout.model): base.content,
+            layout.name(layout.model): trainer.base,
             layout.name(layout.plan(plan_name)): of_plan.content,
             **{layout.name(part.path): part.content for part in (train, *sets.values())},
         },
@@ -79,24 +73,28 @@ def run(layout: Layout, settings: Settings, plan_name: str, shard: int) -> None:
     say(f"wrote {path}: {trainer.trained} models trained, {len(models) - trainer.trained} known before")
 
 
-class _Retrainer:
-    """Trains models on parts of one train set, and asks them about the same targets."""
+class Retrainer:
+    """Trains models on parts of one train set, and asks them about the same targets.
 
-    def __init__(
-        self,
-        layout: Layout,
-        settings: Settings,
-        train: PreparedRows,
-        sets: Mapping[str, PreparedRows],
-        base: str,
-        code: str,
-    ) -> None:
+    Attributes:
+        sets: the target sets.
+        base: the content of the model that is trained.
+        trained: how many models were.
+    """
+
+    def __init__(self, layout: Layout, settings: Settings, train: PreparedRows) -> None:
+        self.base = check_folder(layout.model, "model").content
+        train.manifest.require(
+            train.path,
+            made_from={layout.name(layout.model): self.base},
+            settings={"seed": settings.seed, "max_length": settings.model.max_length},
+        )
+        self.sets = {name: PreparedRows.load(layout.targets(name)) for name in settings.targets}
         self.trained = 0
         self._layout = layout
         self._settings = settings
         self._train = train
-        self._sets = sets
-        self._known = {"base": base, "train": train.content, "code": code}
+        self._code = fingerprint("retraining.train")
         self._device = pick_device(settings.execution.device)
         named = settings.features.model_output
         # The temperature is the loss weight's, which is not asked for.
@@ -109,13 +107,13 @@ class _Retrainer:
             max_length=settings.model.max_length,
             trust_remote_code=settings.model.trust_remote_code,
         )
-        self._targets = {name: read_rows(rows) for name, rows in sets.items()}
+        self._targets = {name: read_rows(rows) for name, rows in self.sets.items()}
 
     def answers(self, kept: NDArray[np.bool_], seed: int) -> dict[str, Answers]:
         """A model's answers to every target set, from the shared folder or from training it."""
         folder = self._layout.retrained_models
-        recipe = Recipe(**self._settings.finetune.model_dump(), seed=seed, keep=())
-        identities = {name: self._identity(recipe, kept, name) for name in self._sets}
+        recipe = self._recipe(seed)
+        identities = {name: self.identity(kept, seed, name) for name in self.sets}
         found = {name: find_answers(folder, identity) for name, identity in identities.items()}
         known = {name: answers for name, answers in found.items() if answers is not None}
         if len(known) == len(found):
@@ -145,15 +143,22 @@ class _Retrainer:
     def _rows_kept(self, kept: NDArray[np.bool_]) -> datasets.Dataset:
         return self._rows.select(np.flatnonzero(kept))
 
-    def _identity(self, recipe: Recipe, kept: NDArray[np.bool_], targets: str) -> Identity:
+    def _recipe(self, seed: int) -> Recipe:
+        return Recipe(**self._settings.finetune.model_dump(), seed=seed, keep=())
+
+    def identity(self, kept: NDArray[np.bool_], seed: int, targets: str) -> Identity:
+        """What decides a model's answers to a target set."""
+        recipe = {name: value for name, value in vars(self._recipe(seed)).items() if name != "keep"}
         model = {
-            **self._known,
-            "recipe": {name: value for name, value in vars(recipe).items() if name != "keep"},
+            "base": self.base,
+            "train": self._train.content,
+            "code": self._code,
+            "recipe": recipe,
             "kept": hashlib.sha256(np.packbits(kept).tobytes()).hexdigest(),
         }
         output = self._settings.features.model_output
         asked = {
-            "targets": self._sets[targets].content,
+            "targets": self.sets[targets].content,
             "model_output": output,
             "output_code": foreign_fingerprint(output.partition(":")[0]),
         }

@@ -11,7 +11,7 @@ from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.accuracy import accuracy
 from trak_steps.evaluation.recall import group_recall
 from trak_steps.fingerprint import fingerprint
-from trak_steps.layout import Layout, checkpoint_names
+from trak_steps.layout import Layout, checkpoint_names, last_states
 from trak_steps.lineage import Lineage
 from trak_steps.progress import say
 from trak_steps.store.artefact import artefact_manifest
@@ -27,7 +27,9 @@ def run(layout: Layout, settings: Settings) -> None:
     """Write ``summary.json``: the figures of each target set, those of the first one on top."""
     train = PreparedRows.load(layout.train)
     names = checkpoint_names(settings.checkpoints)
-    sets = {name: _figures(layout, name, names, train) for name in settings.targets}
+    # A run is as good as its end; states on the way there serve the scores.
+    ends = last_states(settings.checkpoints)
+    sets = {name: _figures(layout, name, ends, train) for name in settings.targets}
     summary = {
         "run": settings.run,
         **next(iter(sets.values())),

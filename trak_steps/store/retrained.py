@@ -87,19 +87,14 @@ def save_shard(
         {
             "model": [model for model, _, _ in of_sets],
             "targets": [name for _, name, _ in of_sets],
-            "margin": pa.array([given.margin for _, _, given in of_sets], _list_of(pa.float32())),
+            "margin": pa.array([given.margin for _, _, given in of_sets], pa.list_(pa.float32())),
             "prediction": pa.array(
                 [given.prediction.astype(np.float64) for _, _, given in of_sets],
-                _list_of(pa.float64()),
+                pa.list_(pa.float64()),
             ),
         }
     )
     save_table(path, table, manifest)
-
-
-def _list_of(kind: pa.DataType) -> pa.DataType:
-    """Lists whose elements are named as parquet names them: so the type comes back the same."""
-    return pa.list_(pa.field("element", kind))
 
 
 def load_manifests(paths: Sequence[Path]) -> list[Manifest]:

@@ -17,11 +17,22 @@ KEY = b"trak_steps.manifest"
 
 def save_table(path: Path, table: pa.Table, manifest: Manifest) -> None:
     """Write a table, complete or absent; its manifest holds the digest of its values."""
+    table = table.cast(_as_parquet_has_it(table.schema))
     manifest = replace(manifest, content=_digest(table))
     document = json.dumps(sealed(manifest.to_dict()), sort_keys=True)
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), KEY: document})
     with complete_or_absent(path) as file:
         pq.write_table(table, file, write_page_checksum=True)
+
+
+def _as_parquet_has_it(schema: pa.Schema) -> pa.Schema:
+    """The types that come back when they are read: parquet has its own name for a list's elements."""
+    fields = []
+    for field in schema:
+        if pa.types.is_list(field.type):
+            field = field.with_type(pa.list_(pa.field("element", field.type.value_type)))
+        fields.append(field)
+    return pa.schema(fields, schema.metadata)
 
 
 def table_manifest(path: Path, kind: str | None) -> Manifest:

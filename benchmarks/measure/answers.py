@@ -1,0 +1,67 @@
+"""What the models of a comparison said, kept, so that its figures can be had without training them."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from trak_steps.config import Settings
+from trak_steps.data.prepared import PreparedRows
+from trak_steps.layout import Layout
+from trak_steps.steps.parts import open_retrained
+from trak_steps.steps.retrain import Retrainer
+from trak_steps.store.folder import check_folder
+from trak_steps.store.manifest import digest_json
+from trak_steps.store.plan import load_plan
+from trak_steps.store.retrained import Answers, save_answers
+
+PLAN = "subsets"
+
+
+def _of(layout: Layout, settings: Settings, targets: str) -> dict[bytes, bytes]:
+    """What decides the answers, but for the code that trains."""
+    parts = {
+        b"base": check_folder(layout.model, "model").content,
+        b"train": PreparedRows.open(layout.train).content,
+        b"targets": PreparedRows.open(layout.targets(targets)).content,
+        b"recipe": digest_json(settings.finetune.model_dump()),
+    }
+    return {name: value.encode() for name, value in parts.items()}
+
+
+def keep(layout: Layout, settings: Settings, targets: str, file: Path) -> None:
+    """Write the answers of a run's subsets to a file."""
+    retrained = open_retrained(layout, settings, PLAN, PreparedRows.load(layout.train))
+    answers = retrained.answers[targets]
+    table = pa.table(
+        {
+            "kept": [row.tobytes() for row in np.packbits(retrained.plan.kept, axis=1)],
+            "seed": retrained.plan.seeds,
+            "margin": list(answers.margin),
+            "prediction": list(answers.prediction.astype(np.int16)),
+        }
+    )
+    pq.write_table(table.replace_schema_metadata(_of(layout, settings, targets)), file)
+
+
+def put(layout: Layout, settings: Settings, targets: str, file: Path) -> int:
+    """Put the answers of a file where a run whose subsets are planned finds them; gives how many."""
+    table = pq.read_table(file)
+    wanted = _of(layout, settings, targets)
+    if {name: (table.schema.metadata or {}).get(name) for name in wanted} != wanted:
+        print(f"{file}: is of other rows, another model or recipe; models are trained")
+        return 0
+    train = PreparedRows.load(layout.train)
+    plan, _ = load_plan(layout.plan(PLAN), len(train))
+    known = {(row["kept"], row["seed"]): row for row in table.to_pylist()}
+    retrainer = Retrainer(layout, settings, train)
+    count = 0
+    for kept, seed in zip(plan.kept, plan.seeds, strict=True):
+        row = known.get((np.packbits(kept).tobytes(), int(seed)))
+        if row is not None:
+            answers = Answers(np.array(row["margin"], np.float32), np.array(row["prediction"]))
+            identity = retrainer.identity(kept, int(seed), targets)
+            save_answers(layout.retrained_models, identity, answers)
+            count += 1
+    return count
