@@ -72,10 +72,10 @@ def main() -> None:
     layout = Layout(Path("results") / settings.run)
     known = RESULTS / f"scoring-{given.task}.answers.parquet"
     command = ["snakemake", "--cores", str(given.cores), "--configfile", str(config)]
-    subprocess.run([*command, "data", str(layout.plan("subsets"))], check=True)
+    subprocess.run([*command, "--", "data", str(layout.plan("subsets"))], check=True)
     if known.exists():
         print(f"{known}: {answers.put(layout, settings, TARGETS, known)} models known")
-    subprocess.run([*command, "all", "evaluation"], check=True)
+    subprocess.run([*command, "--", "all", "evaluation"], check=True)
     answers.keep(layout, settings, TARGETS, known)
     found = compare(config)
     path = RESULTS / f"scoring-{given.task}.json"
@@ -100,6 +100,8 @@ def compare(config: Path) -> dict[str, Any]:
     }
     last = last_states(settings.checkpoints)
     ways = {name: kept @ scores for name, scores in ways_to_score(states, last)}
+    ways["same label"] = truth.classes[:, targets.column("label")]
+    ways["random"] = np.random.default_rng(0).normal(size=ways["same label"].shape)
     found: dict[str, Any] = {"rows": len(train), "targets": len(targets), "subsets": len(kept)}
     for kind, adjusted in (("lds", False), ("class_adjusted", True)):
         measured = measure(truth, ways, adjusted=adjusted, resamples=1000, seed=0)
@@ -109,6 +111,25 @@ def compare(config: Path) -> dict[str, Any]:
             "less_the_default": {name: asdict(value) for name, value in measured.differences.items()},
         }
     return found
+
+
+def table(found: dict[str, Any]) -> str:
+    """The comparison as Markdown."""
+    plain, adjusted = found["lds"], found["class_adjusted"]
+    lines = [
+        "| scoring | LDS | class-adjusted LDS | less the default |",
+        "| --- | --- | --- | --- |",
+        f"| the ceiling | {_shown(plain['ceiling'])} | {_shown(adjusted['ceiling'])} | |",
+    ]
+    for name, value in plain["ways"].items():
+        less = adjusted["less_the_default"][name]
+        difference = "" if name == "default" else f"{less['low']:+.2f} to {less['high']:+.2f}"
+        lines.append(f"| {name} | {_shown(value)} | {_shown(adjusted['ways'][name])} | {difference} |")
+    return "\n".join(lines)
+
+
+def _shown(value: dict[str, float]) -> str:
+    return f"{value['value']:.2f} ({value['low']:.2f} to {value['high']:.2f})"
 
 
 class State:

@@ -66,25 +66,43 @@ def matrix(layout: Layout, settings: Settings, checkpoint: str) -> Tensor:
     return torch.cat(blocks).double() / chosen.dim**0.5
 
 
+def free_ridge(kernel: Tensor, share: float) -> float:
+    """The λ for which trace(K (K + λ)⁻¹) is a share of K's rank, by trying ever finer ones."""
+    rank, eye = torch.linalg.matrix_rank(kernel), torch.eye(len(kernel), dtype=torch.float64)
+    low, high = 1e-20 * kernel.trace(), 1e6 * kernel.trace()
+    for _ in range(200):
+        middle = (low * high).sqrt()
+        freedom = torch.trace(torch.linalg.solve(kernel + middle * eye, kernel))
+        low, high = (middle, high) if freedom > share * rank else (low, middle)
+    return float(middle)
+
+
 @pytest.mark.parametrize(
-    ("projection", "gradients_by"),
+    ("projection", "gradients_by", "ridge"),
     [
-        ("fold", "hooks"),
-        ("fold", "functional"),
-        ("rademacher", "hooks"),
-        ("rademacher", "functional"),
-        ("normal", "hooks"),
+        ("fold", "hooks", None),
+        ("fold", "hooks", 0.1),
+        ("fold", "functional", 0.1),
+        ("rademacher", "hooks", 0.1),
+        ("rademacher", "functional", 0.1),
+        ("normal", "hooks", 0.1),
     ],
 )
 def test_scores_are_the_formula(
-    small_run: tuple[Layout, Settings], tmp_path: Path, projection: str, gradients_by: str
+    small_run: tuple[Layout, Settings],
+    tmp_path: Path,
+    projection: str,
+    gradients_by: str,
+    ridge: float | None,
 ) -> None:
     """Every way to compute features, the default first, against the same slow computation."""
     layout = Layout(tmp_path / "run")
     layout.root.mkdir()
     for part in ("model", "data", "checkpoints"):
         (layout.root / part).symlink_to(small_run[0].root / part)
-    settings = small_settings(features={"projection": projection, "gradients": gradients_by})
+    settings = small_settings(
+        features={"projection": projection, "gradients": gradients_by}, kernel={"ridge": ridge}
+    )
     attribute(layout, settings)
     train, targets = PreparedRows.load(layout.train), PreparedRows.load(layout.targets("validation"))
     dim, products, weights = settings.features.dim, [], []
@@ -94,9 +112,13 @@ def test_scores_are_the_formula(
         phi = train_gradients @ P
         phi_targets = gradients(layout, checkpoint, targets)[0] @ P
         K = sum((torch.outer(row, row) for row in phi), torch.zeros(dim, dim, dtype=torch.float64))
-        K += settings.kernel.ridge * K.trace() / dim * torch.eye(dim, dtype=torch.float64)
+        added = free_ridge(K, settings.kernel.freedom) if ridge is None else ridge * K.trace() / dim
+        K += added * torch.eye(dim, dtype=torch.float64)
         products.append(phi @ torch.linalg.inv(K) @ phi_targets.T)
         weights.append(weight)
+    roots = [product.square().mean(0).sqrt() for product in products]
+    alike = sum(roots) / len(roots)
+    products = [product * (alike / root) for product, root in zip(products, roots, strict=True)]
     scale = torch.stack(weights).mean(0)[:, None] ** settings.scores.loss_weight_power
     expected = (torch.stack(products).mean(0) * scale).numpy()
     spread = (torch.stack(products).std(0) * scale).numpy()

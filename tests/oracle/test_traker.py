@@ -74,7 +74,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Settings]:
     settings = small_settings(
         dataset={"train_size": N},
         features={"dim": K, "shard_size": SHARD},
-        scores={"loss_weight_power": 1.0},
+        scores={"loss_weight_power": 1.0, "balance": False},
     )
     layout = Layout(tmp_path_factory.mktemp("traker") / "run")
     base_model.run(layout, settings)

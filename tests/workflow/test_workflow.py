@@ -69,6 +69,7 @@ def test_one_stage_is_forced(done: Workspace) -> None:
         ("kernels", "kernel"),
         ("scores", "rank"),
         ("summary", "summarize"),
+        ("evaluation", "measure_lds"),
     ],
 )
 def test_every_stage_is_a_target(done: Workspace, stage: str, last: str) -> None:
