@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.features import crossover_table, hard_table, table
+from benchmarks.scoring import short_table
 from benchmarks.scoring import table as scoring_table
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,7 @@ def test_the_scorings_compared_are_those_of_the_docs() -> None:
     """And the default beats the reference, and the best baseline, with intervals apart."""
     found = json.loads((ROOT / "benchmarks/results/scoring-qnli.json").read_text())
     assert scoring_table(found) in (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
+    assert short_table(found) in (ROOT / "README.md").read_text(encoding="utf-8")
     assert found["rows"] >= 1000
     assert found["targets"] >= 100
     assert found["subsets"] >= 60
