@@ -72,7 +72,7 @@ def main() -> None:
     weight = torch.from_numpy(np.mean([sets[m].column("loss_weight") for m in last], 0))
     print(f"\nreference rule {recall(scored(last, plain) * weight[:, None]):.2f}, ", end="")
     cosines = torch.stack([normalize(features[m]) @ normalize(wanted[m]).T for m in names])
-    labels, target_labels = (torch.from_numpy(rows.column("label")) for rows in (train, targets))
+    labels, target_labels = (torch.tensor(rows.column("label")) for rows in (train, targets))
     same = (labels[:, None] == target_labels[None, :]).float()
     print(
         f"gradient cosine {recall(cosines.mean(0)):.2f}, "
