@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trak_steps.evaluation.intervals import LEVEL, Interval, interval
+from trak_steps.evaluation.intervals import Interval, interval
 from trak_steps.evaluation.ranks import spearman, standard_ranks, standardised
 
 Array = NDArray[np.float64]
@@ -128,7 +128,7 @@ def measure(
         for j, name in enumerate(names):
             each[i, j] = np.einsum("st,st->t", ranked, standard_ranks(values[name][subsets])) @ weights
         tops[i] = ceiling(margins[:, subsets][:, :, targets])
-    safe = np.quantile(tops, (1 - LEVEL) / 2) > 0
+    safe = top > 0 and tops.min() > 0
     return Measured(
         scores={name: interval(found[j], each[:, j]) for j, name in enumerate(names)},
         ceiling=interval(top, tops),

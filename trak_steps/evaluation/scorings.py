@@ -51,13 +51,3 @@ def gradient_dot(sums: Tensor, targets: Tensor) -> Tensor:
 def cosine(units: Tensor, targets: Tensor) -> Tensor:
     """The cosine of features, from sums of features of unit length [s, k]."""
     return units @ normalize(targets.double()).T
-
-
-def same_label(classes: Tensor, labels: Tensor) -> Tensor:
-    """How many rows of the target's class a subset holds.
-
-    Args:
-        classes: rows of each class in each subset, [s, c].
-        labels: class numbers of the targets, [t].
-    """
-    return classes.double()[:, labels]

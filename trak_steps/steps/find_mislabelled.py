@@ -13,7 +13,6 @@ from torch import Tensor
 
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
-from trak_steps.errors import TrakError
 from trak_steps.evaluation.detection import detection
 from trak_steps.evaluation.suspicion import class_sums, relative_support, standing
 from trak_steps.fingerprint import fingerprint
@@ -42,7 +41,11 @@ def run(layout: Layout, settings: Settings) -> None:
     code = fingerprint("steps.find_mislabelled")
     train = PreparedRows.load(layout.train)
     if not train.label_names:
-        raise TrakError("find-mislabelled: the labels are numbers, not classes")
+        say("the labels are numbers, not classes: none is right or wrong")
+        manifest = Manifest("suspects", made_from={layout.name(train.path): train.content}, code=code)
+        save_table(layout.suspects, pa.table({"row": pa.array([], pa.int64())}), manifest)
+        save_document(layout.mislabelled, {"rows": len(train), "measures": {}}, manifest)
+        return
     names = checkpoint_names(settings.checkpoints)
     features = [open_train_features(layout, settings, name, train) for name in names]
     kernels = [

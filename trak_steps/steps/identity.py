@@ -60,6 +60,14 @@ def retraining_seed(settings: Settings, repeat: int) -> int:
     return settings.seed + MOST_RUNS + repeat
 
 
+def plan_settings(settings: Settings, name: str) -> dict[str, Any]:
+    """Of a plan of retraining; that of removal is for the first target set."""
+    if name == "subsets":
+        return {"seed": settings.seed, **settings.evaluation.lds.model_dump()}
+    of = next(iter(settings.targets))
+    return {"seed": settings.seed, "of": of, **settings.evaluation.removal.model_dump()}
+
+
 def require_known_recipe(settings: Settings) -> None:
     """Refuse to train checkpoints again that were trained elsewhere.
 

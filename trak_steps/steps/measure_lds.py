@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
+from trak_steps.evaluation.intervals import Interval
 from trak_steps.evaluation.lds import Measured, Truth, measure
 from trak_steps.fingerprint import fingerprint
 from trak_steps.layout import Layout
@@ -26,6 +27,8 @@ from trak_steps.store.table import save_table
 
 PLAN = "subsets"
 SCORES = "scores"
+# Degrees of freedom below which a class-adjusted LDS says nothing.
+FEWEST_LEFT = 6
 Array = NDArray[np.float64]
 
 
@@ -57,7 +60,7 @@ def run(layout: Layout, settings: Settings) -> None:
         named["last hidden state"] = by_states[name]
         named.update(of_points)
         plain = _measure(settings, truth, named, adjusted=False)
-        adjusted = _measure(settings, truth, named, adjusted=True)
+        adjusted = _measure(settings, truth, named, adjusted=True) if _can_adjust(truth) else None
         figures[name] = {
             "rows": len(rows),
             "accuracy": _accuracy(retrained, name, rows),
@@ -113,6 +116,14 @@ def _label_baselines(
     return found
 
 
+def _can_adjust(truth: Truth) -> bool:
+    """Whether enough is left of the subsets when their class counts are regressed out."""
+    s, c = truth.classes.shape
+    if s - c < FEWEST_LEFT:
+        say(f"{s} subsets are too few to adjust for {c} classes; set evaluation.lds.subsets higher")
+    return bool(s - c >= FEWEST_LEFT)
+
+
 def _measure(
     settings: Settings, truth: Truth, predictions: Mapping[Any, Array], *, adjusted: bool
 ) -> Measured:
@@ -132,7 +143,7 @@ def _accuracy(retrained: Retrained, targets: str, rows: PreparedRows) -> float |
     return float((retrained.answers[targets].prediction == rows.column("label")).mean())
 
 
-def _figures(plain: Measured, adjusted: Measured, names: list[str]) -> dict[str, Any]:
+def _figures(plain: Measured, adjusted: Measured | None, names: list[str]) -> dict[str, Any]:
     def of_kind(measured: Measured) -> dict[str, Any]:
         share = measured.shares[SCORES]
         return {
@@ -143,11 +154,11 @@ def _figures(plain: Measured, adjusted: Measured, names: list[str]) -> dict[str,
 
     return {
         **of_kind(plain),
-        "class_adjusted": of_kind(adjusted),
+        "class_adjusted": of_kind(adjusted) if adjusted else None,
         "baselines": {
             name: {
                 "lds": asdict(plain.scores[name]),
-                "class_adjusted": asdict(adjusted.scores[name]),
+                "class_adjusted": asdict(adjusted.scores[name]) if adjusted else None,
             }
             for name in names
             if name != SCORES
@@ -156,14 +167,14 @@ def _figures(plain: Measured, adjusted: Measured, names: list[str]) -> dict[str,
 
 
 def _curves(
-    targets: str, plain: Measured, adjusted: Measured, of_points: Mapping[Point, Array]
+    targets: str, plain: Measured, adjusted: Measured | None, of_points: Mapping[Point, Array]
 ) -> list[dict[str, Any]]:
     found = []
     for point in of_points:
         row: dict[str, Any] = {"targets": targets, **asdict(point)}
         row["checkpoints"] = list(point.checkpoints)
         for name, measured in (("lds", plain), ("class_adjusted", adjusted)):
-            of_point = measured.scores[point]
+            of_point = measured.scores[point] if measured else Interval(*[np.nan] * 3)
             row |= {name: of_point.value, f"{name}_low": of_point.low, f"{name}_high": of_point.high}
         found.append(row)
     return found

@@ -56,7 +56,9 @@ def run(layout: Layout, settings: Settings) -> None:
         figures["without"][kind] = {
             "margin_lost": asdict(moved),
             "margin_predicted": float(np.mean([removal["predicted"] for removal in some])),
-            "predictions_flipped": float(np.mean([removal["flipped"] for removal in some])),
+            "predictions_flipped": float(np.mean([removal["flipped"] for removal in some]))
+            if targets.label_names
+            else None,
         }
     figures["calibration"] = {
         "all": calibration((PROPONENTS, NEAREST, RANDOM)),
@@ -100,8 +102,8 @@ def _removals(retrained: Retrained, name: str, rows: PreparedRows) -> Iterator[d
             "predicted": float(about["predicted"][first][place]),
             "margin": before.astype(np.float64).tolist(),
             "lost": (before - after).astype(np.float64).tolist(),
-            "flipped": float((was != is_now).mean()),
-            "right_before": float((was == labels[target]).mean()),
+            "flipped": float((was != is_now).mean()) if rows.label_names else None,
+            "right_before": float((was == labels[target]).mean()) if rows.label_names else None,
         }
 
 

@@ -17,6 +17,7 @@ from trak_steps.fingerprint import fingerprint
 from trak_steps.kernel.gram import solve_kernel
 from trak_steps.layout import Layout, checkpoint_names, run_of
 from trak_steps.progress import say
+from trak_steps.scoring.scores import balanced, signed_power
 from trak_steps.steps.parts import open_kernel, open_target_features, open_train_features
 from trak_steps.store.document import save_document
 from trak_steps.store.features import TrainFeatures
@@ -47,12 +48,15 @@ def run(layout: Layout, settings: Settings) -> None:
             made_from[layout.name(kernels[name].path)] = kernels[name].manifest.content
             wanted = torch.from_numpy(store.features(0, len(rows)))
             solved[name] = solve_kernel(torch.from_numpy(kernels[name].cholesky), wanted)
+        if settings.scores.balance:
+            matrices = (torch.from_numpy(kernels[name].kernel()) for name in names)
+            solved = dict(zip(names, balanced(list(solved.values()), matrices, len(train)), strict=True))
         if len(runs) < FEWEST_RUNS:
             figures[targets] = None
             continue
 
         say(f"{targets}: the strongest pairs of {len(runs)} runs, each held out in turn")
-        blocks = partial(_scores_by_run, features, solved)
+        blocks = partial(_scores_by_run, features, solved, settings.scores.loss_weight_power)
         found = hold_out(blocks, len(runs), len(rows), min(TOP, len(train)))
         figures[targets] = asdict(found)
     manifest = Manifest("stability", made_from=made_from, settings={"checkpoints": names}, code=code)
@@ -65,10 +69,12 @@ def run(layout: Layout, settings: Settings) -> None:
 
 
 def _scores_by_run(
-    features: dict[str, TrainFeatures], solved: dict[str, torch.Tensor]
+    features: dict[str, TrainFeatures], solved: dict[str, torch.Tensor], power: float
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """The place of its first row, and each run's own scores [m, r, t], of block after block."""
     n = next(iter(features.values())).n
+    weights = [of_train.column("loss_weight") for of_train in features.values()]
+    scale = signed_power(torch.from_numpy(np.mean(weights, 0, dtype=np.float64)), power)
     for start in range(0, n, ROWS_AT_ONCE):
         stop = min(start + ROWS_AT_ONCE, n)
         by_run: dict[str, list[torch.Tensor]] = {}
@@ -76,4 +82,4 @@ def _scores_by_run(
             block = torch.from_numpy(of_train.features(start, stop)).float()
             by_run.setdefault(run_of(name), []).append(block @ solved[name].T)
         means = [torch.stack(states).mean(0) for states in by_run.values()]
-        yield start, torch.stack(means).double().numpy()
+        yield start, (torch.stack(means).double() * scale[start:stop, None]).numpy()

@@ -13,6 +13,7 @@ from trak_steps.steps.identity import (
     answers_settings,
     feature_settings,
     kernel_settings,
+    plan_settings,
     score_settings,
 )
 from trak_steps.store.artefact import artefact_manifest
@@ -111,6 +112,7 @@ def open_retrained(layout: Layout, settings: Settings, name: str, train: Prepare
         TrakError: if something is missing, or was made from other rows, models or settings.
     """
     plan, of_plan = load_plan(layout.plan(name), len(train))
+    of_plan.require(layout.plan(name), settings=plan_settings(settings, name))
     lineage = Lineage(layout, artefact_manifest)
     lineage.check(layout.plan(name), of_plan)
     shards = shard_names(len(plan), settings.evaluation.models_per_job)

@@ -16,7 +16,7 @@ from trak_steps.layout import Layout, last_states
 from trak_steps.lineage import Lineage
 from trak_steps.progress import say
 from trak_steps.steps.hidden import HiddenStates
-from trak_steps.steps.identity import require_known_recipe, retraining_seed
+from trak_steps.steps.identity import plan_settings, require_known_recipe, retraining_seed
 from trak_steps.steps.parts import require_scores
 from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.manifest import Manifest
@@ -78,9 +78,8 @@ def run(layout: Layout, settings: Settings) -> None:
             layout.name(store.path): store.manifest.content,
             layout.name(layout.checkpoint(checkpoint)): of_checkpoint.content,
         },
-        settings={"seed": settings.seed, **chosen.model_dump()},
+        settings=plan_settings(settings, NAME),
         code=fingerprint("steps.plan_removal"),
-        details={"targets": name},
     )
     save_plan(path, Plan(np.tile(kept, (r, 1)), seeds, columns), manifest)
     say(f"wrote {path}: {len(seeds)} models for {q} targets of {name}")
@@ -102,11 +101,11 @@ def _nearness(
     targets: PreparedRows,
     q: int,
 ) -> NDArray[np.float64]:
-    """The cosine of hidden states, [n, q]; rows of another label come last."""
+    """The cosine of hidden states, [n, q]; less for rows of another label, which come last."""
     states = HiddenStates(layout, settings, checkpoint, train.outputs)
     wanted = states.all(targets)[:q]
     near = np.concatenate([(block @ wanted.T).numpy() for _, block in states.blocks(train)])
     if not train.label_names:
         return near
     same = train.column("label")[:, None] == targets.column("label")[None, :q]
-    return np.where(same, near, -2.0)
+    return np.where(same, near, near - 4.0)

@@ -9,7 +9,7 @@ from trak_steps.fingerprint import fingerprint
 from trak_steps.layout import Layout
 from trak_steps.progress import say
 from trak_steps.retraining.subsets import random_subsets
-from trak_steps.steps.identity import require_known_recipe, retraining_seed
+from trak_steps.steps.identity import plan_settings, require_known_recipe, retraining_seed
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.plan import Plan, save_plan
 
@@ -31,7 +31,7 @@ def run(layout: Layout, settings: Settings) -> None:
     manifest = Manifest(
         "plan",
         made_from={layout.name(train.path): train.content},
-        settings={"seed": settings.seed, **chosen.model_dump()},
+        settings=plan_settings(settings, NAME),
         code=fingerprint("steps.plan_subsets"),
     )
     save_plan(path, Plan(kept[subset], seeds, {"subset": subset, "repeat": repeat}), manifest)

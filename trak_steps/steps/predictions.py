@@ -14,14 +14,16 @@ from torch import Tensor
 
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
+from trak_steps.errors import TrakError
 from trak_steps.evaluation import scorings
 from trak_steps.evaluation.sums import fold, fold_kernel, sum_features
 from trak_steps.kernel.ridge import ridge_for, spectrum
 from trak_steps.layout import Layout, checkpoint_names, last_states, run_of
-from trak_steps.progress import progress
+from trak_steps.progress import progress, say
 from trak_steps.scoring.scores import balanced, signed_power
 from trak_steps.steps.hidden import HiddenStates
 from trak_steps.steps.parts import open_kernel, open_target_features, open_train_features
+from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.features import TrainFeatures
 from trak_steps.store.scores import ScoreStore
 
@@ -59,7 +61,7 @@ class Point:
 
 
 def points(settings: Settings, n: int) -> list[Point]:
-    """The points of all curves; each curve has one that is the run's own way to score."""
+    """The points of all curves; that of how the ridge is set has the run's own way to score, too."""
     k, ridge = settings.features.dim, settings.kernel.ridge
     own = Point(
         "",
@@ -137,6 +139,9 @@ class Predictions:
     def made_from(self) -> dict[str, str]:
         """The contents of the features and kernels that were read, by path in the run."""
         found = {store.path: store.manifest for store in self._kernels.values()}
+        for name in last_states(self._settings.checkpoints):
+            folder = self._layout.checkpoint(name)
+            found[folder] = artefact_manifest(folder, "checkpoint")
         for features in self._features.values():
             found |= {shard.path: shard.manifest for shard in features.shards}
         return {self._layout.name(path): manifest.content for path, manifest in found.items()}
@@ -153,7 +158,11 @@ class Predictions:
     def of_points(
         self, targets: Mapping[str, PreparedRows], chosen: Sequence[Point]
     ) -> dict[str, tuple[dict[Point, Array], dict[str, Array]]]:
-        """For each target set what every point predicts, and what baselines made of gradients do."""
+        """For each target set what every point predicts, and what baselines made of gradients do.
+
+        A point whose kernel is singular for some checkpoint is left out.
+        """
+        singular: set[Point] = set()
         found: dict[str, tuple[dict[Point, Array], dict[str, Array]]] = {
             name: ({}, {}) for name in targets
         }
@@ -168,8 +177,14 @@ class Predictions:
                 phi = torch.from_numpy(store.features(0, len(rows))).double()
                 solver = _Solver(kernel, phi, len(self._train))
                 for point in chosen:
-                    if name in point.checkpoints:
+                    if name not in point.checkpoints or point in singular:
+                        continue
+                    try:
                         share = fold(sums.by_weight[point.power], point.dim) @ solver(point)
+                    except TrakError as error:
+                        say(f"left out, {point.curve} of checkpoint {name}: {error}")
+                        singular.add(point)
+                    else:
                         _add(of_points, point, share / len(point.checkpoints))
                 dot = scorings.gradient_dot(sums.by_weight[0.0], phi)
                 _add(baselines, "gradient dot product", dot)
@@ -177,6 +192,9 @@ class Predictions:
                 if name in last:
                     of_rule = scorings.reference(sums.by_weight[REFERENCE], kernel, phi)
                     _add(baselines, "reference rule", of_rule)
+        for of_points, _ in found.values():
+            for point in singular & of_points.keys():
+                del of_points[point]
         return found
 
     def of_hidden_states(self, targets: Mapping[str, PreparedRows]) -> dict[str, Array]:

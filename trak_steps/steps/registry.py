@@ -121,7 +121,7 @@ STEPS = {
     ),
     "measure-stability": Step(
         "measure_stability",
-        (*_KERNEL, "checkpoints", "targets"),
+        (*_SCORES, "targets"),
         after=("featurize", "kernel"),
         rows=_BOTH,
     ),

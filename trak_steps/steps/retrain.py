@@ -94,7 +94,11 @@ class Retrainer:
         self._layout = layout
         self._settings = settings
         self._train = train
-        self._code = fingerprint("retraining.train")
+        # Of what decides answers, and no more: that they are stored otherwise trains nothing again.
+        self._code = [fingerprint(name) for name in ("retraining.train", "model.load")]
+        self._code_of_answers = [
+            fingerprint(name) for name in ("model.forward", "gradients.model_output", "gradients.source")
+        ]
         self._device = pick_device(settings.execution.device)
         named = settings.features.model_output
         # The temperature is the loss weight's, which is not asked for.
@@ -161,6 +165,7 @@ class Retrainer:
             "targets": self.sets[targets].content,
             "model_output": output,
             "output_code": foreign_fingerprint(output.partition(":")[0]),
+            "answers_code": self._code_of_answers,
         }
         return Identity(model, asked)
 
