@@ -36,7 +36,7 @@ def top_lines(file: Path, *, first: int, count: int, side: str) -> Iterator[str]
     wanted = (pc.field("target") < first) & (pc.field("rank") <= count) & (pc.field("side") == side)
     rows = table.filter(wanted).to_pylist()
     yield from _lines(rows)
-    if any(row["sign_stable"] is False for row in rows):
+    if any(_unstable(row) for row in rows):
         yield f"{UNSTABLE} another training run may give this score the other sign"
 
 
@@ -79,8 +79,13 @@ def _lines(rows: list[dict[str, Any]]) -> Iterator[str]:
         listed = list(of_target)
         yield f"{_texts(listed[0], 'target')}   [{_label(listed[0], 'target')}]"
         for row in listed:
-            mark = " " if row["sign_stable"] in (True, None) else UNSTABLE
+            mark = UNSTABLE if _unstable(row) else " "
             yield f"  {row['score']:+.3f}{mark} {_texts(row, 'train')}   [{_label(row, 'train')}]"
+
+
+def _unstable(row: dict[str, Any]) -> bool:
+    """Whether the sign is known to be unstable; of a single checkpoint, or in older lists, it is not."""
+    return row.get("sign_stable") is False
 
 
 def _texts(row: dict[str, Any], whose: str) -> str:

@@ -883,6 +883,7 @@ TOP: dict[str, Any] = {
     "rank": [1, 1],
     "side": ["proponent", "opponent"],
     "score": [0.5, -0.5],
+    "sign_stable": [False, True],
     "train_row": [1, 2],
     "train_label": [0, 1],
     "train_label_name": [ESCAPES, "b"],
@@ -901,15 +902,22 @@ def shown(folder: Path, **changes: Any) -> list[str]:
 
 
 def test_texts_are_shown_without_what_a_terminal_obeys_and_cut(tmp_path: Path) -> None:
-    target, row = shown(tmp_path)
+    target, row, legend = shown(tmp_path)
     assert row == (
-        "  +0.500  "
+        "  +0.500? "
         + (seen := r"a\x1b[2J\x1b]0;title\x07\r\n\t\x00\x7f\x9b1m\u202eb\u200b")
         + f"   [{seen}]"
     )
     assert target.startswith("é xxx")
     assert len(target) < 400
     assert "…" in target
+    assert legend.startswith("? another training run")
+
+
+@pytest.mark.parametrize("stable", [[True, True], [None, None], None], ids=["yes", "unknown", "no column"])
+def test_a_sign_is_marked_only_where_it_is_known_to_be_unstable(tmp_path: Path, stable: Any) -> None:
+    _, row = shown(tmp_path, sign_stable=stable and pa.array(stable, pa.bool_()))
+    assert row.startswith("  +0.500  ")
 
 
 def test_a_file_that_is_no_list_of_top_rows_is_named(tmp_path: Path) -> None:
