@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from trak_steps.evaluation.calibration import calibrate
+from trak_steps.evaluation.calibration import calibrate, slope_over_subsets
 from trak_steps.evaluation.detection import detection
 from trak_steps.evaluation.intervals import mean_interval
 from trak_steps.evaluation.lds import Truth, ceiling, class_adjusted, lds, measure, reliability
@@ -112,6 +112,21 @@ def test_calibration_finds_the_slope(draw: np.random.Generator) -> None:
     assert found.slope.low < 0.7 < found.slope.high
     assert found.correlation == pytest.approx(1.0, abs=0.01)
     assert calibrate(np.ones((2, 3)), np.zeros(3), resamples=100, seed=0) is None
+
+
+def test_the_slope_over_subsets_is_that_of_differences(draw: np.random.Generator) -> None:
+    """Against a regression with a level of its own for each target, by least squares."""
+    predicted = draw.normal(size=(12, 5)) * np.array([0.1, 1, 1, 2, 3])
+    margins = 0.7 * predicted + 100 * draw.normal(size=5) + 0.1 * draw.normal(size=(12, 5))
+    design = np.column_stack([predicted.ravel(), np.tile(np.eye(5), (12, 1))])
+    expected = np.linalg.lstsq(design, margins.ravel(), rcond=None)[0][0]
+    found = slope_over_subsets(margins, predicted, resamples=300, seed=0)
+    assert found is not None
+    assert found.value == pytest.approx(expected)
+    assert found.low < 0.7 < found.high
+    constant = predicted.copy()
+    constant[:, 2] = 1.0
+    assert slope_over_subsets(margins, constant, resamples=100, seed=0) is None
 
 
 def test_detection_is_the_chance_that_a_wrong_row_stands_out(draw: np.random.Generator) -> None:

@@ -44,6 +44,7 @@ def _parts(value: Any) -> Iterator[Any]:
 SCORING: dict[str, dict[str, dict[str, Any]]] = {
     "default": {},
     "reference": {
+        "checkpoints": {"keep": [1.0]},
         "kernel": {"ridge": 0.0},
         "scores": {"loss_weight_power": 1.0, "balance": False},
     },
@@ -409,7 +410,8 @@ class Settings(Section):
     scoring: Literal["default", "reference"] = Field(
         "default",
         description="`reference`: the rule of the reference implementation, no ridge and the whole loss "
-        "weight, where `kernel` and `scores` do not say otherwise",
+        "weight at the end of each training, where `checkpoints`, `kernel` and `scores` do not say "
+        "otherwise",
     )
     dataset: DatasetSettings = Field(default_factory=DatasetSettings)
     targets: dict[TargetName, TargetSettings] = Field(

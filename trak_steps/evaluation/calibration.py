@@ -1,4 +1,4 @@
-"""Does a score mean margin? What leaving rows out did, against what scores said it would."""
+"""Does a score mean margin? What other train sets did to margins, against what scores said they would."""
 
 from dataclasses import dataclass
 
@@ -50,3 +50,40 @@ def calibrate(lost: Array, predicted: Array, *, resamples: int, seed: int) -> Ca
     varied = q > 2 and predicted.std() > 0 and mean.std() > 0
     correlation = float(np.corrcoef(predicted, mean)[0, 1]) if varied else None
     return Calibration(slope, correlation)
+
+
+def slope_over_subsets(
+    margins: Array, predicted: Array, *, resamples: int, seed: int
+) -> Interval | None:
+    """How far margins differ between subsets of the train set for each unit that scores predict.
+
+    Each target's own mean is taken off both sides, so the slope is that of differences, over all
+    targets: 1 where a score is in units of margin, also for changes as large as a subset is.
+
+    Args:
+        margins: averaged over a subset's trainings, [s, t].
+        predicted: the sum of the scores of the rows that a subset holds, [s, t].
+        resamples: of the bootstrap, over subsets and targets.
+        seed: draws them.
+
+    Returns:
+        None where the predictions of a target do not differ between subsets.
+    """
+    s, t = margins.shape
+
+    def products(subsets: NDArray[np.int64]) -> tuple[Array, Array]:
+        x, y = predicted[subsets], margins[subsets]
+        x = x - x.mean(0)
+        return (x * y).sum(0), (x * x).sum(0)
+
+    together, own = products(np.arange(s))
+    if not (own > 0).all():
+        return None
+    draw = np.random.default_rng([seed, resamples])
+    slopes = np.full(resamples, np.nan)
+    for i in range(resamples):
+        subsets, targets = draw.integers(0, s, s), draw.integers(0, t, t)
+        above, below = products(subsets)
+        if below[targets].sum() > 0:
+            slopes[i] = above[targets].sum() / below[targets].sum()
+    return interval(together.sum() / own.sum(), slopes[np.isfinite(slopes)])

@@ -25,7 +25,7 @@ _OF_NEW_CHECKPOINTS = {
 
 # What these change is other settings.
 PRESETS = {
-    "scoring": ("kernel.ridge", "scores.loss_weight_power", "scores.balance"),
+    "scoring": ("checkpoints.keep", "kernel.ridge", "scores.loss_weight_power", "scores.balance"),
     "evaluation.preset": ("evaluation.lds.subsets", "evaluation.removal.targets"),
 }
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
+from trak_steps.evaluation.calibration import slope_over_subsets
 from trak_steps.evaluation.intervals import Interval
 from trak_steps.evaluation.lds import Measured, Truth, measure
 from trak_steps.fingerprint import fingerprint
@@ -65,6 +66,7 @@ def run(layout: Layout, settings: Settings) -> None:
             "rows": len(rows),
             "accuracy": _accuracy(retrained, name, rows),
             **_figures(plain, adjusted, [key for key in named if isinstance(key, str)]),
+            "slope": _slope(settings, truth, named[SCORES]),
         }
         curves += _curves(name, plain, adjusted, of_points)
     parts = (train, *targets.values())
@@ -134,6 +136,14 @@ def _measure(
         resamples=settings.evaluation.bootstrap,
         seed=settings.seed,
     )
+
+
+def _slope(settings: Settings, truth: Truth, predicted: Array) -> dict[str, float] | None:
+    """Of margins on sums of scores: near 1 where scores are in units of margin."""
+    found = slope_over_subsets(
+        truth.mean, predicted, resamples=settings.evaluation.bootstrap, seed=settings.seed
+    )
+    return asdict(found) if found else None
 
 
 def _accuracy(retrained: Retrained, targets: str, rows: PreparedRows) -> float | None:
