@@ -9,8 +9,10 @@ demo: .venv/.installed
 	$(BIN)/snakemake --cores all
 	@echo && $(BIN)/trak-steps show results/demo/summary.json
 
+# Most tests wait for processes that they start; so many at a time.
+WORKERS ?= 2
 test: .venv/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
 # Kills the real workflow at random moments of every stage, FAULTS times, which takes half an hour.
 FAULTS ?= 33

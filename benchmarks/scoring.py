@@ -1,30 +1,29 @@
 """Which scoring predicts retrained models best? On two real tasks with the first layers of a MiniLM.
 
-    python benchmarks/scoring.py --task qnli --train train.parquet --validation validation.parquet \
-        --model sentence-transformers/all-MiniLM-L6-v2 --dense
-    python benchmarks/scoring.py --task trec --train train.txt --validation test.txt \
-        --model sentence-transformers/all-MiniLM-L6-v2
+    python -m benchmarks.scoring run qnli train.parquet validation.parquet --dense
+    python -m benchmarks.scoring run trec train.txt test.txt
+    python -m benchmarks.scoring pages
 
-Makes a run below ``results/`` with its whole evaluation, which trains some hundred small models, then
-compares ways to score that the pipeline has with some that it has not, all from the same features, and
-writes ``benchmarks/results/scoring-<task>.json``. The figures of docs/evaluation.md come from it.
-``--task trec`` takes text files of lines ``<class> <question>``; ``--dense`` compares projections, too.
+The first two make a run below ``results/`` with its whole evaluation, which trains some hundred small
+models, then compare ways to score that the pipeline has with some that it has not, all from the same
+features, and write ``benchmarks/results/scoring-<task>.json``. What the models said is kept beside it,
+so that they need not be trained again. ``pages`` puts the figures into README.md and docs/evaluation.md.
 """
 
-import argparse
 import json
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.measure import answers, tasks
+from benchmarks.measure import answers, scoring_tables, tasks
 from benchmarks.measure.scoring_figure import draw
 from benchmarks.measure.ways import State, balanced_mean, ways_to_score
 from trak_steps.config import Settings, load_settings
@@ -33,10 +32,12 @@ from trak_steps.evaluation.lds import Truth, measure
 from trak_steps.layout import Layout, checkpoint_names, last_states
 from trak_steps.steps.parts import open_retrained
 from trak_steps.steps.predictions import Predictions
+from trak_steps.store.document import load_document
 
 RESULTS = Path("benchmarks/results")
 FIGURES = Path("docs/figures")
 TARGETS = "validation"
+MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 RECIPE = {
     "epochs": 4,
     "batch_size": 16,
@@ -48,50 +49,80 @@ ROWS, LAYERS, DIM = 1000, 2, 4096
 # Fewer for the dense projection, whose cost grows with them.
 DENSE_DIM = 512
 RESAMPLES = 1000
+# The share of labels made wrong, and the training runs, where wrong labels are looked for.
+FLIPPED, RUNS_FLIPPED = 0.1, 2
 Array = NDArray[np.float64]
 
 
-def main() -> None:
-    """Make the run, compare, write."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--task", choices=["qnli", "trec"], default="qnli")
-    parser.add_argument("--train", type=Path, required=True)
-    parser.add_argument("--validation", type=Path, required=True)
-    parser.add_argument("--model", default="sentence-transformers/all-MiniLM-L6-v2")
-    parser.add_argument("--dense", action="store_true")
-    parser.add_argument("--cores", type=int, default=2)
-    given = parser.parse_args()
-    task = getattr(tasks, given.task)(given.train, given.validation)
+app = typer.Typer(pretty_exceptions_enable=False)
+
+
+@app.command()
+def run(
+    task: Annotated[str, typer.Argument(help="qnli or trec")],
+    train: Annotated[Path, typer.Argument(help="its train rows: parquet, or lines of text for trec")],
+    validation: Annotated[Path, typer.Argument(help="its validation rows")],
+    model: Annotated[str, typer.Option(help="a BERT, hub id or folder")] = MODEL,
+    dense: Annotated[bool, typer.Option("--dense", help="compare projections, too")] = False,
+    cores: Annotated[int, typer.Option(help="for Snakemake")] = 2,
+) -> None:
+    """Make a task's run, compare, and write ``benchmarks/results/scoring-<task>.json``."""
     config = tasks.prepare(
-        task,
-        given.model,
-        Path("results") / "tasks" / f"scoring-{given.task}",
+        getattr(tasks, task)(train, validation),
+        model,
+        Path("results") / "tasks" / f"scoring-{task}",
         rows=ROWS,
         layers=LAYERS,
         checkpoints={"count": 5, "keep": [0.25, 0.5, 1.0]},
         finetune=RECIPE,
         features={"dim": DIM, "shard_size": 512},
-        evaluation={"lds": {"subsets": 64, "repeats": 2}, "removal": {"targets": 3, "repeats": 2}},
+        evaluation={"lds": {"subsets": 64, "repeats": 2}, "removal": {"targets": 4, "repeats": 2}},
         execution={"memory_mb": 2048},
     )
     settings = load_settings(config)
     layout = Layout(Path("results") / settings.run)
-    known = RESULTS / f"scoring-{given.task}.answers.parquet"
-    snakemake = ["snakemake", "--cores", str(given.cores), "--configfile"]
-    subprocess.run([*snakemake, str(config), "--", "data", str(layout.plan("subsets"))], check=True)
+    known = RESULTS / f"scoring-{task}.answers.parquet"
+
+    def snakemake(config: Path, *targets: object) -> None:
+        command = ["snakemake", "--cores", str(cores), "--configfile", str(config), "--"]
+        subprocess.run([*command, *map(str, targets)], check=True)
+
+    snakemake(config, "data", layout.plan("subsets"))
     if known.exists():
         print(f"{known}: {answers.put(layout, settings, TARGETS, known)} models known")
-    subprocess.run([*snakemake, str(config), "--", "all", "evaluation"], check=True)
+    snakemake(config, "all", "evaluation")
     answers.keep(layout, settings, TARGETS, known)
-    dense = None
-    if given.dense:
-        dense = with_dense_features(config)
-        subprocess.run([*snakemake, str(dense), "--", "features"], check=True)
-    found = compare(config, dense)
-    path = RESULTS / f"scoring-{given.task}.json"
+    flipped = with_flipped_labels(config)
+    wrong = Layout(Path("results") / load_settings(flipped).run).mislabelled
+    snakemake(flipped, wrong)
+    by_matrix = with_dense_features(config) if dense else None
+    if by_matrix:
+        snakemake(by_matrix, "features")
+    found = compare(config, by_matrix) | evaluated(layout, wrong)
+    path = RESULTS / f"scoring-{task}.json"
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    print(f"wrote {path} and {draw(path, FIGURES / f'scoring-{given.task}.svg')}")
-    print(table(found))
+    print(f"wrote {path}")
+
+
+@app.command()
+def pages() -> None:
+    """Put the tables and drawings of ``benchmarks/results`` into the pages that show them."""
+    for page in scoring_tables.PAGES:
+        text = page.read_text(encoding="utf-8")
+        page.write_text(scoring_tables.filled(text, scoring_tables.committed()), encoding="utf-8")
+    for task in scoring_tables.TASKS:
+        print(f"wrote {draw(RESULTS / f'scoring-{task}.json', FIGURES / f'scoring-{task}.svg')}")
+
+
+def with_flipped_labels(config: Path) -> Path:
+    """Settings of a run some of whose labels are wrong, and known to be."""
+    values = yaml.safe_load(config.read_text(encoding="utf-8"))
+    values["run"] += "-flipped"
+    values["dataset"]["flip_labels"] = FLIPPED
+    values["checkpoints"]["count"] = RUNS_FLIPPED
+    path = config.with_name("flipped.yaml")
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    return path
 
 
 def with_dense_features(config: Path) -> Path:
@@ -107,6 +138,21 @@ def with_dense_features(config: Path) -> Path:
     path = config.with_name("dense.yaml")
     path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     return path
+
+
+def evaluated(layout: Layout, wrong: Path) -> dict[str, Any]:
+    """What the pipeline's own evaluation found, beside the LDS of ways to score."""
+    lds, mislabelled, removal, stability = (
+        load_document(path, None)[0] for path in (layout.lds, wrong, layout.removal, layout.stability)
+    )
+    return {
+        "slope": lds["slope"],
+        "mislabelled": {name: mislabelled[name] for name in ("flipped", "measures")},
+        "removal": {
+            name: removal[name] for name in ("targets_removed_for", "repeats", "without", "calibration")
+        },
+        "stability": stability["targets"][TARGETS],
+    }
 
 
 def compare(config: Path, dense: Path | None) -> dict[str, Any]:
@@ -168,70 +214,5 @@ def _measured(truth: Truth, ways: Mapping[str, Array], difference: str) -> dict[
     return found
 
 
-def table(found: dict[str, Any]) -> str:
-    """The comparison as Markdown."""
-    plain, adjusted = found["lds"], found["class_adjusted"]
-    lines = [
-        "| scoring | LDS | class-adjusted LDS | less the default |",
-        "| --- | --- | --- | --- |",
-        f"| the ceiling | {_shown(plain['ceiling'])} | {_shown(adjusted['ceiling'])} | |",
-    ]
-    for name, value in plain["ways"].items():
-        less = adjusted["less_the_default"][name]
-        difference = "" if name == "default" else f"{less['low']:+.2f} to {less['high']:+.2f}"
-        lines.append(f"| {name} | {_shown(value)} | {_shown(adjusted['ways'][name])} | {difference} |")
-    return "\n".join(lines)
-
-
-def projections_table(found: dict[str, Any]) -> str:
-    """Fold and dense features as Markdown."""
-    projections = found["projections"]
-    plain, adjusted = projections["lds"], projections["class_adjusted"]
-    lines = [f"| k = {projections['k']} | LDS | class-adjusted LDS |", "| --- | --- | --- |"]
-    for name in ("fold", "dense"):
-        lines.append(f"| {name} | {_shown(plain['ways'][name])} | {_shown(adjusted['ways'][name])} |")
-    less = (_shown(of["less_dense"]["fold"]) for of in (plain, adjusted))
-    return "\n".join([*lines, f"| fold less dense | {' | '.join(less)} |"])
-
-
-SHORT = (
-    "default",
-    "REFERENCE",
-    "last states",
-    "last hidden state",
-    "gradient cosine",
-    "same label",
-    "random",
-)
-
-
-def short_table(tables: Mapping[str, dict[str, Any]]) -> str:
-    """What the README shows of comparisons, by their tasks' names."""
-    head = "".join(f" {task}: LDS | class-adjusted |" for task in tables)
-    lines = [f"| |{head}", "| --- |" + " --- | --- |" * len(tables)]
-    for name in ("the ceiling", *SHORT):
-        line = f"| {name.replace('REFERENCE', 'reference rule, its best k')} |"
-        for found in tables.values():
-            for kind in ("lds", "class_adjusted"):
-                of = found[kind]
-                values = {**of["ways"], "the ceiling": of["ceiling"], "REFERENCE": best_reference(of)}
-                line += f" {_shown(values[name])} |"
-        lines.append(line)
-    return "\n".join(lines)
-
-
-def best_reference(of_kind: dict[str, Any]) -> dict[str, float]:
-    """The reference's rule at the k that served it best."""
-    ways: dict[str, dict[str, float]] = of_kind["ways"]
-    return max(
-        (value for name, value in ways.items() if name.startswith("reference rule")),
-        key=lambda value: value["value"],
-    )
-
-
-def _shown(value: dict[str, float]) -> str:
-    return f"{value['value']:.2f} ({value['low']:.2f} to {value['high']:.2f})"
-
-
 if __name__ == "__main__":
-    main()
+    app()

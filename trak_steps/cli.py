@@ -342,24 +342,20 @@ def inspect(
 def show(
     file: Annotated[
         Path,
-        typer.Argument(help="results/<run>/scores/<set>.top.parquet, suspects.parquet, or a JSON file"),
+        typer.Argument(
+            help="`results/<run>/scores/<set>.top.parquet`; `suspects.parquet`, `lds.parquet` or "
+            "`removal.parquet` of the evaluation; or a JSON file"
+        ),
     ],
     targets: Annotated[int, typer.Option(min=1, help="How many targets, or suspects.")] = 3,
     top: Annotated[int, typer.Option(min=1, help="How many rows of each.")] = 3,
     opponents: Annotated[bool, typer.Option("--opponents", help="Opponents, not proponents.")] = False,
 ) -> None:
-    """Print the strongest proponents of some targets, suspicious train rows, or figures."""
-    from trak_steps.show import figures, suspect_lines, top_lines
+    """Print the strongest proponents of some targets, suspicious train rows, curves, or figures."""
+    from trak_steps.show import lines
 
-    if file.suffix == ".json":
-        typer.echo(figures(file))
-        return
-    if file.name == "suspects.parquet":
-        for line in suspect_lines(file, first=targets, count=top):
-            typer.echo(line)
-        return
     side = "opponent" if opponents else "proponent"
-    for line in top_lines(file, first=targets, count=top, side=side):
+    for line in lines(file, first=targets, count=top, side=side):
         typer.echo(line)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,24 @@ def tidy(layout: Layout) -> list[Path]:
     for work in finished:
         shutil.rmtree(work, ignore_errors=True)
     return [*sweep(layout.root), *finished]
+
+
+def drop_surplus(layout: Layout, parts: Mapping[str, Sequence[str]]) -> list[Path]:
+    """Remove what models said that a plan no longer has; returns what.
+
+    Args:
+        layout: of the run.
+        parts: the names of the parts that each plan of retraining has.
+    """
+    surplus = [
+        path
+        for plan, names in parts.items()
+        for path in layout.retrained_parts(plan)
+        if path.stem not in names
+    ]
+    for path in surplus:
+        path.unlink()
+    return surplus
 
 
 @dataclass(frozen=True)

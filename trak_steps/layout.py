@@ -121,12 +121,13 @@ class Layout:
     def evaluations(self) -> list[Path]:
         """Every output of the evaluation that is there, in its order."""
         plans = [self.plan("subsets"), self.plan("removal")]
-        parts = [path for name in ("subsets", "removal") for path in self._retrained(name)]
+        parts = [path for name in ("subsets", "removal") for path in self.retrained_parts(name)]
         figures = [self.lds, self.lds_curves, self.removal, self.removals]
         figures += [self.mislabelled, self.suspects, self.stability]
         return [path for path in (*plans, *parts, *figures) if path.exists()]
 
-    def _retrained(self, plan: str) -> list[Path]:
+    def retrained_parts(self, plan: str) -> list[Path]:
+        """What is there of what a plan's models say."""
         return sorted(self.retrained(plan, "x").parent.glob("[0-9]*.parquet"))
 
     @property

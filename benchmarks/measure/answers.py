@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
@@ -17,6 +18,8 @@ from trak_steps.store.plan import load_plan
 from trak_steps.store.retrained import Answers, save_answers
 
 PLAN = "subsets"
+# The least correlation of the margins of one model, trained twice. Two seeds agree to some 0.9.
+SAME = 0.999
 
 
 def _of(layout: Layout, settings: Settings, targets: str) -> dict[bytes, bytes]:
@@ -46,7 +49,11 @@ def keep(layout: Layout, settings: Settings, targets: str, file: Path) -> None:
 
 
 def put(layout: Layout, settings: Settings, targets: str, file: Path) -> int:
-    """Put the answers of a file where a run whose subsets are planned finds them; gives how many."""
+    """Put the answers of a file where a run whose subsets are planned finds them; gives how many.
+
+    The code that trains may be another than the file's models were trained by, and so may libraries and
+    machine: one of them is trained again, and has to say the same.
+    """
     table = pq.read_table(file)
     wanted = _of(layout, settings, targets)
     if {name: (table.schema.metadata or {}).get(name) for name in wanted} != wanted:
@@ -56,12 +63,23 @@ def put(layout: Layout, settings: Settings, targets: str, file: Path) -> int:
     plan, _ = load_plan(layout.plan(PLAN), len(train))
     known = {(row["kept"], row["seed"]): row for row in table.to_pylist()}
     retrainer = Retrainer(layout, settings, train)
-    count = 0
+    found = []
     for kept, seed in zip(plan.kept, plan.seeds, strict=True):
         row = known.get((np.packbits(kept).tobytes(), int(seed)))
         if row is not None:
             answers = Answers(np.array(row["margin"], np.float32), np.array(row["prediction"]))
-            identity = retrainer.identity(kept, int(seed), targets)
-            save_answers(layout.retrained_models, identity, answers)
-            count += 1
-    return count
+            found.append((kept, int(seed), answers))
+    if found and not _same(retrainer, *found[0], targets):
+        print(f"{file}: a model that is trained again says something else; models are trained")
+        return 0
+    for kept, seed, answers in found:
+        save_answers(layout.retrained_models, retrainer.identity(kept, seed, targets), answers)
+    return len(found)
+
+
+def _same(
+    retrainer: Retrainer, kept: NDArray[np.bool_], seed: int, known: Answers, targets: str
+) -> bool:
+    """Whether a model that is trained now says what a file's did, but for rounding."""
+    margin = retrainer.answers(kept, seed)[targets].margin
+    return float(np.corrcoef(margin, known.margin)[0, 1]) > SAME

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import attribute, small_settings
+from conftest import SMALL, attribute
 from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.measure.traker import Logits
-from trak_steps.config import Settings
+from trak_steps.config import Settings, parse_settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.kernel.gram import factor_kernel
 from trak_steps.layout import Layout, shard_names
@@ -70,12 +70,17 @@ class OurProjector(AbstractProjector):  # type: ignore[misc]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Settings]:
-    """Two checkpoints, scored by the reference's rule: the whole loss weight, one absolute ridge."""
-    settings = small_settings(
-        dataset={"train_size": N},
-        features={"dim": K, "shard_size": SHARD},
-        scores={"loss_weight_power": 1.0, "balance": False},
+    """Two checkpoints, scored by the preset of the reference's rule, but for one absolute ridge."""
+    settings = parse_settings(
+        {
+            **SMALL,
+            "scoring": "reference",
+            "dataset": {"path": "demo", "train_size": N, "group": "fact"},
+            "features": {"dim": K, "shard_size": SHARD},
+            "scores": {"top": 3},
+        }
     )
+    assert (settings.scores.loss_weight_power, settings.scores.balance) == (1.0, False)
     layout = Layout(tmp_path_factory.mktemp("traker") / "run")
     base_model.run(layout, settings)
     prepare.run_train(layout, settings)

@@ -8,10 +8,10 @@ from scipy.stats import spearmanr
 
 from trak_steps.evaluation.calibration import calibrate, slope_over_subsets
 from trak_steps.evaluation.detection import detection
-from trak_steps.evaluation.intervals import mean_interval
+from trak_steps.evaluation.intervals import interval, mean_interval
 from trak_steps.evaluation.lds import Truth, ceiling, class_adjusted, lds, measure, reliability
 from trak_steps.evaluation.ranks import spearman
-from trak_steps.evaluation.scorings import reference, solve
+from trak_steps.evaluation.scorings import reference
 from trak_steps.evaluation.stability import hold_out
 from trak_steps.evaluation.sums import fold, fold_kernel, sum_features
 from trak_steps.evaluation.suspicion import class_sums, relative_support, standing
@@ -92,26 +92,87 @@ def test_measure_tells_a_good_prediction_from_a_random_one(draw: np.random.Gener
     assert found.scores["counts"].value == 0.0
 
 
-def test_intervals_cover_the_mean_they_should(draw: np.random.Generator) -> None:
-    """Of 200 samples, about 95 % of the intervals hold the true mean; two-way, so a bit wide."""
+def test_resampled_ldss_are_those_of_ranks_within_each_resample(draw: np.random.Generator) -> None:
+    """Weighing the ranks among all subsets, which is fast, against ranking every resample anew."""
+    s, t, b = 30, 12, 300
+    signal = draw.normal(size=(s, t))
+    truth = Truth(signal + draw.normal(size=(3, s, t)), draw.integers(5, 15, (s, 2)).astype(float))
+    predicted = signal + draw.normal(size=(s, t))
+    found = measure(truth, {"it": predicted}, adjusted=False, resamples=b, seed=0)
+    scores, tops = [], []
+    for _ in range(b):
+        subsets, targets = draw.integers(0, s, s), draw.integers(0, t, t)
+        margins = truth.margins[:, subsets][:, :, targets]
+        scores.append(lds(margins.mean(0), predicted[subsets][:, targets]))
+        tops.append(ceiling(margins))
+    for got, each in ((found.scores["it"], scores), (found.ceiling, tops)):
+        slow = interval(got.value, np.array(each), s)
+        assert got.low == pytest.approx(slow.low, abs=0.04)
+        assert got.high == pytest.approx(slow.high, abs=0.04)
+
+
+def test_adjusted_intervals_know_what_class_counts_took(draw: np.random.Generator) -> None:
+    """Of predictions that know nothing, with many classes for the subsets there are."""
+    held, samples = 0, 100
+    for seed in range(samples):
+        classes = draw.integers(2, 9, (24, 8)).astype(float)
+        truth = Truth(draw.normal(size=(2, 24, 1)).repeat(20, 2), classes)
+        predictions = {"nothing": draw.normal(size=(24, 1)).repeat(20, 1)}
+        found = measure(truth, predictions, adjusted=True, resamples=200, seed=seed).scores["nothing"]
+        held += found.low <= 0 <= found.high
+    assert held / samples >= 0.88
+
+
+@pytest.mark.parametrize(("q", "r"), [(3, 2), (6, 3), (20, 5), (40, 1)])
+@pytest.mark.parametrize("shared", [0.0, 0.5])
+def test_intervals_cover_the_mean_they_should(
+    draw: np.random.Generator, q: int, r: int, shared: float
+) -> None:
+    """Of 200 samples, few as they are, about 95 % of the intervals hold the true mean, or more."""
     held = 0
     for seed in range(200):
-        values = draw.normal(size=(1, 40))
+        of_training = shared * draw.normal(size=(r, 1)) * (r > 1)
+        values = draw.normal(size=(1, q)) + of_training + draw.normal(size=(r, q))
         found = mean_interval(values, resamples=200, seed=seed)
+        assert found is not None
         held += found.low <= 0 <= found.high
-    assert 0.88 <= held / 200 <= 1.0
+    assert 0.91 <= held / 200 <= 1.0
+    if q >= 20:
+        assert held < 200
+
+
+def test_a_single_target_has_no_interval(draw: np.random.Generator) -> None:
+    assert mean_interval(draw.normal(size=(3, 1)), resamples=100, seed=0) is None
+    one = calibrate(np.ones((2, 3)), np.ones(3), np.zeros(3, int), resamples=100, seed=0)
+    assert one is None
 
 
 def test_calibration_finds_the_slope(draw: np.random.Generator) -> None:
-    predicted = draw.normal(size=40)
+    predicted, targets = draw.normal(size=40), np.repeat(np.arange(10), 4)
     found = calibrate(
-        0.7 * predicted + 0.01 * draw.normal(size=(3, 40)), predicted, resamples=200, seed=0
+        0.7 * predicted + 0.01 * draw.normal(size=(3, 40)), predicted, targets, resamples=200, seed=0
     )
     assert found is not None
     assert found.slope.value == pytest.approx(0.7, abs=0.02)
     assert found.slope.low < 0.7 < found.slope.high
     assert found.correlation == pytest.approx(1.0, abs=0.01)
-    assert calibrate(np.ones((2, 3)), np.zeros(3), resamples=100, seed=0) is None
+    nothing = calibrate(np.ones((2, 4)), np.zeros(4), np.arange(4), resamples=100, seed=0)
+    assert nothing is None
+
+
+def test_the_slopes_interval_knows_that_a_target_is_held_against_the_same_models(
+    draw: np.random.Generator,
+) -> None:
+    """Noise that a target's removals share: resampling them one by one would cover 0.8 of the time."""
+    held = 0
+    targets = np.repeat(np.arange(6), 3)
+    for seed in range(200):
+        predicted = np.tile([1.0, 0.6, 0.3], 6)
+        noise = draw.normal(size=(3, 6))[:, targets] + 0.3 * draw.normal(size=(3, 18))
+        found = calibrate(predicted + noise, predicted, targets, resamples=200, seed=seed)
+        assert found is not None
+        held += found.slope.low <= 1 <= found.slope.high
+    assert held / 200 >= 0.91
 
 
 def test_the_slope_over_subsets_is_that_of_differences(draw: np.random.Generator) -> None:
@@ -152,7 +213,7 @@ def test_sums_of_features_score_as_the_scores_themselves(draw: np.random.Generat
     kernel = torch.from_numpy(features.T @ features)
     blocks = [(0, features[:11]), (11, features[11:])]
     sums = sum_features(blocks, kept, {1.0: weights})
-    solved = solve(kernel, torch.from_numpy(targets), n=n, ridge=0.3)
+    solved = torch.cholesky_solve(torch.from_numpy(targets).T, factor_kernel(kernel, n, 0.3))
     ridged = kernel.numpy() + 0.3 * kernel.numpy().diagonal().mean() * np.eye(k)
     scores = features @ np.linalg.inv(ridged) @ targets.T * weights[:, None]
     np.testing.assert_allclose(sums.by_weight[1.0] @ solved, kept @ scores, atol=1e-10)
@@ -188,12 +249,17 @@ def test_standing_is_what_scores_among_train_rows_say(draw: np.random.Generator)
     blocks = [features[:9], features[9:]]
     found = standing(blocks, labels, class_sums(blocks, labels, 3), factor)
     np.testing.assert_allclose(found.self_influence, scores.diagonal(), atol=1e-10)
+    support = relative_support(found.mean_score, found.self_influence, found.others)
     for i in range(n):
         others = [j for j in range(n) if labels[j] == labels[i] and j != i]
         expected = scores[i, others].mean() if others else 0.0
         assert found.mean_score[i].item() == pytest.approx(expected, abs=1e-10)
-    support = relative_support(found.mean_score, found.self_influence)
-    np.testing.assert_allclose(support, found.mean_score / np.sqrt(scores.diagonal()), atol=1e-10)
+        mean = features[others].mean(0) if others else torch.zeros(k, dtype=torch.float64)
+        square = (mean @ torch.cholesky_solve(mean[:, None], factor)).item()
+        assert found.others[i].item() == pytest.approx(square, abs=1e-10)
+        length = np.sqrt(scores[i, i] * square)
+        assert support[i].item() == pytest.approx(expected / length if others else 0.0, abs=1e-10)
+    assert support.abs().max() <= 1
 
 
 def test_balanced_checkpoints_count_alike(draw: np.random.Generator) -> None:

@@ -242,29 +242,42 @@ def test_a_removal_is_its_targets_margin_before_and_after(done: Evaluated) -> No
 def test_suspects_come_with_what_argues_against_them(done: Evaluated) -> None:
     layout = done.layout
     train = PreparedRows.load(layout.train)
-    n, total = len(train), 0.0
+    n, products, weights = len(train), [], []
     for name in ("0-0.5", "0"):
-        features = TrainFeatures(sorted(layout.train_features(name).glob("*.zarr")), n).features(0, n)
-        factor = KernelStore.open(layout.kernel(name)).cholesky
-        total = total + features @ np.linalg.inv(factor @ factor.T) @ features.T / 2
+        features = TrainFeatures(sorted((layout.train_features(name)).glob("*.zarr")), n)
+        phi, factor = (
+            features.features(0, n).astype(float),
+            KernelStore.open(layout.kernel(name)).cholesky,
+        )
+        products.append(phi @ np.linalg.inv(factor @ factor.T) @ phi.T)
+        weights.append(features.column("loss_weight"))
+    total = np.mean(products, 0)
     table, _ = load_table(layout.suspects, "suspects")
     labels, ids = train.column("label"), train.column("row")
     support = np.empty(n)
     for i in range(n):
-        others = (labels == labels[i]) & (np.arange(n) != i)
-        support[i] = total[i, others].mean() / np.sqrt(total[i, i])
+        others = np.flatnonzero((labels == labels[i]) & (np.arange(n) != i))
+        length = np.sqrt(total[i, i] * total[np.ix_(others, others)].mean())
+        support[i] = total[i, others].mean() / length
     order = np.argsort(support)[:4]
     assert table["row"].to_pylist() == ids[order].tolist()
-    for suspect, against, scores in zip(
-        order, table["against_row"].to_pylist(), table["against_score"].to_pylist(), strict=True
-    ):
-        worst = np.argsort(total[:, suspect], kind="stable")[:5]
-        assert against == ids[worst].tolist()
-        np.testing.assert_allclose(scores, total[worst, suspect], rtol=1e-3)
+    np.testing.assert_allclose(table["support"].to_numpy(), support[order], rtol=1e-5)
+    # The run's own scores, were the train rows targets: balanced, and with the power of the loss weight.
+    roots = [np.sqrt(np.square(of).mean(0)) for of in products]
+    scaled = [of / root * np.mean(roots, 0) for of, root in zip(products, roots, strict=True)]
+    scale = np.sqrt(np.mean(weights, 0, dtype=float))[:, None]
+    score, std = np.mean(scaled, 0) * scale, np.std(scaled, 0, ddof=1) * scale
+    for suspect, row in zip(order, table.to_pylist(), strict=True):
+        worst = np.argsort(score[:, suspect], kind="stable")[:5]
+        assert row["against_row"] == ids[worst].tolist()
+        np.testing.assert_allclose(row["against_score"], score[worst, suspect], rtol=1e-3)
+        np.testing.assert_allclose(row["against_std"], std[worst, suspect], rtol=1e-2)
+        stable = np.abs(score) > 2 * std  # of one run, whose states have to do
+        assert row["against_sign_stable"] == stable[worst, suspect].tolist()
+        assert row["text_question"] == train.rows[int(suspect)]["question"]
+        assert row["against_text_sentence"] == [train.rows[int(place)]["sentence"] for place in worst]
     assert table["flipped"].to_pylist() == train.column("flipped")[order].tolist()
-    assert {"question", "sentence", "label_name", "predicted_name", "against_question"} <= set(
-        table.column_names
-    )
+    assert {"label_name", "predicted_name", "against_label_name"} <= set(table.column_names)
     figures, _ = load_document(layout.mislabelled, "suspects")
     assert figures["flipped"] == train.column("flipped").sum() > 0
     assert set(figures["measures"]) == {

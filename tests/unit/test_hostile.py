@@ -914,7 +914,7 @@ def test_texts_are_shown_without_what_a_terminal_obeys_and_cut(tmp_path: Path) -
     assert legend.startswith("? another training run")
 
 
-@pytest.mark.parametrize("stable", [[True, True], [None, None], None], ids=["yes", "unknown", "no column"])
+@pytest.mark.parametrize("stable", [[True, True], [None, None], None], ids=["yes", "unknown", "older"])
 def test_a_sign_is_marked_only_where_it_is_known_to_be_unstable(tmp_path: Path, stable: Any) -> None:
     _, row = shown(tmp_path, sign_stable=stable and pa.array(stable, pa.bool_()))
     assert row.startswith("  +0.500  ")

@@ -9,7 +9,7 @@ import pytest
 from trak_steps import inputs
 from trak_steps.config import parse_settings
 from trak_steps.errors import TrakError
-from trak_steps.housekeeping import Plan, tidy
+from trak_steps.housekeeping import Plan, drop_surplus, tidy
 from trak_steps.layout import Layout
 from trak_steps.model import fetch
 
@@ -65,3 +65,14 @@ def test_the_files_that_a_run_is_made_from(tmp_path: Path, monkeypatch: pytest.M
     assert len(inputs.local_model(str(adapter))) == 2
     assert inputs.local_model("~nobody-of-that-name/x") == []
     assert inputs.local_model("x" * 5000) == []
+
+
+def test_what_models_said_that_are_no_longer_planned_is_removed(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    for part in ("00000", "00001", "00002"):
+        path = layout.retrained("subsets", part)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert drop_surplus(layout, {"subsets": ["00000", "00001"], "removal": ["00000"]}) == [path]
+    assert [left.stem for left in layout.retrained_parts("subsets")] == ["00000", "00001"]
+    assert drop_surplus(layout, {"subsets": ["00000", "00001"]}) == []

@@ -13,8 +13,16 @@ from trak_steps.errors import TrakError
 from trak_steps.evaluation.accuracy import accuracy
 from trak_steps.evaluation.recall import group_recall
 from trak_steps.kernel.gram import factor_kernel, solve_kernel, sum_kernel
-from trak_steps.scoring.scores import score_block, signed_power
+from trak_steps.scoring import scores
+from trak_steps.scoring.scores import (
+    balance,
+    balanced,
+    root_mean_square,
+    score_block,
+    signed_power,
+)
 from trak_steps.scoring.top import TopRows
+from trak_steps.steps.score import _block_rows
 
 CPU = torch.device("cpu")
 
@@ -96,6 +104,54 @@ def test_scores_are_the_formula(power: float, checkpoints: int) -> None:
                 spread = np.std(single, ddof=1) * scale
                 assert float(block.std[i, z]) == pytest.approx(spread, rel=1e-4, abs=1e-6)
     assert torch.isnan(block.std).all() == (checkpoints == 1)
+
+
+@pytest.mark.parametrize(
+    "runs",
+    ["001122", "010212", "000000", "012345", "000112"],
+    ids=["in turn", "mixed", "one", "of one state", "of different numbers of states"],
+)
+def test_the_spread_is_over_runs_or_the_states_of_one(runs: str) -> None:
+    n, t, k, m = 9, 4, 6, len(runs)
+    features = [torch.randn(n, k) for _ in range(m)]
+    solved = [torch.randn(t, k) for _ in range(m)]
+    weights = torch.rand(m, n)
+    block = score_block(features, solved, weights, 0.5, list(runs))
+    own = np.stack([(f.double() @ s.double().T).numpy() for f, s in zip(features, solved, strict=True)])
+    of_run = np.array(list(runs))
+    means = np.stack([own[of_run == run].mean(0) for run in np.unique(of_run)])
+    scale = weights.double().mean(0).sqrt().numpy()[:, None]
+    spread = (means if len(means) > 1 else own).std(0, ddof=1) * scale
+    np.testing.assert_allclose(block.scores, own.mean(0) * scale, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(block.std, spread, rtol=1e-4, atol=1e-6)
+
+
+def test_balancing_many_targets_is_balancing_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some at a time, against one by one; what is given to be copied stays as it was."""
+    monkeypatch.setattr(scores, "TARGETS_AT_ONCE", 3)
+    features = [scale * torch.randn(30, 5) for scale in (1.0, 7.0)]
+    solved = [torch.randn(8, 5) for _ in features]
+    kernels = [kernel_of(of) for of in features]
+    before = [weights.clone() for weights in solved]
+    found = balanced(solved, kernels, 30)
+    assert all(torch.equal(*pair) for pair in zip(solved, before, strict=True))
+    for z in range(8):
+        roots = [(of @ w[z]).square().mean().sqrt() for of, w in zip(features, solved, strict=True)]
+        for weights, root, alike in zip(solved, roots, found, strict=True):
+            torch.testing.assert_close(alike[z], weights[z] * sum(roots) / 2 / root)
+    balance(solved, [root_mean_square(w, of, 30) for w, of in zip(solved, kernels, strict=True)])
+    assert all(torch.equal(*pair) for pair in zip(solved, found, strict=True))
+
+
+def test_targets_that_memory_cannot_hold_are_refused_with_what_would_do() -> None:
+    mib = 2**20
+    with pytest.raises(
+        TrakError, match=r"memory_mb: 64 cannot hold 5000 targets of 4 .* above (\d+),"
+    ) as e:
+        _block_rows(64 * mib, 5000, 1024, 4)
+    enough = int(str(e.value).split("above ")[1].split(",")[0])
+    assert 1 <= _block_rows(enough * mib, 5000, 1024, 4) < 4096
+    assert _block_rows(4096 * mib, 10, 16, 4) == 4096
 
 
 def test_a_weights_sign_survives_its_power() -> None:

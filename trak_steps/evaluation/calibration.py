@@ -1,6 +1,7 @@
-"""Does a score mean margin? What other train sets did to margins, against what scores said they would."""
+"""Does a score mean margin? What other train sets did to margins, against what scores said."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,31 +24,38 @@ class Calibration:
     correlation: float | None
 
 
-def calibrate(lost: Array, predicted: Array, *, resamples: int, seed: int) -> Calibration | None:
+def calibrate(
+    lost: Array, predicted: Array, targets: NDArray[np.integer], *, resamples: int, seed: int
+) -> Calibration | None:
     """Regress what was lost on what was predicted.
 
     Args:
         lost: how far each removal lowered its target's margin, in each of r trainings, [r, q].
         predicted: the sum of the scores of the rows removed, [q].
-        resamples: of the bootstrap, over removals and trainings.
+        targets: the target of each removal, [q]; the removals of one are not independent, for all are
+            held against the same models.
+        resamples: of the bootstrap, over targets and trainings.
         seed: draws them.
 
     Returns:
-        None where nothing was predicted.
+        None where nothing was predicted, or for a single target.
     """
-    if not (predicted**2).sum() > 0:
+    names = np.unique(targets)
+    if len(names) < 2 or not (predicted**2).sum() > 0:
         return None
-    r, q = lost.shape
+    of_target = [np.flatnonzero(targets == name) for name in names]
+    r = len(lost)
     draw = np.random.default_rng([seed, resamples])
     slopes = []
     for _ in range(resamples):
-        removals, trainings = draw.integers(0, q, q), draw.integers(0, r, r)
+        removals = np.concatenate([of_target[i] for i in draw.integers(0, len(names), len(names))])
+        trainings = draw.integers(0, r, r)
         x, y = predicted[removals], lost[trainings].mean(0)[removals]
         if (x**2).sum() > 0:
             slopes.append((x @ y) / (x @ x))
     mean = lost.mean(0)
-    slope = interval(predicted @ mean / (predicted @ predicted), np.array(slopes))
-    varied = q > 2 and predicted.std() > 0 and mean.std() > 0
+    slope = interval(predicted @ mean / (predicted @ predicted), np.array(slopes), len(names))
+    varied = len(predicted) > 2 and predicted.std() > 0 and mean.std() > 0
     correlation = float(np.corrcoef(predicted, mean)[0, 1]) if varied else None
     return Calibration(slope, correlation)
 
@@ -71,7 +79,7 @@ def slope_over_subsets(
     """
     s, t = margins.shape
 
-    def products(subsets: NDArray[np.int64]) -> tuple[Array, Array]:
+    def products(subsets: NDArray[Any]) -> tuple[Array, Array]:
         x, y = predicted[subsets], margins[subsets]
         x = x - x.mean(0)
         return (x * y).sum(0), (x * x).sum(0)
@@ -82,8 +90,8 @@ def slope_over_subsets(
     draw = np.random.default_rng([seed, resamples])
     slopes = np.full(resamples, np.nan)
     for i in range(resamples):
-        subsets, targets = draw.integers(0, s, s), draw.integers(0, t, t)
+        subsets, targets = draw.integers(0, s, (s,)), draw.integers(0, t, (t,))
         above, below = products(subsets)
         if below[targets].sum() > 0:
             slopes[i] = above[targets].sum() / below[targets].sum()
-    return interval(together.sum() / own.sum(), slopes[np.isfinite(slopes)])
+    return interval(together.sum() / own.sum(), slopes[np.isfinite(slopes)], s)

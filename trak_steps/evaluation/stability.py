@@ -53,13 +53,15 @@ class _Pairs:
     def __post_init__(self) -> None:
         self.score, self.error, self.held_out = (np.full(self.place.shape, np.nan) for _ in range(3))
 
-    def take(self, start: int, score: Floats, error: Floats, held_out: Floats) -> None:
-        """Fill in what a block of rows, [r, t] each, has of them."""
-        target, rank = np.nonzero((self.place >= start) & (self.place < start + len(score)))
-        row = self.place[target, rank] - start
-        self.score[target, rank] = score[row, target]
-        self.error[target, rank] = error[row, target]
-        self.held_out[target, rank] = held_out[row, target]
+    def take(self, start: int, scores: Floats, run: int) -> None:
+        """Fill in what a block of rows, [m, r, t], has of them: by all runs but one, and by that one."""
+        place = self.place
+        target, rank = np.nonzero((place >= start) & (place < start + scores.shape[1]))
+        found = scores[:, place[target, rank] - start, target]
+        rest = np.delete(found, run, axis=0)
+        self.score[target, rank] = rest.mean(0)
+        self.error[target, rank] = standard_error(rest.std(0, ddof=1), len(rest))
+        self.held_out[target, rank] = found[run]
 
 
 def hold_out(blocks: Blocks, runs: int, targets: int, top: int) -> HeldOut:
@@ -77,17 +79,16 @@ def hold_out(blocks: Blocks, runs: int, targets: int, top: int) -> HeldOut:
     }
     of_itself = [TopRows(targets, top, largest=True) for _ in range(runs)]
     for start, scores in blocks():
+        total = scores.sum(0)
         for run in range(runs):
-            mean, _ = _others(scores, run)
+            mean = ((total - scores[run]) / (runs - 1)).astype(np.float32)
             for side in sides:
-                of_others[run, side].add(mean.astype(np.float32), start)
+                of_others[run, side].add(mean, start)
             of_itself[run].add(scores[run].astype(np.float32), start)
     pairs = {key: _Pairs(rows.result().place) for key, rows in of_others.items()}
     for start, scores in blocks():
-        for run in range(runs):
-            mean, error = _others(scores, run)
-            for side in sides:
-                pairs[run, side].take(start, mean, error, scores[run])
+        for (run, _), found in pairs.items():
+            found.take(start, scores, run)
     shared = [
         np.isin(theirs, own).mean()
         for run in range(runs)
@@ -107,13 +108,6 @@ def hold_out(blocks: Blocks, runs: int, targets: int, top: int) -> HeldOut:
         top_shared=float(np.mean(shared)),
         pairs=len(score),
     )
-
-
-def _others(scores: Floats, run: int) -> tuple[Floats, Floats]:
-    """The mean over all runs but one, and its standard error, [r, t] each."""
-    rest = np.delete(scores, run, axis=0)
-    error = standard_error(rest.std(0, ddof=1), len(rest)).astype(np.float64)
-    return rest.mean(0), error
 
 
 def _share(held: NDArray[np.bool_]) -> float | None:

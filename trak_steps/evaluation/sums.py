@@ -21,7 +21,7 @@ class Sums:
     Attributes:
         by_weight: Σ w_i φ(x_i) for each set of row weights, [s, k] each; a set is named by the power
             of the loss weight that it is.
-        units: Σ φ(x_i)/|φ(x_i)|, [s, k].
+        units: Σ ±φ(x_i)/|φ(x_i)|, [s, k], with the signs of the loss weights.
     """
 
     by_weight: Mapping[float, Tensor]
@@ -32,6 +32,7 @@ def sum_features(
     blocks: Iterable[tuple[int, NDArray[np.floating]]],
     kept: NDArray[np.bool_],
     weights: Mapping[float, NDArray[np.floating]],
+    signs: NDArray[np.floating] | None = None,
 ) -> Sums:
     """Sum features over subsets, in float64.
 
@@ -39,6 +40,7 @@ def sum_features(
         blocks: the place of its first row, and features [r, k], of each block of train rows.
         kept: the rows of each subset, [s, n].
         weights: of the train rows, sets of them by name, [n] each.
+        signs: of the train rows' loss weights, ±1 [n]; all are 1 unless given.
     """
     by_weight: dict[float, Tensor] = {}
     units: Tensor | None = None
@@ -49,6 +51,8 @@ def sum_features(
         for name, given in weights.items():
             part = (member * torch.from_numpy(given[rows]).double()) @ features
             by_weight[name] = by_weight[name] + part if name in by_weight else part
+        if signs is not None:
+            member = member * torch.from_numpy(signs[rows]).double()
         part = member @ normalize(features)
         units = part if units is None else units + part
     if units is None:
@@ -65,6 +69,8 @@ def fold(values: Tensor, dim: int) -> Tensor:
     rows, k = values.shape
     if k % dim:
         raise ValueError(f"{k} dimensions cannot be folded to {dim}")
+    if k == dim:
+        return values
     return values.reshape(rows, k // dim, dim).sum(1)
 
 

@@ -1,13 +1,19 @@
 """How suspicious a train row's label is, by its features. Pure functions of arrays, block by block.
 
-For a train row x_i of class c, with one checkpoint's features φ and K with its ridge:
+For a train row x_i of class c, with one checkpoint's features φ and K with its ridge, and with
+m_i = mean_{j≠i} φ_j over the other rows of its class:
 
 * its *self-influence* φ_iᵀ K⁻¹ φ_i: what it does for its own margin. A row that nothing else supports
   holds itself up.
-* its *mean score* for the other rows of its class, φ_iᵀ K⁻¹ mean_{j≠i} φ_j: a row that argues against
-  its own class hurts it;
-* its *support*, the mean score over the root of the self-influence. That is a cosine but for a factor
-  of its class, so that rows with small gradients, which neither help nor hurt, are judged as well.
+* its *mean score* for the other rows of its class, φ_iᵀ K⁻¹ m_i: a row that argues against its own
+  class hurts it;
+* its *support*, the cosine of φ_i and m_i in the metric of K⁻¹: the mean score over the roots of the
+  self-influence and of m_iᵀ K⁻¹ m_i. The first leaves out how large the row's gradient is, so that rows
+  that neither help nor hurt much are judged as well; the second how large those of its class are
+  together, so that rows of all classes are on one scale, from -1 to 1.
+
+Of several checkpoints, each of the three products is averaged: the support is then the cosine of their
+features set side by side.
 """
 
 from collections.abc import Iterable
@@ -16,18 +22,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+# Below this share of what it is the difference of, the square of a length is rounding.
+ROUNDING = 1e-12
+
 
 @dataclass(frozen=True)
 class Standing:
-    """Of n train rows, by one checkpoint. A row that is alone in its class has a mean score of zero.
+    """Of n train rows, by one checkpoint. For a row that is alone in its class, the last two are zero.
 
     Attributes:
         self_influence: [n].
         mean_score: [n].
+        others: m_iᵀ K⁻¹ m_i, [n].
     """
 
     self_influence: Tensor
     mean_score: Tensor
+    others: Tensor
 
 
 def class_sums(blocks: Iterable[Tensor], labels: Tensor, classes: int) -> Tensor:
@@ -52,7 +63,7 @@ def class_sums(blocks: Iterable[Tensor], labels: Tensor, classes: int) -> Tensor
 
 
 def standing(blocks: Iterable[Tensor], labels: Tensor, sums: Tensor, factor: Tensor) -> Standing:
-    """Self-influence and mean score of every row.
+    """Self-influence and mean score of every row, and what its support needs.
 
     Args:
         blocks: features of the train rows in order, [r, k] each.
@@ -61,20 +72,26 @@ def standing(blocks: Iterable[Tensor], labels: Tensor, sums: Tensor, factor: Ten
         factor: Cholesky factor of K with its ridge, [k, k].
     """
     solved = torch.cholesky_solve(sums.T, factor)
-    others = (torch.bincount(labels, minlength=len(sums)).double() - 1).clamp(min=1)
-    own, scores = [], []
+    squares = (sums.T * solved).sum(0)
+    others = torch.bincount(labels, minlength=len(sums)).double() - 1
+    own, scores, lengths = [], [], []
     start = 0
     for block in blocks:
         features, classes = block.double(), labels[start : start + len(block)]
         half = torch.linalg.solve_triangular(factor, features.T, upper=False)
         influence = half.square().sum(0)
+        whole, count = squares[classes], others[classes].clamp(min=1)
         total = (features @ solved).gather(1, classes[:, None]).squeeze(1)
+        square = whole - 2 * total + influence
+        known = square > ROUNDING * (whole + influence)
         own.append(influence)
-        scores.append((total - influence) / others[classes])
+        scores.append(torch.where(known, total - influence, 0) / count)
+        lengths.append(torch.where(known, square, 0) / count**2)
         start += len(block)
-    return Standing(torch.cat(own), torch.cat(scores))
+    return Standing(torch.cat(own), torch.cat(scores), torch.cat(lengths))
 
 
-def relative_support(mean_score: Tensor, self_influence: Tensor) -> Tensor:
-    """The support of every row, [n]; zero where its features are."""
-    return mean_score / self_influence.sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+def relative_support(mean_score: Tensor, self_influence: Tensor, others: Tensor) -> Tensor:
+    """The support of every row, [n]; zero where its features, or the mean of the others', are."""
+    lengths = self_influence.sqrt() * others.sqrt()
+    return torch.where(lengths > 0, mean_score / lengths, 0).clamp(-1, 1)

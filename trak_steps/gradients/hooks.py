@@ -20,10 +20,10 @@ from transformers import PreTrainedModel
 
 from trak_steps.errors import TrakError
 from trak_steps.gradients.frozen import differentiating
-from trak_steps.gradients.model_output import ModelOutput
+from trak_steps.gradients.model_output import ModelOutput, predict
 from trak_steps.gradients.rows import Row, collate
 from trak_steps.gradients.rules import Lookup, Product, Rule, linear, rule_of
-from trak_steps.gradients.source import Outputs, concatenate, predict
+from trak_steps.gradients.source import Outputs, concatenate
 from trak_steps.gradients.survey import is_shared_lookup, survey
 from trak_steps.progress import say
 from trak_steps.projection.base import Parameter, Sketch

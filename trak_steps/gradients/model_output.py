@@ -37,6 +37,11 @@ class ModelOutput(Protocol):
         ...
 
 
+def predict(logits: Tensor) -> Tensor:
+    """The class of each row of logits [b, c] (int64), or the value itself where c is 1 (float32)."""
+    return logits.argmax(1) if logits.shape[1] > 1 else logits.squeeze(1)
+
+
 class TextClassification:
     """Classification with two or more classes (Park et al. 2023, section 3.1 and equation 10).
 

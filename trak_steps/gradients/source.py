@@ -42,11 +42,6 @@ def concatenate(parts: Sequence[Outputs]) -> Outputs:
     )
 
 
-def predict(logits: Tensor) -> Tensor:
-    """The class of each row of logits [b, c] (int64), or the value itself where c is 1 (float32)."""
-    return logits.argmax(1) if logits.shape[1] > 1 else logits.squeeze(1)
-
-
 class GradientSource(Protocol):
     """Computes per-sample gradients of a model output over selected parameters.
 

@@ -5,6 +5,17 @@ import torch
 from trak_steps.errors import TrakError
 
 
+def training_device(name: str) -> torch.device:
+    """The device to train on. Raises TrakError if it is not there, or the Trainer would take another."""
+    device = pick_device(name)
+    if device.index:
+        raise TrakError(
+            f"execution.device: training uses the first GPU it sees, not {device}; set "
+            f"CUDA_VISIBLE_DEVICES={device.index} and execution.device: cuda"
+        )
+    return device
+
+
 def pick_device(name: str) -> torch.device:
     """``auto`` takes a GPU if there is one. Raises TrakError if the device is not there."""
     if name == "auto":

@@ -6,11 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
 
 from trak_steps.gradients.rows import Row, batch_end, collate
 
 # Beyond this many tokens together a CPU gains nothing, and little memory is needed.
 TOKENS = 4096
+# Where models of one stack, and of an encoder and a decoder, tell their hidden states.
+HIDDEN = ("hidden_states", "decoder_hidden_states", "encoder_hidden_states")
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Forward:
 
     Attributes:
         logits: [n, c].
-        hidden: the last hidden state, averaged over the row's tokens, [n, d]; none unless asked for.
+        hidden: the last hidden state, averaged over the row's tokens, [n, d], or the logits of a model
+            that does not tell it; none unless asked for.
     """
 
     logits: Tensor
@@ -48,14 +52,19 @@ def forward(model: PreTrainedModel, rows: Sequence[Row], *, hidden: bool = False
         given = model(**batch, output_hidden_states=hidden)
         logits.append(given.logits.float().cpu())
         if hidden:
-            states.append(_mean_state(given.hidden_states[-1].float(), batch).cpu())
+            states.append(_mean_state(given, batch).float().cpu())
         start = stop
     back = torch.tensor(order).argsort()
     return Forward(torch.cat(logits)[back], torch.cat(states)[back] if hidden else None)
 
 
-def _mean_state(states: Tensor, batch: dict[str, Tensor]) -> Tensor:
-    """The mean over a row's own tokens, [b, d]."""
+def _mean_state(given: ModelOutput, batch: dict[str, Tensor]) -> Tensor:
+    """The mean of the last hidden state over a row's own tokens, [b, d]."""
+    told = (getattr(given, name, None) for name in HIDDEN)
+    states: Tensor | None = next((of_layers[-1] for of_layers in told if of_layers), None)
+    if states is None or states.shape[:2] != batch["input_ids"].shape:
+        logits: Tensor = given.logits
+        return logits
     mask = batch.get("attention_mask")
     if mask is None:
         return states.mean(1)

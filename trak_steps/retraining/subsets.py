@@ -3,8 +3,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-# Keeps these draws apart from any other that a run's seed makes.
+# Keep these draws apart from each other, and from any other that a run's seed makes.
 STREAM = 0x5B5E7
+REMOVAL_STREAM = 0x4E307
 
 
 def random_subsets(n: int, count: int, share: float, seed: int) -> NDArray[np.bool_]:
@@ -15,9 +16,23 @@ def random_subsets(n: int, count: int, share: float, seed: int) -> NDArray[np.bo
     size = subset_size(n, share)
     kept = np.zeros((count, n), bool)
     for subset in range(count):
-        draw = np.random.Generator(np.random.Philox(key=[seed, STREAM], counter=[0, 0, 0, subset]))
-        kept[subset, draw.permutation(n)[:size]] = True
+        kept[subset, _drawn(n, size, seed, STREAM, subset)] = True
     return kept
+
+
+def random_rows(n: int, count: int, seed: int, target: int) -> NDArray[np.int64]:
+    """Rows to leave out for a target beside those that scores name, [count].
+
+    They depend on the target's number alone, so that asking for more targets leaves the first ones'
+    rows as they are.
+    """
+    return _drawn(n, count, seed, REMOVAL_STREAM, target)
+
+
+def _drawn(n: int, count: int, seed: int, stream: int, number: int) -> NDArray[np.int64]:
+    """Some of n rows, without replacement: the draw of this number, [count]."""
+    draw = np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, 0, number]))
+    return draw.permutation(n)[:count]
 
 
 def subset_size(n: int, share: float) -> int:

@@ -1,49 +1,80 @@
-"""One training on a part of the train set, of which nothing but the model is wanted."""
+"""One training on a part of the train set, of which nothing but the model is wanted.
+
+All that decides the model is here or below: what a model that was trained before may be taken for
+another hangs on the digest of this module (:mod:`trak_steps.fingerprint`).
+"""
 
 import tempfile
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
-from transformers import (
-    DataCollatorWithPadding,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    set_seed,
-)
+import numpy as np
+from numpy.typing import NDArray
+from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, set_seed
 
+from trak_steps.model.load import load_for_training, load_tokenizer
 from trak_steps.model.recipe import Recipe, training_arguments
+
+INPUTS = ("input_ids", "token_type_ids")
+
+
+@dataclass(frozen=True)
+class Base:
+    """What every training starts from.
+
+    Attributes:
+        folder: of the model to fine-tune.
+        outputs: how many logits the labels ask for.
+        label_names: of the classes; none for regression.
+        max_length: tokens of the longest row.
+        trust_remote_code: run Python code of the folder.
+    """
+
+    folder: Path
+    outputs: int
+    label_names: list[str]
+    max_length: int
+    trust_remote_code: bool
 
 
 def retrain(
-    make_model: Callable[[], PreTrainedModel],
-    tokenizer: PreTrainedTokenizerBase,
-    rows: datasets.Dataset,
-    recipe: Recipe,
-    *,
-    cpu: bool,
+    base: Base, rows: datasets.Dataset, kept: NDArray[np.bool_], recipe: Recipe, *, cpu: bool
 ) -> PreTrainedModel:
     """Train as :func:`trak_steps.model.training.finetune` does, and save nothing on the way.
 
     Args:
-        make_model: builds the model to train; called after the random numbers are seeded.
-        tokenizer: pads the batches.
-        rows: columns of model inputs and ``labels``.
+        base: what to train.
+        rows: the tokenised train set, with a column ``label``; n of them.
+        kept: which to train on, [n].
         recipe: how to train; its kept states are not asked for.
         cpu: do not use a GPU.
 
     Returns:
         The model at the end of its training, in evaluation mode.
     """
+    names = [name for name in INPUTS if name in rows.column_names]
+    part = rows.select_columns([*names, "label"]).rename_column("label", "labels")
+    part = part.select(np.flatnonzero(kept))
+    tokenizer = load_tokenizer(
+        base.folder, max_length=base.max_length, trust_remote_code=base.trust_remote_code
+    )
+    # Before the model is built, whose new head is drawn.
     set_seed(recipe.seed)
+    model = load_for_training(
+        base.folder,
+        outputs=base.outputs,
+        label_names=base.label_names,
+        dropout=recipe.dropout,
+        trust_remote_code=base.trust_remote_code,
+    )
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
-            model=make_model(),
+            model=model,
             args=training_arguments(
-                recipe, recipe.steps(len(rows)), Path(folder), cpu=cpu, save_strategy="no"
+                recipe, recipe.steps(len(part)), Path(folder), cpu=cpu, save_strategy="no"
             ),
-            train_dataset=rows,
+            train_dataset=part,
             data_collator=DataCollatorWithPadding(tokenizer),
         )
         trainer.train()

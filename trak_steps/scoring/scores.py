@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trak_steps.kernel.gram import TARGETS_AT_ONCE
+
 
 @dataclass(frozen=True)
 class ScoreBlock:
@@ -19,8 +21,9 @@ class ScoreBlock:
 
     Attributes:
         scores: τ, [r, t].
-        std: the standard deviation over checkpoints of each checkpoint's own score, [r, t]; not a
-            number where there is a single checkpoint.
+        std: how far training runs differ: the standard deviation of each run's own score, the mean over
+            its states, [r, t]. Of a single run, whose states alone are known, that of its states' own;
+            not a number where there is a single checkpoint.
     """
 
     scores: Tensor
@@ -28,7 +31,11 @@ class ScoreBlock:
 
 
 def score_block(
-    features: Sequence[Tensor], solved: Sequence[Tensor], loss_weights: Tensor, power: float
+    features: Sequence[Tensor],
+    solved: Sequence[Tensor],
+    loss_weights: Tensor,
+    power: float,
+    runs: Sequence[str] | None = None,
 ) -> ScoreBlock:
     """Score one block of train rows.
 
@@ -37,28 +44,87 @@ def score_block(
         solved: K_m⁻¹ φ_m(z) of the targets, [t, k] each.
         loss_weights: Q_m(x), [m, r].
         power: of the mean loss weight, in [0, 1].
+        runs: the training run that each checkpoint is a state of; its own, if none are named.
     """
-    count = len(features)
     mean = torch.zeros(len(features[0]), len(solved[0]), dtype=torch.float64)
     mean = mean.to(solved[0].device)
-    deviations = torch.zeros_like(mean)
-    for seen, (rows, weights) in enumerate(zip(features, solved, strict=True), start=1):
-        product = rows.to(weights.dtype) @ weights.T
-        step = product - mean
-        mean += step / seen
-        deviations += step * (product - mean)
+    # Welford's sums, once over checkpoints for the score, once over runs for its spread.
+    middle, deviations = torch.zeros_like(mean), torch.zeros_like(mean)
+    checkpoints = list(zip(features, solved, strict=True))
+    groups = _groups(runs, len(checkpoints))
+    seen = 0
+    for count, group in enumerate(groups, start=1):
+        own = torch.zeros_like(mean)
+        for place in group:
+            rows, weights = checkpoints[place]
+            product = rows.to(weights.dtype) @ weights.T
+            seen += 1
+            mean += (product - mean) / seen
+            own += product
+        own /= len(group)
+        step = own - middle
+        middle += step / count
+        own -= middle
+        deviations.addcmul_(step, own)
     scale = signed_power(loss_weights.double().mean(0), power)[:, None]
-    spread = deviations / (count - 1) if count > 1 else torch.full_like(mean, torch.nan)
-    return ScoreBlock(mean * scale, spread.sqrt() * scale.abs())
+    mean *= scale
+    if len(groups) > 1:
+        deviations.div_(len(groups) - 1).sqrt_().mul_(scale.abs())
+    else:
+        deviations.fill_(torch.nan)
+    return ScoreBlock(mean, deviations)
+
+
+def _groups(runs: Sequence[str] | None, checkpoints: int) -> list[list[int]]:
+    """The places of each run's checkpoints; each checkpoint by itself where there is a single run."""
+    alone = [[place] for place in range(checkpoints)]
+    if runs is None:
+        return alone
+    of_run: dict[str, list[int]] = {}
+    for place, run in zip(range(checkpoints), runs, strict=True):
+        of_run.setdefault(run, []).append(place)
+    return list(of_run.values()) if len(of_run) > 1 else alone
+
+
+def root_mean_square(solved: Tensor, kernel: Tensor, n: int) -> Tensor:
+    """That of one checkpoint's scores of n train rows for each target, [t].
+
+    The scores are Φ w with w = (K + ridge)⁻¹ φ(z), so that their mean square is wᵀ K w / n.
+
+    Args:
+        solved: w of the targets, [t, k]; widened to float64 some at a time.
+        kernel: K without ridge, [k, k].
+        n: train rows.
+    """
+    kernel = kernel.to(solved.device)
+    squares = [
+        torch.einsum("tk,tk->t", wide @ kernel, wide)
+        for wide in (part.double() for part in torch.split(solved, TARGETS_AT_ONCE))
+    ]
+    return (torch.cat(squares) / n).clamp(min=0).sqrt()
+
+
+def balance(solved: Sequence[Tensor], roots: Sequence[Tensor], *, to: float | None = None) -> None:
+    """Scale, in place, what each checkpoint does to a target, so that all of them count alike.
+
+    Each one's scores for a target are brought to the mean, over checkpoints, of their root mean squares:
+    units stay.
+
+    Args:
+        solved: w of the targets, [t, k] for each of m checkpoints.
+        roots: their :func:`root_mean_square`, [t] each.
+        to: what to bring them to, if not to the mean.
+    """
+    wanted = torch.stack(list(roots)).mean(0) if to is None else torch.full_like(roots[0], to)
+    for weights, root in zip(solved, roots, strict=True):
+        factor = torch.where(root > 0, wanted / root, torch.zeros_like(root))
+        weights *= factor[:, None].to(weights.dtype)
 
 
 def balanced(
     solved: Sequence[Tensor], kernels: Iterable[Tensor], n: int, *, to: float | None = None
 ) -> list[Tensor]:
-    """Scale what each checkpoint does to a target, so that all of them count alike.
-
-    One checkpoint's scores of n train rows for a target, Φ w with w = (K + ridge)⁻¹ φ(z), have the mean
-    square wᵀ K w / n. Each is brought to the mean, over checkpoints, of the roots: units stay.
+    """As :func:`balance`, in copies.
 
     Args:
         solved: w of the targets, [t, k] for each of m checkpoints.
@@ -66,16 +132,10 @@ def balanced(
         n: train rows.
         to: what root mean square to bring them to, if not to the mean.
     """
-    roots = []
-    for weights, kernel in zip(solved, kernels, strict=True):
-        wide = weights.double()
-        squares = torch.einsum("tk,tk->t", wide @ kernel.to(wide.device), wide) / n
-        roots.append(squares.clamp(min=0).sqrt())
-    wanted = torch.stack(roots).mean(0) if to is None else torch.full_like(roots[0], to)
-    found = []
-    for weights, root in zip(solved, roots, strict=True):
-        factor = torch.where(root > 0, wanted / root, torch.zeros_like(root))
-        found.append(weights * factor[:, None].to(weights.dtype))
+    pairs = zip(solved, kernels, strict=True)
+    roots = [root_mean_square(weights, kernel, n) for weights, kernel in pairs]
+    found = [weights.clone() for weights in solved]
+    balance(found, roots, to=to)
     return found
 
 

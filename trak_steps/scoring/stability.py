@@ -9,10 +9,11 @@ ERRORS = 2.0
 
 
 def standard_error(std: Floats, runs: int) -> Floats:
-    """The standard error of a mean over checkpoints, from their standard deviation.
+    """The standard error of a mean over training runs, from their standard deviation.
 
-    States of one training are much alike, so what counts is how many trainings there are. With a single
-    one, whose states alone are known, the spread of these has to do; it says less than it seems to.
+    The states of one run are no further witnesses of what another would say, so runs are what is counted
+    and what ``std`` is of. Of a single run the spread of its states has to do; it says less than it
+    seems to.
     """
     error: Floats = std / np.sqrt(runs)
     return error

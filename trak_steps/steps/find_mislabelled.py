@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from scipy.stats import mode
 from torch import Tensor
 
 from trak_steps.config import Settings
@@ -16,24 +17,30 @@ from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.detection import detection
 from trak_steps.evaluation.suspicion import class_sums, relative_support, standing
 from trak_steps.fingerprint import fingerprint
-from trak_steps.kernel.gram import solve_kernel
-from trak_steps.layout import Layout, checkpoint_names, last_states
+from trak_steps.gradients.model_output import BUILT_IN
+from trak_steps.layout import Layout, checkpoint_names, last_states, run_of
 from trak_steps.progress import progress, say
 from trak_steps.scoring.scores import score_block
-from trak_steps.scoring.top import Top, TopRows
+from trak_steps.scoring.stability import sign_is_stable, standard_error
 from trak_steps.steps.parts import open_kernel, open_train_features
+from trak_steps.steps.solve import solve_targets
 from trak_steps.store.document import save_document
 from trak_steps.store.features import TrainFeatures
 from trak_steps.store.kernel import KernelStore
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.table import save_table
+from trak_steps.store.texts import cut
 
 ROWS_AT_ONCE = 1024
+# Suspects whose opponents are looked for in one pass over the features.
+SUSPECTS_AT_ONCE = 512
 # Opponents named for each suspect.
 AGAINST = 5
 # The measure by which suspects are listed: see docs/evaluation.md.
 BEST = "support"
+LARGE_IS_SUSPICIOUS = ("self-influence", "loss")
 Array = NDArray[np.float64]
+Places = NDArray[np.int64]
 
 
 def run(layout: Layout, settings: Settings) -> None:
@@ -54,12 +61,16 @@ def run(layout: Layout, settings: Settings) -> None:
     ]
     measures = _measures(settings, train, names, features, kernels)
     wrong = train.column("flipped").astype(bool)
-    found = {name: detection(values, wrong) for name, values in measures.items()}
+    found = {name: detection(_suspicion(name, of), wrong) for name, of in measures.items()}
     count = min(settings.evaluation.suspects, len(train))
-    suspects = np.argsort(-measures[BEST], kind="stable")[:count]
+    suspects = np.argsort(-_suspicion(BEST, measures[BEST]), kind="stable")[:count]
     say(f"the {count} most suspicious of {len(train)} rows: what argues against them")
-    against = _opponents(features, kernels, suspects)
-    predicted = _predictions(features)
+    parts = []
+    for start, stop in _spans(count, SUSPECTS_AT_ONCE):
+        some = suspects[start:stop]
+        against = _opponents(settings, names, features, kernels, some)
+        parts.append(_table(train, some, against, _predicted(features, some), measures))
+    table = pa.concat_tables(parts).add_column(0, "rank", [np.arange(1, count + 1)])
     made_from = {
         f"{layout.name(train.path)}#table": str(train.manifest.details["table_digest"]),
         **{layout.name(kernel.path): kernel.manifest.content for kernel in kernels},
@@ -69,8 +80,12 @@ def run(layout: Layout, settings: Settings) -> None:
             for shard in of_train.shards
         },
     }
-    manifest = Manifest("suspects", made_from=made_from, settings={"suspects": count}, code=code)
-    table = _table(train, suspects, against, predicted, measures)
+    chosen = {
+        "suspects": count,
+        "loss_weight_power": settings.scores.loss_weight_power,
+        "balance": settings.scores.balance,
+    }
+    manifest = Manifest("suspects", made_from=made_from, settings=chosen, code=code)
     figures = {
         "rows": len(train),
         "flipped": int(wrong.sum()),
@@ -83,9 +98,14 @@ def run(layout: Layout, settings: Settings) -> None:
     say(f"wrote {layout.suspects} and {layout.mislabelled}")
 
 
+def _spans(n: int, at_once: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, n, at_once):
+        yield start, min(start + at_once, n)
+
+
 def _blocks(features: TrainFeatures) -> Iterator[Tensor]:
-    for start in range(0, features.n, ROWS_AT_ONCE):
-        yield torch.from_numpy(features.features(start, min(start + ROWS_AT_ONCE, features.n)))
+    for start, stop in _spans(features.n, ROWS_AT_ONCE):
+        yield torch.from_numpy(features.features(start, stop))
 
 
 def _measures(
@@ -95,9 +115,9 @@ def _measures(
     features: list[TrainFeatures],
     kernels: list[KernelStore],
 ) -> dict[str, Array]:
-    """How suspicious each row is, the larger the more, [n] each, by every measure."""
-    labels = torch.from_numpy(train.column("label")).long()
-    influence, scores = (torch.zeros(len(train), dtype=torch.float64) for _ in range(2))
+    """What every measure says of each row, [n] each."""
+    labels = torch.tensor(train.column("label"), dtype=torch.int64)
+    influence, scores, others = (torch.zeros(len(train), dtype=torch.float64) for _ in range(3))
     pairs = zip(features, kernels, strict=True)
     for of_train, kernel in progress(pairs, total=len(names), label="support", unit="checkpoint"):
         sums = class_sums(_blocks(of_train), labels, train.outputs)
@@ -105,75 +125,140 @@ def _measures(
         by = standing(_blocks(of_train), labels, sums, factor)
         influence += by.self_influence / len(names)
         scores += by.mean_score / len(names)
+        others += by.others / len(names)
     columns = [of_train.column("margin").astype(np.float64) for of_train in features]
     margins = dict(zip(names, columns, strict=True))
     last = np.stack([margins[name] for name in last_states(settings.checkpoints)])
     found = {
-        BEST: -relative_support(scores, influence).numpy(),
-        "mean score": -scores.numpy(),
+        BEST: relative_support(scores, influence, others).numpy(),
+        "mean score": scores.numpy(),
         "self-influence": influence.numpy(),
-        "margin": -last.mean(0),
-        "loss": np.logaddexp(0, -last).mean(0),
+        "margin": last.mean(0),
     }
+    if settings.features.model_output == BUILT_IN:  # of another, no one here knows the loss
+        found["loss"] = np.logaddexp(0, -last).mean(0)
     if len(last) < len(names):
-        found["area under the margin"] = -np.mean(columns, 0)
+        found["area under the margin"] = np.mean(columns, 0)
     return found
 
 
+def _suspicion(name: str, values: Array) -> Array:
+    """The same, the larger the more suspicious."""
+    return values if name in LARGE_IS_SUSPICIOUS else -values
+
+
+@dataclass(frozen=True)
+class _Opponents:
+    """The train rows that argue against q suspects, strongest first; a may be less than AGAINST.
+
+    Attributes:
+        score: of each for the suspect as target, [q, a]; infinite where fewer argue against it.
+        std: [q, a]; not a number where a single checkpoint is.
+        stable: whether the score's sign is, [q, a].
+        place: in the train set, [q, a].
+    """
+
+    score: NDArray[np.float32]
+    std: NDArray[np.float32]
+    stable: NDArray[np.bool_]
+    place: Places
+
+
 def _opponents(
-    features: list[TrainFeatures], kernels: list[KernelStore], rows: NDArray[np.int64]
-) -> Top:
-    """The strongest opponents of train rows [q], taken as targets."""
-    solved = []
-    for of_train, kernel in zip(features, kernels, strict=True):
-        own = np.concatenate([of_train.features(row, row + 1) for row in rows])
-        solved.append(solve_kernel(torch.from_numpy(kernel.cholesky), torch.from_numpy(own)))
+    settings: Settings,
+    names: list[str],
+    features: list[TrainFeatures],
+    kernels: list[KernelStore],
+    suspects: Places,
+) -> _Opponents:
+    """What argues most against train rows [q], by the scores that the run gives them as targets."""
     n = features[0].n
-    top = TopRows(len(rows), min(AGAINST, n), largest=False)
-    for start in range(0, n, ROWS_AT_ONCE):
-        stop = min(start + ROWS_AT_ONCE, n)
-        some = [torch.from_numpy(of_train.features(start, stop)) for of_train in features]
-        block = score_block(some, solved, torch.ones(len(some), stop - start), 0.0)
-        top.add(block.scores.float().numpy(), start)
-    return top.result()
+    gathered = (_gather(of_train, suspects) for of_train in features)
+    solved = solve_targets(kernels, gathered, n, alike=settings.scores.balance)
+    weights = torch.from_numpy(np.stack([of_train.column("loss_weight") for of_train in features]))
+    runs = [run_of(name) for name in names]
+    found = [np.empty((len(suspects), 0), kind) for kind in (np.float32, np.float32, np.int64)]
+    spans = list(_spans(n, ROWS_AT_ONCE))
+    for start, stop in progress(spans, total=len(spans), label="opponents", unit="block"):
+        block = score_block(
+            [torch.from_numpy(of_train.features(start, stop)) for of_train in features],
+            solved,
+            weights[:, start:stop],
+            settings.scores.loss_weight_power,
+            runs,
+        )
+        score, std = (values.T.float().numpy() for values in (block.scores, block.std))
+        place = np.broadcast_to(np.arange(start, stop), score.shape)
+        against = (score < 0) & (place != suspects[:, None])
+        parts = zip(found, (np.where(against, score, np.inf), std, place), strict=True)
+        both = [np.concatenate(part, axis=1) for part in parts]
+        # Rows come in order of place and the sort is stable, so ties keep the earlier place.
+        order = np.argsort(both[0], axis=1, kind="stable")[:, :AGAINST]
+        found = [np.take_along_axis(values, order, axis=1) for values in both]
+    score, std, place = found
+    error = standard_error(std, len(set(runs)))
+    return _Opponents(score, std, sign_is_stable(score, error), place)
 
 
-def _predictions(features: list[TrainFeatures]) -> NDArray[np.int64]:
-    """The class that most checkpoints give each row, [n]; of several the first."""
-    votes = np.stack([of_train.column("prediction") for of_train in features])
-    classes = np.arange(votes.max() + 1)
-    counted: NDArray[np.int64] = (votes[:, :, None] == classes).sum(0).argmax(1)
-    return counted
+def _gather(features: TrainFeatures, places: Places) -> Tensor:
+    """The features of some rows, [q, k], from the blocks that hold one."""
+    found = torch.empty(len(places), features.dim)
+    for start, stop in _spans(features.n, ROWS_AT_ONCE):
+        here = np.flatnonzero((places >= start) & (places < stop))
+        if len(here):
+            block = torch.from_numpy(features.features(start, stop))
+            found[here] = block[places[here] - start].float()
+    return found
 
 
 def _table(
     train: PreparedRows,
-    suspects: NDArray[np.int64],
-    against: Top,
-    predicted: NDArray[np.int64],
+    suspects: Places,
+    against: _Opponents,
+    predicted: Places,
     measures: dict[str, Array],
 ) -> pa.Table:
     """One row a suspect, most suspicious first."""
     ids, labels = train.column("row"), train.column("label")
-    names = np.array(train.label_names, object)
-    texts = {column: train.column(column) for column in train.text_columns}
+    classes = np.array(train.label_names, object)
+    listed = np.isfinite(against.score)
+    place, std = against.place[listed], against.std[listed]
+    texts = _texts(train, np.concatenate([suspects, place]))
+    q = len(suspects)
 
-    def lists(values: NDArray[Any], kind: pa.DataType) -> pa.Array:
-        return pa.array(values.tolist(), pa.list_(kind))
+    def lists(values: pa.Array) -> pa.Array:
+        ends = np.concatenate([[0], np.cumsum(listed.sum(1))])
+        return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), values)
 
     columns: dict[str, Any] = {
-        "rank": np.arange(1, len(suspects) + 1),
         "row": ids[suspects],
-        **{column: pa.array(values[suspects], pa.string()) for column, values in texts.items()},
+        **{f"text_{column}": values[:q] for column, values in texts.items()},
         "label": labels[suspects],
-        "label_name": pa.array(names[labels[suspects]], pa.string()),
-        "predicted": predicted[suspects],
-        "predicted_name": pa.array(names[predicted[suspects]], pa.string()),
+        "label_name": pa.array(classes[labels[suspects]], pa.string()),
+        "predicted": predicted,
+        "predicted_name": pa.array(classes[predicted], pa.string()),
         "flipped": train.column("flipped").astype(bool)[suspects],
         **{name.replace(" ", "_").replace("-", "_"): of[suspects] for name, of in measures.items()},
-        "against_row": lists(ids[against.place], pa.int64()),
-        "against_score": lists(against.score, pa.float32()),
-        "against_label_name": lists(names[labels[against.place]], pa.string()),
-        **{f"against_{column}": lists(of[against.place], pa.string()) for column, of in texts.items()},
+        "against_row": lists(pa.array(ids[place])),
+        "against_score": lists(pa.array(against.score[listed])),
+        "against_std": lists(pa.array(std, from_pandas=True)),
+        # Of a single checkpoint nothing is known.
+        "against_sign_stable": lists(pa.array(against.stable[listed], mask=~np.isfinite(std))),
+        "against_label_name": lists(pa.array(classes[labels[place]], pa.string())),
+        **{f"against_text_{column}": lists(values[q:]) for column, values in texts.items()},
     }
     return pa.table(columns)
+
+
+def _predicted(features: list[TrainFeatures], rows: Places) -> Places:
+    """The class that most checkpoints give each of some rows, [q]; of several the first."""
+    votes = np.stack([of_train.column("prediction")[rows] for of_train in features])
+    found: Places = mode(votes, axis=0).mode
+    return found
+
+
+def _texts(train: PreparedRows, places: Places) -> dict[str, pa.Array]:
+    """The texts of some rows, [q] each, by column; no others are read."""
+    some, back = np.unique(places, return_inverse=True)
+    picked = train.rows.select_columns(train.text_columns).with_format("arrow").select(some)[:]
+    return {name: cut(picked[name]).combine_chunks().take(pa.array(back)) for name in train.text_columns}

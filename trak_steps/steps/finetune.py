@@ -11,7 +11,7 @@ from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.fingerprint import fingerprint
 from trak_steps.layout import Layout, state_name
-from trak_steps.model.device import pick_device
+from trak_steps.model.device import training_device
 from trak_steps.model.load import load_classifier, load_for_training, load_tokenizer
 from trak_steps.model.recipe import Recipe
 from trak_steps.model.training import finetune
@@ -37,12 +37,7 @@ def run(layout: Layout, settings: Settings, training_run: int) -> None:
         seed=settings.seed + training_run,
         keep=tuple(sorted(settings.checkpoints.keep)),
     )
-    device = pick_device(settings.execution.device)
-    if device.index:
-        raise TrakError(
-            f"execution.device: training uses the first GPU it sees, not {device}; set "
-            f"CUDA_VISIBLE_DEVICES={device.index} and execution.device: cuda"
-        )
+    device = training_device(settings.execution.device)
     made_from = {
         layout.name(layout.model): base.content,
         layout.name(train.path): train.content,

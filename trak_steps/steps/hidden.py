@@ -31,14 +31,20 @@ class HiddenStates:
             trust_remote_code=settings.model.trust_remote_code,
         )
 
-    def blocks(self, rows: PreparedRows) -> Iterator[tuple[int, Tensor]]:
-        """The place of the first row, and hidden states [r, d], of block after block."""
-        for start in range(0, len(rows), AT_ONCE):
-            some = read_rows(rows, start, min(start + AT_ONCE, len(rows)))
+    def blocks(self, rows: PreparedRows, count: int | None = None) -> Iterator[tuple[int, Tensor]]:
+        """The place of the first row, and hidden states [r, d], of block after block.
+
+        Args:
+            rows: n of them.
+            count: how many of the first to run; all, unless given.
+        """
+        end = len(rows) if count is None else count
+        for start in range(0, end, AT_ONCE):
+            some = read_rows(rows, start, min(start + AT_ONCE, end))
             hidden = forward(self._model, some, hidden=True).hidden
             assert hidden is not None
             yield start, normalize(hidden.double())
 
-    def all(self, rows: PreparedRows) -> Tensor:
-        """Of all rows, [n, d]."""
-        return torch.cat([block for _, block in self.blocks(rows)])
+    def of(self, rows: PreparedRows, count: int | None = None) -> Tensor:
+        """Of all rows, or of the first ones, [n, d]."""
+        return torch.cat([block for _, block in self.blocks(rows, count)])

@@ -28,8 +28,8 @@ from trak_steps.store.table import save_table
 
 PLAN = "subsets"
 SCORES = "scores"
-# Degrees of freedom below which a class-adjusted LDS says nothing.
-FEWEST_LEFT = 6
+# Subsets for each class: with fewer, little is left when class counts are regressed out.
+FEWEST_FOR_A_CLASS = 3
 Array = NDArray[np.float64]
 
 
@@ -119,11 +119,14 @@ def _label_baselines(
 
 
 def _can_adjust(truth: Truth) -> bool:
-    """Whether enough is left of the subsets when their class counts are regressed out."""
+    """Whether there are classes, and enough is left when their counts are regressed out."""
     s, c = truth.classes.shape
-    if s - c < FEWEST_LEFT:
-        say(f"{s} subsets are too few to adjust for {c} classes; set evaluation.lds.subsets higher")
-    return bool(s - c >= FEWEST_LEFT)
+    if s < FEWEST_FOR_A_CLASS * c:
+        say(
+            f"{s} subsets are too few to adjust for {c} classes; set evaluation.lds.subsets to "
+            f"{FEWEST_FOR_A_CLASS * c}"
+        )
+    return bool(0 < FEWEST_FOR_A_CLASS * c <= s)
 
 
 def _measure(
@@ -169,6 +172,8 @@ def _figures(plain: Measured, adjusted: Measured | None, names: list[str]) -> di
             name: {
                 "lds": asdict(plain.scores[name]),
                 "class_adjusted": asdict(adjusted.scores[name]) if adjusted else None,
+                # From the same resamples, so sharper than the two intervals.
+                "less_the_scores": asdict((adjusted or plain).differences[name]),
             }
             for name in names
             if name != SCORES

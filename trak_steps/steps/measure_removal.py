@@ -37,6 +37,7 @@ def run(layout: Layout, settings: Settings) -> None:
         found = calibrate(
             np.array([removal["lost"] for removal in some]).T,
             np.array([removal["predicted"] for removal in some]),
+            np.array([removal["target"] for removal in some]),
             resamples=chosen.bootstrap,
             seed=settings.seed,
         )
@@ -54,7 +55,7 @@ def run(layout: Layout, settings: Settings) -> None:
         lost = np.array([removal["lost"] for removal in some])
         moved = mean_interval(lost.T, resamples=chosen.bootstrap, seed=settings.seed)
         figures["without"][kind] = {
-            "margin_lost": asdict(moved),
+            "margin_lost": asdict(moved) if moved else None,
             "margin_predicted": float(np.mean([removal["predicted"] for removal in some])),
             "predictions_flipped": float(np.mean([removal["flipped"] for removal in some]))
             if targets.label_names

@@ -1,7 +1,7 @@
 """Step ``measure-stability``: would other training runs give the same signs and ranks?"""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -9,21 +9,24 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
-from trak_steps.evaluation.stability import FEWEST_RUNS, hold_out
+from trak_steps.evaluation.stability import FEWEST_RUNS, HeldOut, hold_out
 from trak_steps.fingerprint import fingerprint
-from trak_steps.kernel.gram import solve_kernel
 from trak_steps.layout import Layout, checkpoint_names, run_of
 from trak_steps.progress import say
-from trak_steps.scoring.scores import balanced, signed_power
+from trak_steps.scoring.scores import score_block
 from trak_steps.steps.parts import open_kernel, open_target_features, open_train_features
+from trak_steps.steps.solve import solve_targets, whole
 from trak_steps.store.document import save_document
-from trak_steps.store.features import TrainFeatures
+from trak_steps.store.features import FeatureStore, TrainFeatures
+from trak_steps.store.kernel import KernelStore
 from trak_steps.store.manifest import Manifest
 
-ROWS_AT_ONCE = 1024
+MIB = 2**20
+MAX_BLOCK = 1024
 # Proponents, and opponents, of each target that are looked at.
 TOP = 10
 
@@ -33,53 +36,80 @@ def run(layout: Layout, settings: Settings) -> None:
     code = fingerprint("steps.measure_stability")
     train = PreparedRows.load(layout.train)
     names = checkpoint_names(settings.checkpoints)
-    runs = list(dict.fromkeys(map(run_of, names)))
-    features = {name: open_train_features(layout, settings, name, train) for name in names}
-    kernels = {name: open_kernel(layout, settings, name, features[name]) for name in names}
+    runs, top = len(set(map(run_of, names))), min(TOP, len(train))
     made_from = {layout.name(train.path): train.content}
-    figures: dict[str, Any] = {}
-    for targets in settings.targets:
-        rows = PreparedRows.load(layout.targets(targets))
-        made_from[layout.name(rows.path)] = rows.content
-        solved = {}
-        for name in names:
-            store = open_target_features(layout, name, targets, rows, features[name])
-            made_from[layout.name(store.path)] = store.manifest.content
-            made_from[layout.name(kernels[name].path)] = kernels[name].manifest.content
-            wanted = torch.from_numpy(store.features(0, len(rows)))
-            solved[name] = solve_kernel(torch.from_numpy(kernels[name].cholesky), wanted)
-        if settings.scores.balance:
-            matrices = (torch.from_numpy(kernels[name].kernel()) for name in names)
-            solved = dict(zip(names, balanced(list(solved.values()), matrices, len(train)), strict=True))
-        if len(runs) < FEWEST_RUNS:
-            figures[targets] = None
-            continue
-
-        say(f"{targets}: the strongest pairs of {len(runs)} runs, each held out in turn")
-        blocks = partial(_scores_by_run, features, solved, settings.scores.loss_weight_power)
-        found = hold_out(blocks, len(runs), len(rows), min(TOP, len(train)))
-        figures[targets] = asdict(found)
+    figures: dict[str, Any] = dict.fromkeys(settings.targets)
+    if runs < FEWEST_RUNS:
+        say(f"{runs} runs are too few to hold one out; set checkpoints.count to {FEWEST_RUNS}")
+    else:
+        features = {name: open_train_features(layout, settings, name, train) for name in names}
+        kernels = [open_kernel(layout, settings, name, features[name]) for name in names]
+        made_from |= {layout.name(kernel.path): kernel.manifest.content for kernel in kernels}
+        for targets in settings.targets:
+            rows = PreparedRows.load(layout.targets(targets))
+            stores = [
+                open_target_features(layout, name, targets, rows, features[name]) for name in names
+            ]
+            made_from[layout.name(rows.path)] = rows.content
+            made_from |= {layout.name(store.path): store.manifest.content for store in stores}
+            say(f"{targets}: the strongest pairs of {runs} runs, each held out in turn")
+            figures[targets] = asdict(_held_out(settings, features, kernels, stores, runs, top))
     manifest = Manifest("stability", made_from=made_from, settings={"checkpoints": names}, code=code)
-    values = {"runs": len(runs), "top": min(TOP, len(train)), "targets": figures}
+    values = {"runs": runs, "top": top, "targets": figures}
     save_document(layout.stability, values, manifest)
     say(json.dumps(values, indent=2))
-    if len(runs) < FEWEST_RUNS:
-        say(f"{len(runs)} runs are too few to hold one out; set checkpoints.count to {FEWEST_RUNS}")
     say(f"wrote {layout.stability}")
 
 
+def _held_out(
+    settings: Settings,
+    features: Mapping[str, TrainFeatures],
+    kernels: Sequence[KernelStore],
+    stores: Sequence[FeatureStore],
+    runs: int,
+    top: int,
+) -> HeldOut:
+    """What became of a target set's strongest pairs."""
+    n, t = next(iter(features.values())).n, stores[0].stop - stores[0].start
+    solved = solve_targets(kernels, whole(stores), n, alike=settings.scores.balance)
+    memory, dim = settings.execution.memory_mb * MIB, settings.features.dim
+    block_rows = _block_rows(memory, t, dim, len(features), runs)
+    by_name = dict(zip(features, solved, strict=True))
+    blocks = partial(_scores_by_run, features, by_name, settings.scores.loss_weight_power, block_rows)
+    return hold_out(blocks, runs, t, top)
+
+
 def _scores_by_run(
-    features: dict[str, TrainFeatures], solved: dict[str, torch.Tensor], power: float
+    features: Mapping[str, TrainFeatures],
+    solved: Mapping[str, Tensor],
+    power: float,
+    block_rows: int,
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """The place of its first row, and each run's own scores [m, r, t], of block after block."""
-    n = next(iter(features.values())).n
-    weights = [of_train.column("loss_weight") for of_train in features.values()]
-    scale = signed_power(torch.from_numpy(np.mean(weights, 0, dtype=np.float64)), power)
-    for start in range(0, n, ROWS_AT_ONCE):
-        stop = min(start + ROWS_AT_ONCE, n)
-        by_run: dict[str, list[torch.Tensor]] = {}
-        for name, of_train in features.items():
-            block = torch.from_numpy(of_train.features(start, stop)).float()
-            by_run.setdefault(run_of(name), []).append(block @ solved[name].T)
-        means = [torch.stack(states).mean(0) for states in by_run.values()]
-        yield start, (torch.stack(means).double() * scale[start:stop, None]).numpy()
+    n, t = next(iter(features.values())).n, len(next(iter(solved.values())))
+    weights = torch.from_numpy(np.stack([of.column("loss_weight") for of in features.values()]))
+    states: dict[str, list[str]] = {}
+    for name in features:
+        states.setdefault(run_of(name), []).append(name)
+    for start in range(0, n, block_rows):
+        stop = min(start + block_rows, n)
+        scores = np.empty((len(states), stop - start, t))
+        for place, names in enumerate(states.values()):
+            # The weight is that of all checkpoints, so that the runs' mean is the score that is stored.
+            scores[place] = score_block(
+                [torch.from_numpy(features[name].features(start, stop)) for name in names],
+                [solved[name] for name in names],
+                weights[:, start:stop],
+                power,
+            ).scores
+        yield start, scores
+
+
+def _block_rows(memory: int, t: int, dim: int, checkpoints: int, runs: int) -> int:
+    """Train rows to look at once: a run's features, what scoring them takes, and every run's scores.
+
+    The last twice, for a block is made before the one before it is let go.
+    """
+    a_row = 4 * dim * (checkpoints // runs + 1) + 8 * t * (9 + 2 * runs)
+    rows = (memory - 4 * t * dim * checkpoints) // a_row
+    return int(min(max(1, rows), MAX_BLOCK))

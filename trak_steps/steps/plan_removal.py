@@ -15,6 +15,7 @@ from trak_steps.fingerprint import fingerprint
 from trak_steps.layout import Layout, last_states
 from trak_steps.lineage import Lineage
 from trak_steps.progress import say
+from trak_steps.retraining.subsets import random_rows
 from trak_steps.steps.hidden import HiddenStates
 from trak_steps.steps.identity import plan_settings, require_known_recipe, retraining_seed
 from trak_steps.steps.parts import require_scores
@@ -46,13 +47,12 @@ def run(layout: Layout, settings: Settings) -> None:
     scores = _scores(store, q)
     checkpoint = last_states(settings.checkpoints)[0]
     near = _nearness(layout, settings, checkpoint, train, targets, q)
-    draw = np.random.default_rng([settings.seed, n, q])
     removed: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
     about: list[tuple[int, str, float]] = [(-1, NOTHING, 0.0)]
     for target in range(q):
         of_kind = {
             PROPONENTS: np.argsort(-scores[:, target], kind="stable")[: chosen.rows],
-            RANDOM: draw.permutation(n)[: chosen.rows],
+            RANDOM: random_rows(n, chosen.rows, settings.seed, target),
             NEAREST: np.argsort(-near[:, target], kind="stable")[: chosen.rows],
         }
         for kind, rows in of_kind.items():
@@ -88,9 +88,11 @@ def run(layout: Layout, settings: Settings) -> None:
 def _scores(store: ScoreStore, q: int) -> NDArray[np.float32]:
     """Of all train rows for the first targets, [n, q]."""
     n, _ = store.shape
-    starts = range(0, n, store.block_rows)
-    blocks = [store.scores(start, min(start + store.block_rows, n))[:, :q] for start in starts]
-    return np.concatenate(blocks)
+    found = np.empty((n, q), np.float32)
+    for start in range(0, n, store.block_rows):
+        stop = min(start + store.block_rows, n)
+        found[start:stop] = store.scores(start, stop)[:, :q]
+    return found
 
 
 def _nearness(
@@ -103,7 +105,7 @@ def _nearness(
 ) -> NDArray[np.float64]:
     """The cosine of hidden states, [n, q]; less for rows of another label, which come last."""
     states = HiddenStates(layout, settings, checkpoint, train.outputs)
-    wanted = states.all(targets)[:q]
+    wanted = states.of(targets, q)
     near = np.concatenate([(block @ wanted.T).numpy() for _, block in states.blocks(train)])
     if not train.label_names:
         return near

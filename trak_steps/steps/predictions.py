@@ -5,7 +5,7 @@ One pass over each checkpoint's features; see :mod:`trak_steps.evaluation.sums`.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import reduce
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.evaluation import scorings
-from trak_steps.evaluation.sums import fold, fold_kernel, sum_features
+from trak_steps.evaluation.sums import Sums, fold, fold_kernel, sum_features
+from trak_steps.kernel.gram import TARGETS_AT_ONCE, factor_kernel
 from trak_steps.kernel.ridge import ridge_for, spectrum
 from trak_steps.layout import Layout, checkpoint_names, last_states, run_of
 from trak_steps.progress import progress, say
@@ -33,7 +34,11 @@ POWERS = (0.0, 0.5, 1.0)
 SMALLEST_DIM = 64
 # The row weights of the reference's rule, which no power has.
 REFERENCE = -1.0
+BASELINES = DOT, COSINE, RULE = "gradient dot product", "gradient cosine", "reference rule"
 ROWS_AT_ONCE = 1024
+MIB = 2**20
+# Of a target's feature: six arrays in float64, from what is solved for to what is balanced.
+BYTES_OF_A_NUMBER = 48
 Array = NDArray[np.float64]
 
 
@@ -162,54 +167,112 @@ class Predictions:
 
         A point whose kernel is singular for some checkpoint is left out.
         """
-        singular: set[Point] = set()
-        found: dict[str, tuple[dict[Point, Array], dict[str, Array]]] = {
-            name: ({}, {}) for name in targets
-        }
-        last = last_states(self._settings.checkpoints)
+        shape = len(self._kept), sum(map(len, targets.values()))
+        of_points = {point: np.zeros(shape) for point in chosen}
+        baselines = {name: np.zeros(shape) for name in BASELINES}
         for name in progress(self._names, total=len(self._names), label="sums", unit="checkpoint"):
             features = self._features[name]
-            sums = sum_features(self._blocks(features), self._kept, self._weights)
+            # Those of a classifier are all 1; a regression's say which way a row pushes.
+            signs = self._weights[0.0]
+            sums = sum_features(self._blocks(features), self._kept, self._weights, signs)
             kernel = torch.from_numpy(self._kernels[name].kernel())
-            for of_set, rows in targets.items():
-                of_points, baselines = found[of_set]
-                store = open_target_features(self._layout, name, of_set, rows, features)
-                phi = torch.from_numpy(store.features(0, len(rows))).double()
-                solver = _Solver(kernel, phi, len(self._train))
-                for point in chosen:
-                    if name not in point.checkpoints or point in singular:
-                        continue
-                    try:
-                        share = fold(sums.by_weight[point.power], point.dim) @ solver(point)
-                    except TrakError as error:
-                        say(f"left out, {point.curve} of checkpoint {name}: {error}")
-                        singular.add(point)
-                    else:
-                        _add(of_points, point, share / len(point.checkpoints))
-                dot = scorings.gradient_dot(sums.by_weight[0.0], phi)
-                _add(baselines, "gradient dot product", dot)
-                _add(baselines, "gradient cosine", scorings.cosine(sums.units, phi))
-                if name in last:
-                    of_rule = scorings.reference(sums.by_weight[REFERENCE], kernel, phi)
-                    _add(baselines, "reference rule", of_rule)
-        for of_points, _ in found.values():
-            for point in singular & of_points.keys():
-                del of_points[point]
+            phi = self._of_targets(name, targets)
+            self._add_points(of_points, name, kernel, sums, phi)
+            self._add_baselines(baselines, name, kernel, sums, phi)
+        found = {}
+        start = 0
+        for of_set, rows in targets.items():
+            own = slice(start, start + len(rows))
+            found[of_set] = (
+                {point: values[:, own] for point, values in of_points.items()},
+                {name: values[:, own] for name, values in baselines.items()},
+            )
+            start = own.stop
         return found
+
+    def _of_targets(self, name: str, targets: Mapping[str, PreparedRows]) -> Tensor:
+        """A checkpoint's features of all target sets, one after the other, [t, k]."""
+        parts = []
+        for of_set, rows in targets.items():
+            store = open_target_features(self._layout, name, of_set, rows, self._features[name])
+            parts.append(torch.from_numpy(store.features(0, len(rows))))
+        return torch.cat(parts)
+
+    def _add_points(
+        self, found: dict[Point, Array], name: str, kernel: Tensor, sums: Sums, phi: Tensor
+    ) -> None:
+        """Add a checkpoint's share; points whose kernel is singular are taken out.
+
+        Each kernel is factored once, for all points and targets that want it, and then let go.
+        """
+        n = len(self._train)
+        here = [point for point in found if name in point.checkpoints]
+        for dim in dict.fromkeys(point.dim for point in here):
+            folded = fold_kernel(kernel, dim)
+            for ridge, same in _by_ridge(folded, [p for p in here if p.dim == dim]).items():
+                try:
+                    factor = factor_kernel(folded, n, ridge)
+                except TrakError as error:
+                    for point in same:
+                        say(f"left out, {point.curve} of checkpoint {name}: {error}")
+                        del found[point]
+                    continue
+                for places, part in self._some_targets(phi):
+                    solved = torch.cholesky_solve(fold(part, dim).T, factor)
+                    weights = {False: solved}
+                    if any(point.balance for point in same):
+                        # Whatever all checkpoints are brought to: a target's scale orders nothing.
+                        weights[True] = balanced([solved.T], [folded], n, to=1.0)[0].T
+                    for point in same:
+                        share = fold(sums.by_weight[point.power], dim) @ weights[point.balance]
+                        found[point][:, places] += share.numpy() / len(point.checkpoints)
+
+    def _add_baselines(
+        self, found: dict[str, Array], name: str, kernel: Tensor, sums: Sums, phi: Tensor
+    ) -> None:
+        """Add what baselines make of a checkpoint; the reference's rule, of last states only."""
+        rule = None
+        if name in last_states(self._settings.checkpoints):
+            rule = self._reference(kernel, sums.by_weight[REFERENCE])
+        for places, part in self._some_targets(phi):
+            dot = scorings.gradient_dot(sums.by_weight[0.0], part)
+            found[DOT][:, places] += dot.numpy()
+            found[COSINE][:, places] += scorings.cosine(sums.units, part).numpy()
+            if rule is not None:
+                found[RULE][:, places] += (rule @ part.T).numpy()
+
+    def _reference(self, kernel: Tensor, sums: Tensor) -> Tensor:
+        """What the reference's rule predicts for unit vectors in the targets' place, [s, k].
+
+        The rule is linear in a target's features, so this times them is what it predicts for any.
+        """
+        k = len(kernel)
+        dim = scorings.reference_dim(k, len(self._train))
+        units = fold(torch.eye(k, dtype=torch.float64), dim)
+        return scorings.reference(fold(sums, dim), fold_kernel(kernel, dim), units)
+
+    def _some_targets(self, phi: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """The places of some targets, and their features in float64 [c, k], until all had their turn.
+
+        As many at once as half the memory holds of what is made of them; kernels have the other half.
+        """
+        memory = self._settings.execution.memory_mb * MIB // 2
+        at_once = max(1, min(TARGETS_AT_ONCE, memory // (BYTES_OF_A_NUMBER * phi.shape[1])))
+        for start in range(0, len(phi), at_once):
+            yield slice(start, start + at_once), phi[start : start + at_once].double()
 
     def of_hidden_states(self, targets: Mapping[str, PreparedRows]) -> dict[str, Array]:
         """By the cosine of last hidden states, averaged over the last state of each run."""
-        found: dict[str, Array] = {}
+        found = {of_set: np.zeros((len(self._kept), len(rows))) for of_set, rows in targets.items()}
         for name in last_states(self._settings.checkpoints):
             states = HiddenStates(self._layout, self._settings, name, self._train.outputs)
-            kept = torch.from_numpy(self._kept).double()
-            parts = [
-                kept[:, start : start + len(block)] @ block
+            parts = (
+                torch.from_numpy(self._kept[:, start : start + len(block)]).double() @ block
                 for start, block in states.blocks(self._train)
-            ]
-            sums = torch.stack(parts).sum(0)
+            )
+            sums = reduce(torch.add, parts)
             for of_set, rows in targets.items():
-                _add(found, of_set, sums @ states.all(rows).T)
+                found[of_set] += (sums @ states.of(rows).T).numpy()
         return found
 
     def _blocks(self, features: TrainFeatures) -> Iterator[tuple[int, NDArray[np.floating]]]:
@@ -217,40 +280,13 @@ class Predictions:
             yield start, features.features(start, min(start + ROWS_AT_ONCE, features.n))
 
 
-class _Solver:
-    """(K + ridge)⁻¹ φ(z) of one checkpoint, [k, t], at every point; what points share is kept."""
-
-    def __init__(self, kernel: Tensor, targets: Tensor, n: int) -> None:
-        self._kernel = kernel
-        self._targets = targets
-        self._n = n
-        self._kernels: dict[int, Tensor] = {}
-        self._spectra: dict[int, Tensor] = {}
-        self._solved: dict[tuple[int, float, bool], Tensor] = {}
-
-    def __call__(self, point: Point) -> Tensor:
-        dim = point.dim
-        if dim not in self._kernels:
-            whole = dim == len(self._kernel)
-            self._kernels[dim] = self._kernel if whole else fold_kernel(self._kernel, dim)
-        ridge = self._ridge(point)
-        what = (dim, ridge, point.balance)
-        if what not in self._solved:
-            kernel, targets = self._kernels[dim], fold(self._targets, dim)
-            found = scorings.solve(kernel, targets, n=self._n, ridge=ridge)
-            if point.balance:
-                # Whatever all checkpoints are brought to: a target's scale orders nothing.
-                found = balanced([found.T], [kernel], self._n, to=1.0)[0].T
-            self._solved[what] = found
-        return self._solved[what]
-
-    def _ridge(self, point: Point) -> float:
-        if point.ridge is not None:
-            return point.ridge
-        if point.dim not in self._spectra:
-            self._spectra[point.dim] = spectrum(self._kernels[point.dim])
-        return ridge_for(self._spectra[point.dim], point.freedom)
-
-
-def _add(found: dict[Any, Array], name: Any, values: Tensor) -> None:
-    found[name] = found.get(name, 0.0) + values.numpy()
+def _by_ridge(kernel: Tensor, points: Sequence[Point]) -> dict[float, list[Point]]:
+    """Points of one k by the ridges that they have for its kernel [k, k]."""
+    ridges = {point: point.ridge for point in points if point.ridge is not None}
+    if len(ridges) < len(points):
+        eigenvalues = spectrum(kernel)
+        ridges |= {p: ridge_for(eigenvalues, p.freedom) for p in points if p.ridge is None}
+    by_ridge: dict[float, list[Point]] = {}
+    for point, ridge in ridges.items():
+        by_ridge.setdefault(ridge, []).append(point)
+    return by_ridge

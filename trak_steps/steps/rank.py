@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from trak_steps.config import Settings
@@ -21,9 +20,7 @@ from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.scores import ScoreStore
 from trak_steps.store.table import save_table
-
-# Characters of a text that the list holds. A row that is in the top of many targets is repeated.
-LONGEST = 10_000
+from trak_steps.store.texts import cut
 
 
 def run(layout: Layout, settings: Settings, targets: str) -> None:
@@ -99,15 +96,6 @@ def _stability(store: ScoreStore, top: Top, runs: int, side: str) -> _Stability:
     return _Stability(std, sign_is_stable(top.score, error), best, worst)
 
 
-def _cut(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Texts of a length that can be listed many times; a cut one ends with an ellipsis."""
-    texts = texts.cast(pa.large_string())
-    short = pc.utf8_slice_codeunits(texts, 0, LONGEST)
-    ellipsis, nothing = (pa.scalar(text, pa.large_string()) for text in ("…", ""))
-    marked = pc.binary_join_element_wise(short, ellipsis, nothing)
-    return pc.if_else(pc.greater(pc.utf8_length(texts), LONGEST), marked, short)
-
-
 def _table(
     side: str,
     top: Top,
@@ -137,7 +125,7 @@ def _table(
         for column in kept:
             values = picked[column]
             if column in rows.text_columns:
-                values = _cut(values)
+                values = cut(values)
             values = values.take(pa.array(back))
             columns[f"{name}_{column}"] = values
             if column == "label" and rows.label_names:

@@ -127,7 +127,7 @@ STEPS = {
     ),
     "find-mislabelled": Step(
         "find_mislabelled",
-        (*_KERNEL, "checkpoints", "evaluation.suspects"),
+        (*_SCORES, "evaluation.suspects"),
         after=("featurize", "kernel"),
         rows=("prepare",),
     ),

@@ -6,9 +6,7 @@ An interruption loses the model that was being trained.
 
 import hashlib
 
-import datasets
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
@@ -16,17 +14,14 @@ from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.fingerprint import fingerprint, foreign_fingerprint
-from trak_steps.gradients.model_output import ModelOutput, check_model_output, load_model_output
-from trak_steps.gradients.rows import Row
-from trak_steps.gradients.source import predict
+from trak_steps.gradients.model_output import check_model_output, load_model_output
 from trak_steps.layout import Layout
 from trak_steps.lineage import Lineage
-from trak_steps.model.device import pick_device
-from trak_steps.model.forward import forward
-from trak_steps.model.load import load_for_training, load_tokenizer
+from trak_steps.model.device import training_device
 from trak_steps.model.recipe import Recipe
 from trak_steps.progress import progress, say
-from trak_steps.retraining.train import retrain
+from trak_steps.retraining.ask import ask
+from trak_steps.retraining.train import Base, retrain
 from trak_steps.steps.identity import answers_settings
 from trak_steps.steps.tokens import read_rows
 from trak_steps.store.artefact import artefact_manifest
@@ -61,7 +56,7 @@ def run(layout: Layout, settings: Settings, plan_name: str, shard: int) -> None:
     manifest = Manifest(
         "retrained",
         made_from={
-            layout.name(layout.model): trainer.base,
+            layout.name(layout.model): trainer.content,
             layout.name(layout.plan(plan_name)): of_plan.content,
             **{layout.name(part.path): part.content for part in (train, *sets.values())},
         },
@@ -78,15 +73,15 @@ class Retrainer:
 
     Attributes:
         sets: the target sets.
-        base: the content of the model that is trained.
+        content: of the model that is trained.
         trained: how many models were.
     """
 
     def __init__(self, layout: Layout, settings: Settings, train: PreparedRows) -> None:
-        self.base = check_folder(layout.model, "model").content
+        self.content = check_folder(layout.model, "model").content
         train.manifest.require(
             train.path,
-            made_from={layout.name(layout.model): self.base},
+            made_from={layout.name(layout.model): self.content},
             settings={"seed": settings.seed, "max_length": settings.model.max_length},
         )
         self.sets = {name: PreparedRows.load(layout.targets(name)) for name in settings.targets}
@@ -95,57 +90,48 @@ class Retrainer:
         self._settings = settings
         self._train = train
         # Of what decides answers, and no more: that they are stored otherwise trains nothing again.
-        self._code = [fingerprint(name) for name in ("retraining.train", "model.load")]
-        self._code_of_answers = [
-            fingerprint(name) for name in ("model.forward", "gradients.model_output", "gradients.source")
-        ]
-        self._device = pick_device(settings.execution.device)
+        self._code = fingerprint("retraining.train")
+        self._code_of_answers = fingerprint("retraining.ask")
+        self._device = training_device(settings.execution.device)
         named = settings.features.model_output
         # The temperature is the loss weight's, which is not asked for.
         self._output = load_model_output(named, 1.0)
         check_model_output(self._output, named, train.outputs)
-        names = [name for name in ("input_ids", "token_type_ids") if name in train.rows.column_names]
-        self._rows = train.rows.select_columns([*names, "label"]).rename_column("label", "labels")
-        self._tokenizer = load_tokenizer(
+        self._base = Base(
             layout.model,
-            max_length=settings.model.max_length,
-            trust_remote_code=settings.model.trust_remote_code,
+            train.outputs,
+            train.label_names,
+            settings.model.max_length,
+            settings.model.trust_remote_code,
         )
         self._targets = {name: read_rows(rows) for name, rows in self.sets.items()}
 
     def answers(self, kept: NDArray[np.bool_], seed: int) -> dict[str, Answers]:
         """A model's answers to every target set, from the shared folder or from training it."""
         folder = self._layout.retrained_models
-        recipe = self._recipe(seed)
         identities = {name: self.identity(kept, seed, name) for name in self.sets}
         found = {name: find_answers(folder, identity) for name, identity in identities.items()}
         known = {name: answers for name, answers in found.items() if answers is not None}
         if len(known) == len(found):
             return known
-        chosen = self._settings.model
-        model = retrain(
-            lambda: load_for_training(
-                self._layout.model,
-                outputs=self._train.outputs,
-                label_names=self._train.label_names,
-                dropout=recipe.dropout,
-                trust_remote_code=chosen.trust_remote_code,
-            ),
-            self._tokenizer,
-            self._rows_kept(kept),
-            recipe,
-            cpu=self._device.type == "cpu",
-        )
+        model = self.train(kept, seed)
         self.trained += 1
-        made = {
-            name: _ask(model, self._output, rows, f"seed {seed}") for name, rows in self._targets.items()
-        }
+        try:
+            made = {
+                name: Answers(*ask(model, self._output, rows)) for name, rows in self._targets.items()
+            }
+        except TrakError as error:
+            raise TrakError(
+                f"the training with seed {seed} diverged: {error}; try a lower finetune.learning_rate"
+            ) from None
         for name, answers in made.items():
             save_answers(folder, identities[name], answers)
         return made
 
-    def _rows_kept(self, kept: NDArray[np.bool_]) -> datasets.Dataset:
-        return self._rows.select(np.flatnonzero(kept))
+    def train(self, kept: NDArray[np.bool_], seed: int) -> PreTrainedModel:
+        """A model trained on the rows kept."""
+        cpu = self._device.type == "cpu"
+        return retrain(self._base, self._train.rows, kept, self._recipe(seed), cpu=cpu)
 
     def _recipe(self, seed: int) -> Recipe:
         return Recipe(**self._settings.finetune.model_dump(), seed=seed, keep=())
@@ -154,7 +140,7 @@ class Retrainer:
         """What decides a model's answers to a target set."""
         recipe = {name: value for name, value in vars(self._recipe(seed)).items() if name != "keep"}
         model = {
-            "base": self.base,
+            "base": self.content,
             "train": self._train.content,
             "code": self._code,
             "recipe": recipe,
@@ -168,14 +154,3 @@ class Retrainer:
             "answers_code": self._code_of_answers,
         }
         return Identity(model, asked)
-
-
-def _ask(model: PreTrainedModel, output: ModelOutput, rows: list[Row], which: str) -> Answers:
-    logits = forward(model, rows).logits
-    margin = output.output(logits, torch.tensor([row.label for row in rows]))
-    if not torch.isfinite(margin).all():
-        raise TrakError(
-            f"the training with {which} diverged: a target's margin is not finite; try a lower "
-            "finetune.learning_rate"
-        )
-    return Answers(margin.float().numpy(), predict(logits).numpy())

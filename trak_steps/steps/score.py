@@ -9,12 +9,12 @@ from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.fingerprint import fingerprint
-from trak_steps.kernel.gram import solve_kernel
-from trak_steps.layout import Layout, checkpoint_names
+from trak_steps.kernel.gram import TARGETS_AT_ONCE
+from trak_steps.layout import Layout, checkpoint_names, run_of
 from trak_steps.lineage import Lineage
 from trak_steps.model.device import pick_device
 from trak_steps.progress import progress, say
-from trak_steps.scoring.scores import balanced, score_block
+from trak_steps.scoring.scores import score_block
 from trak_steps.steps.identity import score_settings
 from trak_steps.steps.parts import (
     open_kernel,
@@ -22,6 +22,7 @@ from trak_steps.steps.parts import (
     open_train_features,
     require_one_recipe,
 )
+from trak_steps.steps.solve import solve_targets, whole
 from trak_steps.store.features import TrainFeatures
 from trak_steps.store.kernel import KernelStore
 from trak_steps.store.manifest import Manifest
@@ -54,18 +55,11 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
         settings.execution.memory_mb * MIB, len(target_rows), features[0].dim, len(names)
     )
     say(f"scoring {len(target_rows)} targets against {len(train)} train rows, {len(names)} checkpoints")
-    solved = [
-        solve_kernel(
-            torch.from_numpy(kernel.cholesky).to(device),
-            torch.from_numpy(store.features(0, len(target_rows))).to(device),
-        )
-        for kernel, store in zip(kernels, stores, strict=True)
-    ]
-    if settings.scores.balance:
-        matrices = (torch.from_numpy(kernel.kernel()) for kernel in kernels)
-        solved = balanced(solved, matrices, len(train))
+    solved = solve_targets(
+        kernels, whole(stores), len(train), alike=settings.scores.balance, device=device
+    )
     loss_weight = np.stack([of_train.column("loss_weight") for of_train in features])
-    power = settings.scores.loss_weight_power
+    power, runs = settings.scores.loss_weight_power, [run_of(name) for name in names]
 
     def blocks() -> Iterator[ScoreBlockRows]:
         starts = range(0, len(train), block_rows)
@@ -76,6 +70,7 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
                 solved,
                 torch.from_numpy(loss_weight[:, start:stop]).to(device),
                 power,
+                runs,
             )
             yield ScoreBlockRows(
                 start, block.scores.float().cpu().numpy(), block.std.float().cpu().numpy()
@@ -118,12 +113,17 @@ def _require_one_code(features: list[TrainFeatures], kernels: list[KernelStore])
 
 
 def _block_rows(memory: int, t: int, dim: int, checkpoints: int) -> int:
-    """Train rows to score at once: features, and five arrays of scores in float64 or less."""
-    held = 4 * t * dim * checkpoints + 8 * dim * dim
-    rows = (memory - held) // (4 * dim * (checkpoints + 1) + 40 * t)
-    if rows < 1:
+    """Train rows to score at once: their features, and what amounts to seven float64 of each score.
+
+    Before, while targets are solved for: a kernel or its factor, read or copied, and some targets.
+    """
+    solved = 4 * t * dim * checkpoints
+    solving = 4 * t * dim + 24 * dim * min(t, TARGETS_AT_ONCE) + 16 * dim * dim
+    a_row = 4 * dim * (checkpoints + 1) + 56 * t
+    needed = solved + max(solving, a_row)
+    if memory < needed:
         raise TrakError(
             f"execution.memory_mb: {memory // MIB} cannot hold {t} targets of {checkpoints} "
-            f"checkpoints; set it above {2 * held // MIB}, or split the target set"
+            f"checkpoints; set it above {2 * needed // MIB}, or split the target set"
         )
-    return int(min(rows, MAX_BLOCK))
+    return int(min((memory - solved) // a_row, MAX_BLOCK))

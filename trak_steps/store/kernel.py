@@ -29,25 +29,38 @@ def _chunks(dim: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class KernelStore:
-    """A kernel, opened for reading."""
+    """A kernel, opened for reading. Its arrays are read when asked for and not kept: steps open many."""
 
     path: Path
     manifest: Manifest
-    cholesky: NDArray[np.float64]
     group: zarr.Group
 
     @classmethod
     def open(cls, path: Path) -> "KernelStore":
-        """Read the factor. Raises TrakError if the store is missing or damaged."""
+        """Open a store. Raises TrakError if it is missing or damaged."""
         group, manifest = open_group(path, KIND, step="trak-steps kernel")
-        dim = int(manifest.settings["dim"])
-        factor = read_array(group, path, "cholesky", (dim, dim))
+        return cls(path, manifest, group)
+
+    @property
+    def dim(self) -> int:
+        """k."""
+        return int(self.manifest.settings["dim"])
+
+    @property
+    def cholesky(self) -> NDArray[np.float64]:
+        """The lower factor of K with its ridge, [k, k], read anew each time.
+
+        Raises:
+            TrakError: if it is damaged, or no such factor.
+        """
+        factor = read_array(self.group, self.path, "cholesky", (self.dim, self.dim))
         if (factor.diagonal() <= 0).any() or np.triu(factor, 1).any():
             raise TrakError(
-                f"{path}: `cholesky` is no factor of a positive definite kernel; delete it and rerun"
+                f"{self.path}: `cholesky` is no factor of a positive definite kernel; delete it and "
+                "rerun"
             )
-        return cls(path, manifest, factor, group)
+        return factor
 
     def kernel(self) -> NDArray[np.float64]:
         """K without ridge, [k, k]."""
-        return read_array(self.group, self.path, "kernel", self.cholesky.shape)
+        return read_array(self.group, self.path, "kernel", (self.dim, self.dim))

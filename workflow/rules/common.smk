@@ -9,7 +9,7 @@ from snakemake.exceptions import WorkflowError
 from trak_steps.config import arguments, parse_settings
 from trak_steps.errors import TrakError
 from trak_steps.fingerprint import fingerprint, foreign_fingerprint
-from trak_steps.housekeeping import Plan, tidy
+from trak_steps.housekeeping import Plan, drop_surplus, tidy
 from trak_steps.inputs import (
     base_files,
     known_detail,
@@ -54,6 +54,11 @@ onstart:
     # Not `tidy`: the states of a training that Snakemake does not know to be finished are needed yet.
     for path in sweep(run.root):
         print(f"removed {path}, which a killed writer left", file=sys.stderr)
+    plans = planned_models(settings.evaluation)
+    for path in drop_surplus(run, {name: plan_shards(name) for name in plans}):
+        print(
+            f"removed {path}, whose models are no longer planned", file=sys.stderr
+        )
 
 
 onsuccess:

@@ -215,7 +215,7 @@ rule find_mislabelled:
     resources:
         mem_mb=memory,
         runtime=240,
-        gpu=GPU,
+        gpu=0,
     params:
         **step("find-mislabelled"),
         output_code=MODEL_OUTPUT,

@@ -1,0 +1,151 @@
+"""One rule of a score's error: that of the mark on the list is that of the runs held out."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import attribute, small_settings
+from numpy.typing import NDArray
+
+from trak_steps.config import Settings
+from trak_steps.data.prepared import PreparedRows
+from trak_steps.evaluation.stability import hold_out
+from trak_steps.layout import Layout, checkpoint_names, run_of
+from trak_steps.scoring.scores import ScoreBlock, score_block
+from trak_steps.scoring.stability import sign_is_stable, standard_error
+from trak_steps.steps import base_model, finetune, measure_stability, prepare, prepare_targets
+from trak_steps.steps.parts import open_kernel, open_target_features, open_train_features
+from trak_steps.store.document import load_document
+from trak_steps.store.scores import ScoreStore
+from trak_steps.store.table import load_table
+
+Array = NDArray[np.float64]
+
+
+def block_of(scores: Array) -> ScoreBlock:
+    """What the store has of states' own scores, [runs, states, r, t]."""
+    runs, states, _, t = scores.shape
+    features = [torch.from_numpy(of) for of in scores.reshape(runs * states, -1, t)]
+    names = [str(run) for run in range(runs) for _ in range(states)]
+    ones = torch.ones(len(features), features[0].shape[0])
+    return score_block(features, [torch.eye(t).double()] * len(features), ones, 0.0, names)
+
+
+def errors_from_zero(scores: Array) -> float:
+    """By how many of its errors a single pair's score, from [runs, states], is off zero."""
+    block = block_of(scores[:, :, None, None])
+    return float(block.scores) / float(standard_error(block.std.numpy(), len(scores)).item())
+
+
+def test_runs_that_agree_are_stable_however_their_states_differ() -> None:
+    scores = np.array([[3.0, 1.0, 0.1]] * 3) + np.array([[0.0], [0.001], [-0.001]])
+    assert errors_from_zero(scores) == pytest.approx(np.mean([3, 1, 0.1]) / (0.001 / 3**0.5))
+
+
+def test_states_that_agree_make_no_run_of_their_own() -> None:
+    """Counted as nine, they would be 2.16 errors from zero, and called stable."""
+    scores = np.repeat([[0.2], [1.0], [2.4]], 3, axis=1)
+    assert errors_from_zero(scores) == pytest.approx(1.87, abs=0.005)
+
+
+def test_the_mark_is_what_the_runs_held_out_are_asked_about() -> None:
+    """All rows listed, so that every pair has both; among them the two above."""
+    draw = np.random.default_rng(0)
+    runs, states, n, t = 4, 3, 40, 3
+    scores = draw.normal(size=(n, t)) + draw.normal(size=(runs, 1, n, t))
+    scores = scores + draw.normal(size=(runs, states, n, t))
+    scores[:, :, 0, 0] = np.array([3.0, 1.0, 0.1]) + 0.001 * draw.normal(size=(runs, 1))
+    scores[:, :, 1, 0] = np.array([[0.2], [1.0], [2.4], [1.2]])
+    own = scores.mean(1)
+    found = hold_out(lambda: iter([(0, own[:, :9]), (9, own[:, 9:])]), runs, t, n)
+    marks = []
+    for run in range(runs):
+        block = block_of(np.delete(scores, run, axis=0))
+        error = standard_error(block.std.numpy(), runs - 1)
+        marks.append(sign_is_stable(block.scores.numpy(), error))
+    assert found.pairs == 2 * runs * n * t
+    assert found.stable == np.mean(marks)
+    assert 0.1 < found.stable < 0.9
+
+
+@pytest.fixture(scope="module")
+def three_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Settings]:
+    """Three training runs of two states each."""
+    settings = small_settings(
+        dataset={"train_size": 40},
+        checkpoints={"count": 3},
+        kernel={"ridge": 0.0},  # leaves in what runs do not agree on
+        scores={"top": 40},
+    )
+    layout = Layout(tmp_path_factory.mktemp("stability") / "small")
+    base_model.run(layout, settings)
+    prepare.run_train(layout, settings)
+    prepare_targets.run(layout, settings, "validation")
+    for run in range(3):
+        finetune.run(layout, settings, run)
+    attribute(layout, settings)
+    return layout, settings
+
+
+def own_scores(layout: Layout, settings: Settings) -> Array:
+    """Each run's scores [3, n, t], from its features and kernels in float64."""
+    train, targets = PreparedRows.load(layout.train), PreparedRows.load(layout.targets("validation"))
+    scores, weights = {}, []
+    for name in checkpoint_names(settings.checkpoints):
+        features = open_train_features(layout, settings, name, train)
+        factor = open_kernel(layout, settings, name, features).cholesky
+        phi = open_target_features(layout, name, "validation", targets, features)
+        inverse = np.linalg.inv(factor @ factor.T)
+        scores[name] = (
+            features.features(0, len(train)) @ inverse @ phi.features(0, len(targets)).T.astype(float)
+        )
+        weights.append(features.column("loss_weight").astype(float))
+    roots = {name: np.sqrt((of**2).mean(0)) for name, of in scores.items()}
+    alike = np.mean(list(roots.values()), axis=0)
+    scale = np.mean(weights, axis=0)[:, None] ** settings.scores.loss_weight_power
+    runs = dict.fromkeys(map(run_of, scores))
+    return np.stack(
+        [
+            np.mean([scores[m] * alike / roots[m] for m in scores if run_of(m) == run], axis=0) * scale
+            for run in runs
+        ]
+    )
+
+
+def test_runs_differ_by_what_is_stored_and_listed(three_runs: tuple[Layout, Settings]) -> None:
+    layout, settings = three_runs
+    own, store = own_scores(layout, settings), ScoreStore.open(layout.scores("validation"))
+    n, _ = store.shape
+    mean, std = own.mean(0), own.std(0, ddof=1)
+    tolerance = 1e-4 * np.abs(mean).max()
+    np.testing.assert_allclose(store.scores(0, n), mean, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(store.std(0, n), std, rtol=0, atol=tolerance)
+    listed = load_table(layout.top("validation"), "top")[0].to_pylist()
+    assert len({row["sign_stable"] for row in listed}) == 2
+    for row in listed:
+        error = row["std"] / 3**0.5
+        assert row["sign_stable"] == (abs(row["score"]) > 2 * error)
+
+
+def test_runs_held_out_are_those_whose_mean_is_stored(
+    three_runs: tuple[Layout, Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layout, settings = three_runs
+    store = ScoreStore.open(layout.scores("validation"))
+    seen = []
+
+    def watched(blocks, runs, targets, top):  # type: ignore[no-untyped-def]
+        seen.extend(blocks())
+        return hold_out(blocks, runs, targets, top)
+
+    monkeypatch.setattr(measure_stability, "hold_out", watched)
+    monkeypatch.setattr(measure_stability, "MAX_BLOCK", 17)
+    measure_stability.run(layout, settings)
+    assert [start for start, _ in seen] == [0, 17, 34]
+    own, expected = np.concatenate([scores for _, scores in seen], axis=1), own_scores(layout, settings)
+    stored, largest = store.scores(0, store.shape[0]), np.abs(own).max()
+    np.testing.assert_allclose(own, expected, rtol=0, atol=1e-4 * largest)
+    np.testing.assert_allclose(own.mean(0), stored, rtol=0, atol=1e-6 * largest)
+    figures, manifest = load_document(layout.stability, "stability")
+    assert (figures["runs"], figures["top"]) == (3, 10)
+    assert figures["targets"]["validation"]["pairs"] == 3 * 2 * store.shape[1] * 10
+    assert layout.name(layout.kernel("2-0.5")) in manifest.made_from

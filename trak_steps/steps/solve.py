@@ -1,0 +1,45 @@
+"""Targets solved for by each checkpoint's kernel: what scores are then one product away from."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from trak_steps.kernel.gram import solve_kernel
+from trak_steps.scoring.scores import balance, root_mean_square
+from trak_steps.store.features import FeatureStore
+from trak_steps.store.kernel import KernelStore
+
+
+def solve_targets(
+    kernels: Sequence[KernelStore],
+    targets: Iterable[Tensor],
+    n: int,
+    *,
+    alike: bool,
+    device: torch.device | None = None,
+) -> list[Tensor]:
+    """(K + ridge)⁻¹ φ(z) of the targets by each of m checkpoints, [t, k] each, one kernel at a time.
+
+    Args:
+        kernels: of the checkpoints.
+        targets: the targets' features by each checkpoint, [t, k]; read one at a time.
+        n: train rows.
+        alike: whether to balance them, so that checkpoints count alike.
+        device: where to solve, if not on the CPU.
+    """
+    solved, roots = [], []
+    for kernel, wanted in zip(kernels, targets, strict=True):
+        factor = torch.from_numpy(kernel.cholesky).to(device)
+        solved.append(solve_kernel(factor, wanted.to(device)))
+        del factor
+        if alike:
+            roots.append(root_mean_square(solved[-1], torch.from_numpy(kernel.kernel()), n))
+    if alike:
+        balance(solved, roots)
+    return solved
+
+
+def whole(stores: Iterable[FeatureStore]) -> Iterable[Tensor]:
+    """All features of each store, [t, k], one store at a time."""
+    return (torch.from_numpy(store.features(store.start, store.stop)) for store in stores)
