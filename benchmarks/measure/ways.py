@@ -5,6 +5,7 @@ pipeline has the kernel of features.
 """
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from trak_steps.evaluation.sums import fold
-from trak_steps.kernel.ridge import ridge_for, spectrum
-from trak_steps.layout import Layout
+from trak_steps.kernel.ridge import ridge_for, without_rounding
+from trak_steps.layout import Layout, run_of
 from trak_steps.store.features import FeatureStore, TrainFeatures
 
 FREEDOM = 0.2
@@ -48,6 +49,10 @@ class State:
             torch.from_numpy(train.column("loss_weight")).double(),
             torch.from_numpy(train.column("margin")).double(),
         )
+
+    @cached_property
+    def _gram(self) -> "Gram":
+        return Gram(self.train @ self.train.T)
 
     @property
     def dim(self) -> int:
@@ -86,29 +91,37 @@ class State:
         if of_loss:
             train = train * self.weight[:, None]
         within = train * (self.weight * (1 - self.weight)).sqrt()[:, None] if weighted else train
-        gram = within @ within.T
-        added = _added(gram, freedom) if freedom is not None else ridge * float(gram.trace()) / dim
-        solved = _solve(gram, added, within @ targets.T)
+        changed = centre or unit or of_loss or weighted or dim != self.dim
+        gram = Gram(within @ within.T) if changed else self._gram
+        added = gram.added(freedom) if freedom is not None else ridge * gram.trace / dim
+        solved = gram.solve(added, within @ targets.T)
         if not weighted:
             return solved
         return (train @ targets.T - train @ within.T @ solved) / added
 
     def weight_out_of_sample(self) -> Tensor:
         """1 − p of each row as if it had not been trained on, [n], from its leverage in the kernel."""
-        gram = self.train @ self.train.T
-        leverage = _solve(gram, _added(gram, FREEDOM), gram).diagonal().clamp(max=MOST_LEVERAGE)
+        gram = self._gram
+        leverage = gram.solve(gram.added(FREEDOM), gram.matrix).diagonal().clamp(max=MOST_LEVERAGE)
         return torch.sigmoid(-(self.margin - leverage / (1 - leverage)))
 
 
-def _added(gram: Tensor, freedom: float) -> float:
-    """The ridge, in its own units, that leaves inner products [n, n] a share of their freedom."""
-    return ridge_for(spectrum(gram), freedom) * float(gram.diagonal().mean())
+class Gram:
+    """Inner products of n rows' features [n, n], decomposed once for every ridge."""
 
+    def __init__(self, matrix: Tensor) -> None:
+        self.matrix = matrix
+        self.trace = float(matrix.trace())
+        self._values, self._vectors = torch.linalg.eigh(matrix)
 
-def _solve(gram: Tensor, added: float, right: Tensor) -> Tensor:
-    """(G + added)⁻¹ G_z: the same as Φ (ΦᵀΦ + added)⁻¹ φ(z), for fewer rows than dimensions."""
-    values, vectors = torch.linalg.eigh(gram)
-    return vectors @ ((vectors.T @ right) / (values.clamp(min=0) + added)[:, None])
+    def added(self, freedom: float) -> float:
+        """The ridge, in its own units, that leaves a share of the degrees of freedom."""
+        return ridge_for(without_rounding(self._values), freedom) * self.trace / len(self.matrix)
+
+    def solve(self, added: float, right: Tensor) -> Tensor:
+        """(G + added)⁻¹ G_z: the same as Φ (ΦᵀΦ + added)⁻¹ φ(z), for fewer rows than dimensions."""
+        values = self._values.clamp(min=0) + added
+        return self._vectors @ ((self._vectors.T @ right) / values[:, None])
 
 
 def balanced_mean(parts: list[Tensor]) -> Tensor:
@@ -122,7 +135,8 @@ def _one_kernel(states: list[State]) -> Tensor:
     pairs = list(zip(states, scales, strict=True))
     gram = torch.stack([state.train @ state.train.T / scale for state, scale in pairs]).sum(0)
     right = torch.stack([state.train @ state.targets.T / scale for state, scale in pairs]).sum(0)
-    return _solve(gram, _added(gram, FREEDOM), right)
+    whole = Gram(gram)
+    return whole.solve(whole.added(FREEDOM), right)
 
 
 def _added_up(states: list[State]) -> State:
@@ -162,11 +176,6 @@ def ways_to_score(states: dict[str, State], last: list[str]) -> Iterator[tuple[s
     yield "all states' features added up", _added_up(list(states.values())).scores()
     yield "a run's features added up", balanced_mean([_added_up(of_run).scores() for of_run in of_runs])
     yield from _baselines(states, last)
-
-
-def run_of(name: str) -> str:
-    """The training run of a checkpoint."""
-    return name.partition("-")[0]
 
 
 def _sets_of_states(

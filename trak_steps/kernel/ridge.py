@@ -23,9 +23,14 @@ def spectrum(kernel: Tensor) -> Tensor:
     if not torch.isfinite(kernel).all():
         raise TrakError("the kernel is not finite: some feature is too large; see the features")
     values: Tensor = torch.linalg.eigvalsh(kernel)
-    rounding = len(values) * torch.finfo(values.dtype).eps * values[-1]
     if values[-1] <= 0:
         raise TrakError("the kernel is zero: every gradient is; check features.parameters")
+    return without_rounding(values)
+
+
+def without_rounding(values: Tensor) -> Tensor:
+    """Eigenvalues, ascending, with those that may be rounding as zero."""
+    rounding = len(values) * torch.finfo(values.dtype).eps * values[-1]
     return torch.where(values > rounding, values, torch.zeros_like(values))
 
 
