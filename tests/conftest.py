@@ -1,7 +1,7 @@
 """What several tests share: a small run of the demo, made step by step in one folder."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -102,3 +102,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     ran = space.snakemake("--cores", "2", *WHOLE)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return space
+
+
+@pytest.fixture
+def mark(tmp_path: Path) -> Iterator[Path]:
+    """A file that hostile input would create; it is not there at the end of the test."""
+    path = tmp_path / "mark"
+    yield path
+    assert not path.exists(), "what was hostile has run"
