@@ -22,6 +22,7 @@ FREEDOMS = (0.05, 0.1, 0.2, 0.4, 0.8)
 RIDGES = (0.1, 1.0, 10.0, 100.0)
 POWERS = (0.5, 1.0)
 REFERENCE_DIMS = (256, 512)
+OF_THE_LOSS = "features of the loss"
 # Of the fraction of variance that a ridge leaves to a row itself, so that what is left stays finite.
 MOST_LEVERAGE = 0.99
 
@@ -214,7 +215,7 @@ def _kernels(states: dict[str, State], last: list[str]) -> Iterator[tuple[str, T
         **{f"k = {k}": {"dim": k} for k in dims},
         "centred features": {"centre": True},
         "features of unit length": {"unit": True},
-        "features of the loss": {"of_loss": True},
+        OF_THE_LOSS: {"of_loss": True},
         "kernel weighted by p(1 − p)": {"weighted": True},
     }
     for name, change in changes.items():
@@ -224,6 +225,8 @@ def _kernels(states: dict[str, State], last: list[str]) -> Iterator[tuple[str, T
             yield f"{name}, not balanced", torch.stack(list(parts.values())).mean(0)
             ends = torch.stack([parts[m] for m in last]).mean(0)
             yield f"{name}, last states, not balanced", ends
+        if name == OF_THE_LOSS:
+            yield f"{name}, last states", balanced_mean([parts[m] for m in last])
 
 
 def _baselines(states: dict[str, State], last: list[str]) -> Iterator[tuple[str, Tensor]]:

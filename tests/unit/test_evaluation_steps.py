@@ -242,7 +242,7 @@ def test_a_removal_is_its_targets_margin_before_and_after(done: Evaluated) -> No
 def test_suspects_come_with_what_argues_against_them(done: Evaluated) -> None:
     layout = done.layout
     train = PreparedRows.load(layout.train)
-    n, products, weights = len(train), [], []
+    n, products, weights, margins = len(train), [], [], []
     for name in ("0-0.5", "0"):
         features = TrainFeatures(sorted((layout.train_features(name)).glob("*.zarr")), n)
         phi, factor = (
@@ -251,6 +251,7 @@ def test_suspects_come_with_what_argues_against_them(done: Evaluated) -> None:
         )
         products.append(phi @ np.linalg.inv(factor @ factor.T) @ phi.T)
         weights.append(features.column("loss_weight"))
+        margins.append(features.column("margin"))
     total = np.mean(products, 0)
     table, _ = load_table(layout.suspects, "suspects")
     labels, ids = train.column("label"), train.column("row")
@@ -259,9 +260,12 @@ def test_suspects_come_with_what_argues_against_them(done: Evaluated) -> None:
         others = np.flatnonzero((labels == labels[i]) & (np.arange(n) != i))
         length = np.sqrt(total[i, i] * total[np.ix_(others, others)].mean())
         support[i] = total[i, others].mean() / length
-    order = np.argsort(support)[:4]
+    margin = np.mean(margins, 0, dtype=float)
+    trust = sum((of - of.mean()) / of.std() for of in (support, margin))
+    order = np.argsort(trust)[:4]
     assert table["row"].to_pylist() == ids[order].tolist()
     np.testing.assert_allclose(table["support"].to_numpy(), support[order], rtol=1e-5)
+    np.testing.assert_allclose(table["trust"].to_numpy(), trust[order], rtol=1e-4)
     # The run's own scores, were the train rows targets: balanced, and with the power of the loss weight.
     roots = [np.sqrt(np.square(of).mean(0)) for of in products]
     scaled = [of / root * np.mean(roots, 0) for of, root in zip(products, roots, strict=True)]
@@ -281,7 +285,7 @@ def test_suspects_come_with_what_argues_against_them(done: Evaluated) -> None:
     figures, _ = load_document(layout.mislabelled, "suspects")
     assert figures["flipped"] == train.column("flipped").sum() > 0
     assert set(figures["measures"]) == {
-        *("support", "mean score", "self-influence", "margin", "loss", "area under the margin"),
+        *("trust", "support", "mean score", "self-influence", "margin", "loss", "area under the margin"),
     }
 
 

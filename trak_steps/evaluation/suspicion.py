@@ -14,6 +14,9 @@ m_i = mean_{j≠i} φ_j over the other rows of its class:
 
 Of several checkpoints, each of the three products is averaged: the support is then the cosine of their
 features set side by side.
+
+Its *trust* adds what the models themselves say of it, its mean margin over all states: gradients and
+margins err on different rows.
 """
 
 from collections.abc import Iterable
@@ -95,3 +98,13 @@ def relative_support(mean_score: Tensor, self_influence: Tensor, others: Tensor)
     """The support of every row, [n]; zero where its features, or the mean of the others', are."""
     lengths = self_influence.sqrt() * others.sqrt()
     return torch.where(lengths > 0, mean_score / lengths, 0).clamp(-1, 1)
+
+
+def trust(support: Tensor, margin: Tensor) -> Tensor:
+    """Support and mean margin of every row, each in standard deviations from its mean, added up: [n]."""
+    return _standard(support) + _standard(margin)
+
+
+def _standard(values: Tensor) -> Tensor:
+    centred = values - values.mean()
+    return centred / centred.std(correction=0).clamp(min=torch.finfo(torch.float64).tiny)

@@ -15,7 +15,7 @@ from torch import Tensor
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.detection import detection
-from trak_steps.evaluation.suspicion import class_sums, relative_support, standing
+from trak_steps.evaluation.suspicion import class_sums, relative_support, standing, trust
 from trak_steps.fingerprint import fingerprint
 from trak_steps.gradients.model_output import BUILT_IN
 from trak_steps.layout import Layout, checkpoint_names, last_states, run_of
@@ -36,8 +36,8 @@ ROWS_AT_ONCE = 1024
 SUSPECTS_AT_ONCE = 512
 # Opponents named for each suspect.
 AGAINST = 5
-# The measure by which suspects are listed: see docs/evaluation.md.
-BEST = "support"
+# Suspects are listed by trust, where the model output says something of labels: see docs/evaluation.md.
+TRUST, SUPPORT = "trust", "support"
 LARGE_IS_SUSPICIOUS = ("self-influence", "loss")
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -63,7 +63,8 @@ def run(layout: Layout, settings: Settings) -> None:
     wrong = train.column("flipped").astype(bool)
     found = {name: detection(_suspicion(name, of), wrong) for name, of in measures.items()}
     count = min(settings.evaluation.suspects, len(train))
-    suspects = np.argsort(-_suspicion(BEST, measures[BEST]), kind="stable")[:count]
+    best = next(iter(measures))
+    suspects = np.argsort(-_suspicion(best, measures[best]), kind="stable")[:count]
     say(f"the {count} most suspicious of {len(train)} rows: what argues against them")
     parts = []
     for start, stop in _spans(count, SUSPECTS_AT_ONCE):
@@ -89,7 +90,7 @@ def run(layout: Layout, settings: Settings) -> None:
     figures = {
         "rows": len(train),
         "flipped": int(wrong.sum()),
-        "listed_by": BEST,
+        "listed_by": best,
         "measures": {name: asdict(of) if of else None for name, of in found.items()},
     }
     save_table(layout.suspects, table, manifest)
@@ -115,7 +116,7 @@ def _measures(
     features: list[TrainFeatures],
     kernels: list[KernelStore],
 ) -> dict[str, Array]:
-    """What every measure says of each row, [n] each."""
+    """What every measure says of each row, [n] each; first the one to list suspects by."""
     labels = torch.tensor(train.column("label"), dtype=torch.int64)
     influence, scores, others = (torch.zeros(len(train), dtype=torch.float64) for _ in range(3))
     pairs = zip(features, kernels, strict=True)
@@ -129,16 +130,20 @@ def _measures(
     columns = [of_train.column("margin").astype(np.float64) for of_train in features]
     margins = dict(zip(names, columns, strict=True))
     last = np.stack([margins[name] for name in last_states(settings.checkpoints)])
+    support = relative_support(scores, influence, others)
+    area = np.mean(columns, 0)
     found = {
-        BEST: relative_support(scores, influence, others).numpy(),
+        SUPPORT: support.numpy(),
         "mean score": scores.numpy(),
         "self-influence": influence.numpy(),
         "margin": last.mean(0),
     }
-    if settings.features.model_output == BUILT_IN:  # of another, no one here knows the loss
+    # Of another model output no one here knows what it says of labels.
+    if settings.features.model_output == BUILT_IN:
+        found = {TRUST: trust(support, torch.from_numpy(area)).numpy(), **found}
         found["loss"] = np.logaddexp(0, -last).mean(0)
     if len(last) < len(names):
-        found["area under the margin"] = np.mean(columns, 0)
+        found["area under the margin"] = area
     return found
 
 
