@@ -47,8 +47,8 @@ def draw(figures: Path, path: Path) -> Path:
             panel.set_ylabel("class-adjusted LDS")
         size = " ".join(f"{found[name]} {name}," for name in ("rows", "targets", "subsets"))
         figure.suptitle(
-            f"{figures.stem}: {size} 95 % intervals. Dotted: the ceiling. "
-            "Dashed: last hidden state, gradient cosine, the reference's rule"
+            f"{figures.stem}: {size} 95 % intervals\n"
+            "dotted: the ceiling; dashed: last hidden state, gradient cosine, the reference's rule"
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {"Date": None, "Creator": None, "Description": digest(figures)}
