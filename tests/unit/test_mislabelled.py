@@ -234,7 +234,9 @@ def test_the_class_that_most_checkpoints_give_is_predicted_whatever_their_number
     assert find_mislabelled._predicted(many[1:], np.array([2, 1, 3])).tolist() == [0, 1, 3]
 
 
-def test_what_a_persons_own_model_output_says_of_labels_is_not_known(found: tuple[Layout, Settings]) -> None:
+def test_what_a_persons_own_model_output_says_of_labels_is_not_known(
+    found: tuple[Layout, Settings],
+) -> None:
     layout, settings = found
     train, names = PreparedRows.load(layout.train), checkpoint_names(settings.checkpoints)
     features = [open_train_features(layout, settings, name, train) for name in names]
