@@ -6,6 +6,7 @@ which is filled up first) or ``read-only`` (its folder is mounted so).
 """
 
 import contextlib
+import gc
 import os
 import resource
 import shutil
@@ -73,6 +74,8 @@ def limited(size: int) -> Iterator[None]:
 @contextlib.contextmanager
 def filled(folder: Path, free: int) -> Iterator[None]:
     """The file system has ``free`` bytes left, or a few more."""
+    # Files that are deleted but still mapped would make room when they are let go.
+    gc.collect()
     filler = folder / "filler"
     with filler.open("wb") as file:
         left = shutil.disk_usage(folder).free - free
