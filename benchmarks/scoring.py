@@ -25,6 +25,7 @@ from torch import Tensor
 
 from benchmarks.measure import answers, scoring_tables, tasks
 from benchmarks.measure.scoring_figure import draw
+from benchmarks.measure.scoring_tables import RESULTS
 from benchmarks.measure.ways import State, balanced_mean, ways_to_score
 from trak_steps.config import Settings, load_settings
 from trak_steps.data.prepared import PreparedRows
@@ -34,7 +35,6 @@ from trak_steps.steps.parts import open_retrained
 from trak_steps.steps.predictions import Predictions
 from trak_steps.store.document import load_document
 
-RESULTS = Path("benchmarks/results")
 FIGURES = Path("docs/figures")
 TARGETS = "validation"
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"

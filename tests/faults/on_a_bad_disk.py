@@ -120,6 +120,8 @@ def main(how: str, root: Path) -> None:
                 words = _refused(step, run, refuse)
                 if words:
                     break
+                if [check_artefact(path).content for path in paths] != contents:
+                    sys.exit(f"{paths[0]}: was taken for written, and is not what it was")
             else:
                 sys.exit(f"{paths[0]}: was written all the same")
             tried += 1
