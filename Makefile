@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test faults lint format benchmark clean
+.PHONY: demo test faults lint format benchmark same-numbers new-numbers clean
 
 demo: .venv/.installed
 	$(BIN)/snakemake --cores all
@@ -30,6 +30,14 @@ format: .venv/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt workflow
+
+# After a change of code that a step's numbers depend on: are they the same, or does its version rise?
+STEPS ?= all
+same-numbers: .venv/.dev
+	$(BIN)/python -m tests.versions.record same $(STEPS)
+
+new-numbers: .venv/.dev
+	$(BIN)/python -m tests.versions.record new $(STEPS)
 
 # FEATURES="--rows train.parquet --model folder" measures without the hub.
 benchmark: demo .venv/.dev

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.kernel.gram import factor_kernel, solve_kernel, sum_kernel
-from trak_steps.layout import Layout
+from trak_steps.run.layout import Layout
 from trak_steps.store.codecs import codec_arguments
 from trak_steps.store.features import FeatureStore, TrainFeatures, save_features
 from trak_steps.store.manifest import Manifest

@@ -19,7 +19,7 @@ from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.recall import group_recall
 from trak_steps.kernel.gram import factor_kernel, solve_kernel, sum_kernel
 from trak_steps.kernel.ridge import ridge_for, spectrum
-from trak_steps.layout import Layout, checkpoint_names, last_states
+from trak_steps.run.layout import Layout, checkpoint_names, last_states
 from trak_steps.scoring.scores import balanced
 from trak_steps.store.features import FeatureStore, TrainFeatures
 

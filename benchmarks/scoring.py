@@ -30,9 +30,9 @@ from benchmarks.measure.ways import State, balanced_mean, ways_to_score
 from trak_steps.config import Settings, load_settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.lds import Truth, measure
-from trak_steps.layout import Layout, checkpoint_names, last_states, run_of
-from trak_steps.steps.parts import open_retrained
-from trak_steps.steps.predictions import Predictions
+from trak_steps.evaluation.predictions import Predictions
+from trak_steps.run.layout import Layout, checkpoint_names, last_states, run_of
+from trak_steps.run.parts import open_retrained
 from trak_steps.store.document import load_document
 
 FIGURES = Path("docs/figures")

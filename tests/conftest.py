@@ -11,19 +11,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 from trak_steps.config import Settings, parse_settings
-from trak_steps.layout import Layout, checkpoint_names, shard_names
-from trak_steps.steps import (
-    base_model,
-    featurize,
-    finetune,
-    kernel,
-    prepare,
-    prepare_targets,
-    provenance,
-    rank,
-    score,
-    summarize,
-)
+from trak_steps.run.layout import Layout, checkpoint_names, shard_names
+from trak_steps.steps.checkpoints import finetune
+from trak_steps.steps.data import model as base_model
+from trak_steps.steps.data import prepare, prepare_targets
+from trak_steps.steps.features import featurize
+from trak_steps.steps.kernels import kernel
+from trak_steps.steps.scores import rank, score
+from trak_steps.steps.summary import provenance, summarize
 
 SMALL = {
     "run": "small",

@@ -4,8 +4,8 @@ import io
 import sys
 
 from trak_steps.cli import app
+from trak_steps.console.printable import printable
 from trak_steps.errors import TrakError
-from trak_steps.printable import printable
 
 
 def main() -> None:

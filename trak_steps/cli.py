@@ -13,11 +13,11 @@ import typer
 
 from trak_steps import __version__
 from trak_steps.config import Settings, load_settings, restrict
+from trak_steps.console.printable import printable
+from trak_steps.console.progress import quiet_libraries
 from trak_steps.errors import TrakError
-from trak_steps.layout import Layout
-from trak_steps.printable import printable
-from trak_steps.progress import quiet_libraries
-from trak_steps.steps.registry import EXECUTION, EXECUTION_VARIABLE, reads
+from trak_steps.run.layout import Layout
+from trak_steps.workflow.registry import EXECUTION, EXECUTION_VARIABLE, reads
 
 app = typer.Typer(
     name="trak-steps",
@@ -33,7 +33,7 @@ DEMO = Path("config/config.yaml")
 
 
 def _checkpoint(name: str) -> str:
-    """A name as :func:`~trak_steps.layout.state_name` makes them: it becomes part of a path."""
+    """A name as :func:`~trak_steps.run.layout.state_name` makes them: it becomes part of a path."""
     run, dash, fraction = name.partition("-")
     good = re.fullmatch("0|[1-9][0-9]*", run) is not None
     if dash and good:
@@ -114,7 +114,7 @@ def model(
     results: Results = Path("results"),
 ) -> None:
     """Bring the model to fine-tune into the run, or make the demo's."""
-    from trak_steps.steps import base_model
+    from trak_steps.steps.data import model as base_model
 
     settings = _load(config, set_)
     existing = settings.checkpoints.existing
@@ -124,7 +124,7 @@ def model(
 @app.command()
 def prepare(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
     """Choose, label and tokenise the train set."""
-    from trak_steps.steps import prepare
+    from trak_steps.steps.data import prepare
 
     prepare.run_train(*_setup("prepare", config, set_, results))
 
@@ -134,7 +134,7 @@ def prepare_targets(
     targets: Targets, config: Config = None, set_: Set = None, results: Results = Path("results")
 ) -> None:
     """Choose, label and tokenise a target set, with the train set's classes."""
-    from trak_steps.steps import prepare_targets
+    from trak_steps.steps.data import prepare_targets
 
     layout, settings = _setup("prepare-targets", config, set_, results, targets)
     prepare_targets.run(layout, settings, targets)
@@ -150,7 +150,7 @@ def finetune(
     results: Results = Path("results"),
 ) -> None:
     """Fine-tune one run; started again after an interruption, it goes on where it last saved."""
-    from trak_steps.steps import finetune
+    from trak_steps.steps.checkpoints import finetune
 
     finetune.run(*_setup("finetune", config, set_, results), training_run)
 
@@ -164,7 +164,7 @@ def import_checkpoint(
     results: Results = Path("results"),
 ) -> None:
     """Bring a classifier that was fine-tuned elsewhere into the run, after checking that it fits."""
-    from trak_steps.steps import import_checkpoint
+    from trak_steps.steps.checkpoints import import_checkpoint
 
     settings = _load(config, set_)
     existing = settings.checkpoints.existing
@@ -188,7 +188,7 @@ def featurize(
     """Compute the features of one shard of the train set, or of one target set."""
     if (shard is None) == (targets is None):
         raise typer.BadParameter("give either --shard or --targets")
-    from trak_steps.steps import featurize
+    from trak_steps.steps.features import featurize
 
     layout, settings = _setup("featurize", config, set_, results)
     if targets is not None:
@@ -205,7 +205,7 @@ def kernel(
     results: Results = Path("results"),
 ) -> None:
     """Sum a checkpoint's kernel over its shards and factor it."""
-    from trak_steps.steps import kernel
+    from trak_steps.steps.kernels import kernel
 
     kernel.run(*_setup("kernel", config, set_, results), checkpoint)
 
@@ -215,7 +215,7 @@ def score(
     targets: Targets, config: Config = None, set_: Set = None, results: Results = Path("results")
 ) -> None:
     """Score every train row for every target of a set."""
-    from trak_steps.steps import score
+    from trak_steps.steps.scores import score
 
     score.run(*_setup("score", config, set_, results), targets)
 
@@ -225,7 +225,7 @@ def rank(
     targets: Targets, config: Config = None, set_: Set = None, results: Results = Path("results")
 ) -> None:
     """List the top proponents and opponents of each target, with texts, as parquet."""
-    from trak_steps.steps import rank
+    from trak_steps.steps.scores import rank
 
     rank.run(*_setup("rank", config, set_, results), targets)
 
@@ -233,7 +233,7 @@ def rank(
 @app.command()
 def summarize(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
     """Write the run's figures to summary.json."""
-    from trak_steps.steps import summarize
+    from trak_steps.steps.summary import summarize
 
     summarize.run(*_setup("summarize", config, set_, results))
 
@@ -241,7 +241,7 @@ def summarize(config: Config = None, set_: Set = None, results: Results = Path("
 @app.command()
 def provenance(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
     """Write what every output of the run was made from to provenance.json."""
-    from trak_steps.steps import provenance
+    from trak_steps.steps.summary import provenance
 
     provenance.run(*_setup("provenance", config, set_, results))
 
@@ -249,7 +249,7 @@ def provenance(config: Config = None, set_: Set = None, results: Results = Path(
 @app.command()
 def plan_subsets(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
     """Draw the random subsets of the train set that models are trained on again."""
-    from trak_steps.steps import plan_subsets
+    from trak_steps.steps.evaluation import plan_subsets
 
     plan_subsets.run(*_setup("plan-subsets", config, set_, results))
 
@@ -263,7 +263,7 @@ def retrain(
     results: Results = Path("results"),
 ) -> None:
     """Train some models of a plan again, and keep what they say of the targets."""
-    from trak_steps.steps import retrain
+    from trak_steps.steps.evaluation import retrain
 
     retrain.run(*_setup(f"retrain-{plan}", config, set_, results), plan, shard)
 
@@ -271,7 +271,7 @@ def retrain(
 @app.command()
 def measure_lds(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
     """Compare scores with what models say that were trained on random subsets."""
-    from trak_steps.steps import measure_lds
+    from trak_steps.steps.evaluation import measure_lds
 
     measure_lds.run(*_setup("measure-lds", config, set_, results))
 
@@ -279,7 +279,7 @@ def measure_lds(config: Config = None, set_: Set = None, results: Results = Path
 @app.command()
 def plan_removal(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
     """Choose the rows to leave out for some targets: their proponents, and others to compare with."""
-    from trak_steps.steps import plan_removal
+    from trak_steps.steps.evaluation import plan_removal
 
     plan_removal.run(*_setup("plan-removal", config, set_, results))
 
@@ -287,7 +287,7 @@ def plan_removal(config: Config = None, set_: Set = None, results: Results = Pat
 @app.command()
 def measure_removal(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
     """Say what became of targets whose proponents were left out, against what scores predicted."""
-    from trak_steps.steps import measure_removal
+    from trak_steps.steps.evaluation import measure_removal
 
     measure_removal.run(*_setup("measure-removal", config, set_, results))
 
@@ -297,7 +297,7 @@ def find_mislabelled(
     config: Config = None, set_: Set = None, results: Results = Path("results")
 ) -> None:
     """List the train rows whose labels look wrong, with what argues against them."""
-    from trak_steps.steps import find_mislabelled
+    from trak_steps.steps.evaluation import find_mislabelled
 
     find_mislabelled.run(*_setup("find-mislabelled", config, set_, results))
 
@@ -307,7 +307,7 @@ def measure_stability(
     config: Config = None, set_: Set = None, results: Results = Path("results")
 ) -> None:
     """Hold each training run out, and see whether the others' signs and ranks hold for it."""
-    from trak_steps.steps import measure_stability
+    from trak_steps.steps.evaluation import measure_stability
 
     measure_stability.run(*_setup("measure-stability", config, set_, results))
 
@@ -352,7 +352,7 @@ def show(
     opponents: Annotated[bool, typer.Option("--opponents", help="Opponents, not proponents.")] = False,
 ) -> None:
     """Print the strongest proponents of some targets, suspicious train rows, curves, or figures."""
-    from trak_steps.show import lines
+    from trak_steps.console.show import lines
 
     side = "opponent" if opponents else "proponent"
     for line in lines(file, first=targets, count=top, side=side):
@@ -370,7 +370,7 @@ def settings(
     """Check a configuration and print it whole, defaults included."""
     import yaml
 
-    from trak_steps.reference import document
+    from trak_steps.config import document
 
     if write:
         for path in document.write(Path()):

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from trak_steps.console.progress import say
 from trak_steps.errors import TrakError
 from trak_steps.gradients.rows import Row, batch_end
 from trak_steps.gradients.source import GradientSource, Outputs, concatenate
-from trak_steps.progress import say
 from trak_steps.projection.base import Projection, Sketch
 
 # What the CPU's allocator and CUDA's libraries say, which have no exception of their own.

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
-from trak_steps.layout import Layout
-from trak_steps.steps.parts import open_retrained
-from trak_steps.steps.retrain import Retrainer
+from trak_steps.run.layout import Layout
+from trak_steps.run.parts import open_retrained
+from trak_steps.steps.evaluation.retrain import Retrainer
 from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import digest_json
 from trak_steps.store.plan import load_plan

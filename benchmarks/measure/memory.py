@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.measure.qnli import Qnli
 from trak_steps.config import Settings
-from trak_steps.layout import Layout
+from trak_steps.run.layout import Layout
 
 
 def peaks(qnli: Qnli, counts: Sequence[int], shard_size: int) -> dict[int, float]:
@@ -24,7 +24,7 @@ def peaks(qnli: Qnli, counts: Sequence[int], shard_size: int) -> dict[int, float
 
 
 def _featurize(root: Path, values: dict[str, object]) -> float:
-    from trak_steps.steps import featurize
+    from trak_steps.steps.features import featurize
 
     featurize.run_train(Layout(root), Settings.model_validate(values), "0", 0)
     # Not getrusage, whose peak a process takes over from the one that started it.

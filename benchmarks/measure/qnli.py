@@ -7,8 +7,10 @@ from pathlib import Path
 from trak_steps.config import Settings, parse_settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.gradients.rows import Row
-from trak_steps.layout import Layout
-from trak_steps.steps import base_model, finetune, import_checkpoint, prepare
+from trak_steps.run.layout import Layout
+from trak_steps.steps.checkpoints import finetune, import_checkpoint
+from trak_steps.steps.data import model as base_model
+from trak_steps.steps.data import prepare
 
 TRAIN_ROWS = 1000
 ONE = {"count": 1, "keep": [1.0]}

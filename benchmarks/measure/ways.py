@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from trak_steps.evaluation.sums import fold
 from trak_steps.kernel.ridge import ridge_for, without_rounding
-from trak_steps.layout import Layout, run_of
+from trak_steps.run.layout import Layout, run_of
 from trak_steps.store.features import FeatureStore, TrainFeatures
 
 FREEDOM = 0.2

@@ -19,19 +19,14 @@ from conftest import small_settings
 
 from faults.damage import remove
 from trak_steps.errors import TrakError
-from trak_steps.layout import Layout
-from trak_steps.steps import (
-    base_model,
-    featurize,
-    finetune,
-    kernel,
-    prepare,
-    prepare_targets,
-    provenance,
-    rank,
-    score,
-    summarize,
-)
+from trak_steps.run.layout import Layout
+from trak_steps.steps.checkpoints import finetune
+from trak_steps.steps.data import model as base_model
+from trak_steps.steps.data import prepare, prepare_targets
+from trak_steps.steps.features import featurize
+from trak_steps.steps.kernels import kernel
+from trak_steps.steps.scores import rank, score
+from trak_steps.steps.summary import provenance, summarize
 from trak_steps.store.artefact import check_artefact
 
 SETTINGS = small_settings()

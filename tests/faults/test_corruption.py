@@ -9,20 +9,15 @@ import pytest
 
 from faults.damage import DAMAGES, files_of, means_the_same, remove
 from trak_steps.config import Settings
+from trak_steps.console.show import top_lines
 from trak_steps.errors import TrakError
-from trak_steps.layout import Layout
-from trak_steps.show import top_lines
-from trak_steps.steps import (
-    featurize,
-    finetune,
-    kernel,
-    prepare,
-    prepare_targets,
-    provenance,
-    rank,
-    score,
-    summarize,
-)
+from trak_steps.run.layout import Layout
+from trak_steps.steps.checkpoints import finetune
+from trak_steps.steps.data import prepare, prepare_targets
+from trak_steps.steps.features import featurize
+from trak_steps.steps.kernels import kernel
+from trak_steps.steps.scores import rank, score
+from trak_steps.steps.summary import provenance, summarize
 from trak_steps.store.artefact import artefact_manifest, check_artefact
 
 TRIALS = 72

@@ -14,7 +14,7 @@ import pytest
 
 from trak_steps.config import Settings
 from trak_steps.errors import TrakError
-from trak_steps.layout import Layout
+from trak_steps.run.layout import Layout
 from trak_steps.store.atomic import complete_or_absent, leftovers, sweep
 from trak_steps.store.lock import holder, one_at_a_time, try_lock
 

@@ -22,7 +22,7 @@ import yaml
 from trak_steps.audit.find import present
 from trak_steps.audit.verify import verify_run
 from trak_steps.errors import TrakError
-from trak_steps.layout import Layout
+from trak_steps.run.layout import Layout
 from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.atomic import leftovers
 from trak_steps.store.folder import check_folder

@@ -13,20 +13,15 @@ from faults.damage import put, remove
 from trak_steps.audit.verify import verify_run
 from trak_steps.config import Settings, restrict
 from trak_steps.errors import TrakError
-from trak_steps.layout import Layout
-from trak_steps.steps import (
-    base_model,
-    featurize,
-    finetune,
-    import_checkpoint,
-    kernel,
-    prepare,
-    prepare_targets,
-    rank,
-    score,
-    summarize,
-)
-from trak_steps.steps.parts import require_one_recipe
+from trak_steps.run.layout import Layout
+from trak_steps.run.parts import require_one_recipe
+from trak_steps.steps.checkpoints import finetune, import_checkpoint
+from trak_steps.steps.data import model as base_model
+from trak_steps.steps.data import prepare, prepare_targets
+from trak_steps.steps.features import featurize
+from trak_steps.steps.kernels import kernel
+from trak_steps.steps.scores import rank, score
+from trak_steps.steps.summary import summarize
 from trak_steps.store.artefact import artefact_manifest
 
 Run = tuple[Layout, Settings]

@@ -12,12 +12,12 @@ from transformers import TrainerCallback
 from faults.damage import DAMAGES, files_of, means_the_same
 from trak_steps.config import Settings
 from trak_steps.errors import TrakError
-from trak_steps.housekeeping import tidy
-from trak_steps.layout import Layout
 from trak_steps.model import training
-from trak_steps.steps import finetune
+from trak_steps.run.layout import Layout
+from trak_steps.steps.checkpoints import finetune
 from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.folder import check_folder
+from trak_steps.workflow.housekeeping import tidy
 
 SETTINGS = small_settings(finetune={"epochs": 2}, execution={"save_every": 0.25})
 STOPPED_AT = 7  # of eight steps, saved after every other one; the state at half is kept after four

@@ -14,12 +14,12 @@ from torch import Tensor
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.gradients.source import select_parameters
-from trak_steps.layout import Layout, checkpoint_names
 from trak_steps.model.load import load_classifier
 from trak_steps.projection import DenseProjection, FoldProjection
 from trak_steps.projection.base import projection_key, total_size
 from trak_steps.projection.dense import BLOCK
-from trak_steps.steps import finetune
+from trak_steps.run.layout import Layout, checkpoint_names
+from trak_steps.steps.checkpoints import finetune
 from trak_steps.store.scores import ScoreStore
 
 # Relative to the largest score: float32 gradients and products, against float64 throughout.

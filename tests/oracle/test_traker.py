@@ -22,11 +22,14 @@ from benchmarks.measure.traker import Logits
 from trak_steps.config import Settings, parse_settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.kernel.gram import factor_kernel
-from trak_steps.layout import Layout, shard_names
 from trak_steps.model.load import load_classifier
 from trak_steps.projection import FoldProjection, Parameter
 from trak_steps.projection.base import projection_key
-from trak_steps.steps import base_model, finetune, prepare, prepare_targets, score
+from trak_steps.run.layout import Layout, shard_names
+from trak_steps.steps.checkpoints import finetune
+from trak_steps.steps.data import model as base_model
+from trak_steps.steps.data import prepare, prepare_targets
+from trak_steps.steps.scores import score
 from trak_steps.store.features import TrainFeatures
 from trak_steps.store.kernel import KernelStore, save_kernel
 from trak_steps.store.scores import ScoreStore

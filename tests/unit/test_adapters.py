@@ -14,10 +14,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from trak_steps.config import Settings
 from trak_steps.errors import TrakError
-from trak_steps.layout import Layout
 from trak_steps.model.fetch import fetch_model
 from trak_steps.model.load import load_classifier
-from trak_steps.steps import base_model, import_checkpoint, prepare, prepare_targets
+from trak_steps.run.layout import Layout
+from trak_steps.steps.checkpoints import import_checkpoint
+from trak_steps.steps.data import model as base_model
+from trak_steps.steps.data import prepare, prepare_targets
 from trak_steps.store.features import FeatureStore
 
 CPU = torch.device("cpu")

@@ -16,9 +16,10 @@ from trak_steps.cli import app
 from trak_steps.config import Settings
 from trak_steps.data.digests import DIGESTS
 from trak_steps.errors import TrakError
-from trak_steps.layout import Layout
-from trak_steps.lineage import Lineage
-from trak_steps.steps import kernel, score
+from trak_steps.run.layout import Layout
+from trak_steps.run.lineage import Lineage
+from trak_steps.steps.kernels import kernel
+from trak_steps.steps.scores import score
 from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.codecs import codec_arguments
 from trak_steps.store.features import FeatureStore, save_features

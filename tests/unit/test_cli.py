@@ -17,7 +17,7 @@ from trak_steps.cli import app
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
-from trak_steps.layout import Layout
+from trak_steps.run.layout import Layout
 from trak_steps.store.scores import ScoreStore
 
 STEPS = [

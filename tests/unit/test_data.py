@@ -15,8 +15,9 @@ from trak_steps.data.prepared import PreparedRows
 from trak_steps.data.select import choose_rows, flip_labels
 from trak_steps.data.tasks import GLUE, known_text_columns
 from trak_steps.errors import TrakError
-from trak_steps.layout import Layout
-from trak_steps.steps import base_model, prepare, prepare_targets
+from trak_steps.run.layout import Layout
+from trak_steps.steps.data import model as base_model
+from trak_steps.steps.data import prepare, prepare_targets
 
 Columns = dict[str, list[Any]]
 PAIRS: Columns = {

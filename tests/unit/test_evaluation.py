@@ -6,19 +6,19 @@ import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
+from trak_steps.evaluation.baselines import reference
 from trak_steps.evaluation.calibration import calibrate, slope_over_subsets
 from trak_steps.evaluation.detection import detection
 from trak_steps.evaluation.intervals import interval, mean_interval
 from trak_steps.evaluation.lds import Truth, ceiling, class_adjusted, lds, measure, reliability
 from trak_steps.evaluation.ranks import spearman
-from trak_steps.evaluation.scorings import reference
 from trak_steps.evaluation.stability import hold_out
+from trak_steps.evaluation.subsets import random_subsets
 from trak_steps.evaluation.sums import fold, fold_kernel, sum_features
 from trak_steps.evaluation.suspicion import class_sums, relative_support, standing
 from trak_steps.kernel.gram import factor_kernel
-from trak_steps.retraining.subsets import random_subsets
 from trak_steps.scoring.scores import balanced, score_block
-from trak_steps.scoring.stability import RankRange, sign_is_stable
+from trak_steps.scoring.uncertainty import RankRange, sign_is_stable
 
 Array = NDArray[np.float64]
 

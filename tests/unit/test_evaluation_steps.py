@@ -15,8 +15,9 @@ from trak_steps.audit.verify import verify_run
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
-from trak_steps.layout import Layout, planned_models, shard_names
-from trak_steps.steps import (
+from trak_steps.run.layout import Layout, planned_models, shard_names
+from trak_steps.run.parts import open_retrained
+from trak_steps.steps.evaluation import (
     find_mislabelled,
     measure_lds,
     measure_removal,
@@ -25,7 +26,6 @@ from trak_steps.steps import (
     plan_subsets,
     retrain,
 )
-from trak_steps.steps.parts import open_retrained
 from trak_steps.store.document import load_document
 from trak_steps.store.features import TrainFeatures
 from trak_steps.store.kernel import KernelStore

@@ -12,9 +12,9 @@ import pytest
 from hostile import ESCAPES, message
 
 from trak_steps import __main__
+from trak_steps.console.printable import printable
+from trak_steps.console.show import top_lines
 from trak_steps.errors import TrakError
-from trak_steps.printable import printable
-from trak_steps.show import top_lines
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.table import save_table
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from trak_steps import inputs
 from trak_steps.config import parse_settings
 from trak_steps.errors import TrakError
-from trak_steps.housekeeping import Plan, drop_surplus, tidy
-from trak_steps.layout import Layout
 from trak_steps.model import fetch
+from trak_steps.run.layout import Layout
+from trak_steps.workflow import inputs
+from trak_steps.workflow.housekeeping import Plan, drop_surplus, tidy
 
 
 def test_a_plan_is_carried_out_by_one_alone(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from trak_steps.scoring.scores import (
     signed_power,
 )
 from trak_steps.scoring.top import TopRows
-from trak_steps.steps.score import _block_rows
+from trak_steps.steps.scores.score import _block_rows
 
 CPU = torch.device("cpu")
 

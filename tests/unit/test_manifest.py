@@ -35,7 +35,7 @@ manifests = st.builds(
     kind=st.sampled_from(["model", "data", "features"]),
     made_from=st.dictionaries(texts, names, max_size=4),
     settings=st.dictionaries(texts, json_values, max_size=4),
-    code=names,
+    version=st.integers(0, 9),
     content=names,
     details=st.dictionaries(texts, json_values, max_size=4),
 )
@@ -51,7 +51,7 @@ def test_a_manifest_comes_back_as_it_was(manifest: Manifest) -> None:
         assert found.made_from == manifest.made_from
         assert digest_json(found.settings) == digest_json(manifest.settings)
         assert digest_json(found.details) == digest_json(manifest.details)
-        assert (found.content, found.code) == (manifest.content, manifest.code)
+        assert (found.content, found.version) == (manifest.content, manifest.version)
         check_artefact(folder)
 
 
@@ -107,7 +107,7 @@ def test_a_requirement_holds_exactly_for_what_a_manifest_says(
         Path("x"),
         made_from=manifest.made_from,
         settings=json.loads(json.dumps(manifest.settings)),
-        code=manifest.code,
+        version=manifest.version,
     )
     for key, value in others.items():
         if key not in manifest.settings or manifest.settings[key] != value:

@@ -14,22 +14,22 @@ import torch
 from conftest import small_settings
 from typer.testing import CliRunner
 
+from tests.versions.digest import depends_on
 from trak_steps.cli import app
 from trak_steps.config import Settings
+from trak_steps.console.show import LEGEND, lines
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.evaluation.suspicion import class_sums, relative_support, standing
-from trak_steps.fingerprint import depends_on
 from trak_steps.kernel.gram import factor_kernel
-from trak_steps.layout import Layout, checkpoint_names
-from trak_steps.show import LEGEND, lines
-from trak_steps.steps import find_mislabelled
-from trak_steps.steps.parts import open_kernel, open_train_features
-from trak_steps.steps.registry import STEPS
+from trak_steps.run.layout import Layout, checkpoint_names
+from trak_steps.run.parts import open_kernel, open_train_features
+from trak_steps.steps.evaluation import find_mislabelled
 from trak_steps.store.features import TrainFeatures
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.table import load_table, save_table
 from trak_steps.store.texts import LONGEST
+from trak_steps.workflow.registry import STEPS
 
 SUSPECTS = 8
 

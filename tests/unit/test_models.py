@@ -13,12 +13,15 @@ from safetensors.torch import load_file, save_file
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
-from trak_steps.layout import Layout
 from trak_steps.model.demo import make_demo_model
 from trak_steps.model.device import pick_device
 from trak_steps.model.fetch import fetch_model
 from trak_steps.model.load import load_classifier, load_for_training, load_tokenizer
-from trak_steps.steps import base_model, featurize, finetune, import_checkpoint, prepare, prepare_targets
+from trak_steps.run.layout import Layout
+from trak_steps.steps.checkpoints import finetune, import_checkpoint
+from trak_steps.steps.data import model as base_model
+from trak_steps.steps.data import prepare, prepare_targets
+from trak_steps.steps.features import featurize
 from trak_steps.store.features import FeatureStore
 
 CPU = torch.device("cpu")

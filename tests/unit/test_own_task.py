@@ -14,9 +14,12 @@ from conftest import attribute
 from trak_steps.config import parse_settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
-from trak_steps.layout import Layout
 from trak_steps.model.load import load_classifier
-from trak_steps.steps import base_model, featurize, finetune, prepare, prepare_targets
+from trak_steps.run.layout import Layout
+from trak_steps.steps.checkpoints import finetune
+from trak_steps.steps.data import model as base_model
+from trak_steps.steps.data import prepare, prepare_targets
+from trak_steps.steps.features import featurize
 from trak_steps.store.features import FeatureStore
 
 DOCS = Path(__file__).parents[2] / "docs" / "own_task.md"

@@ -13,12 +13,16 @@ from transformers import AutoModelForSequenceClassification
 
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
-from trak_steps.evaluation.scorings import reference_dim
+from trak_steps.evaluation import predictions
+from trak_steps.evaluation.baselines import reference_dim
+from trak_steps.evaluation.predictions import Point, Predictions, points
+from trak_steps.evaluation.subsets import random_rows
 from trak_steps.kernel.ridge import ridge_for, spectrum
-from trak_steps.layout import Layout, checkpoint_names, shard_names
-from trak_steps.retraining.subsets import random_rows
-from trak_steps.steps import featurize, kernel, plan_removal, predictions, prepare_targets
-from trak_steps.steps.predictions import Point, Predictions, points
+from trak_steps.run.layout import Layout, checkpoint_names, shard_names
+from trak_steps.steps.data import prepare_targets
+from trak_steps.steps.evaluation import plan_removal
+from trak_steps.steps.features import featurize
+from trak_steps.steps.kernels import kernel
 from trak_steps.store.codecs import codec_arguments
 from trak_steps.store.features import FeatureStore, save_features
 from trak_steps.store.plan import load_plan

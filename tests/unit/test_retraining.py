@@ -12,27 +12,26 @@ from families import VOCABULARY, classifier
 from safetensors.torch import load_file
 from transformers import BartConfig, BartForSequenceClassification
 
+from tests.versions.digest import depends_on
 from trak_steps.config import Settings, parse_settings
 from trak_steps.data.prepared import PreparedRows
-from trak_steps.fingerprint import depends_on
 from trak_steps.gradients.rows import Row
-from trak_steps.layout import Layout, planned_models, shard_names
 from trak_steps.model.forward import forward
 from trak_steps.model.load import load_classifier
-from trak_steps.steps import (
-    base_model,
+from trak_steps.run.layout import Layout, planned_models, shard_names
+from trak_steps.steps.checkpoints import finetune
+from trak_steps.steps.data import model as base_model
+from trak_steps.steps.data import prepare, prepare_targets
+from trak_steps.steps.evaluation import (
     find_mislabelled,
-    finetune,
     measure_lds,
     measure_removal,
     measure_stability,
     plan_removal,
     plan_subsets,
-    prepare,
-    prepare_targets,
     retrain,
 )
-from trak_steps.steps.retrain import Retrainer
+from trak_steps.steps.evaluation.retrain import Retrainer
 from trak_steps.store.document import load_document
 from trak_steps.store.table import load_table
 
@@ -52,11 +51,11 @@ def test_all_rows_and_a_checkpoints_seed_give_that_checkpoint(
 
 
 def test_what_decides_answers_is_known_by_its_code_and_no_more() -> None:
-    """A change to the sketch, or to how answers are stored, trains no model again."""
+    """A change to the sketch, or to how answers are stored, needs no new version."""
     deciding = {*depends_on("retraining.train"), *depends_on("retraining.ask")}
     for module in ("model.load", "model.recipe", "model.forward", "gradients.model_output"):
         assert f"trak_steps.{module}" in deciding
-    for part in ("projection", "store", "steps", "layout", "evaluation"):
+    for part in ("projection", "store", "steps", "run", "evaluation"):
         assert not any(name.startswith(f"trak_steps.{part}") for name in deciding), part
 
 

@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reruns import PRESETS
 
-from trak_steps.config import arguments, load_settings, parse_settings, restrict
+from trak_steps.config import arguments, document, load_settings, parse_settings, restrict
 from trak_steps.config.load import setting_names
 from trak_steps.config.settings import Settings
 from trak_steps.errors import TrakError
-from trak_steps.reference import document
-from trak_steps.reference.reruns import PRESETS
-from trak_steps.steps.registry import EXECUTION, STEPS, reads
+from trak_steps.workflow.registry import EXECUTION, STEPS, reads
 
 ROOT = Path(__file__).parents[2]
 
@@ -149,7 +148,7 @@ def test_the_generated_documents_are_in_step() -> None:
     """If this fails, run `trak-steps settings --write`."""
     assert (ROOT / document.SCHEMA).read_text() == document.schema_text()
     readme = (ROOT / document.README).read_text()
-    assert readme == document.with_tables(readme)
+    assert readme == document.with_table(readme)
     assert json.loads(document.schema_text())["additionalProperties"] is False
 
 

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from trak_steps import __main__
 from trak_steps.config import Settings, arguments, load_settings, parse_settings
 from trak_steps.config.load import setting_names
+from trak_steps.console.printable import printable
 from trak_steps.errors import TrakError
-from trak_steps.printable import printable
 
 FIXED = {
     "derandomize": True,

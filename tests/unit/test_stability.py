@@ -9,11 +9,14 @@ from numpy.typing import NDArray
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.stability import hold_out
-from trak_steps.layout import Layout, checkpoint_names, run_of
+from trak_steps.run.layout import Layout, checkpoint_names, run_of
+from trak_steps.run.parts import open_kernel, open_target_features, open_train_features
 from trak_steps.scoring.scores import ScoreBlock, score_block
-from trak_steps.scoring.stability import sign_is_stable, standard_error
-from trak_steps.steps import base_model, finetune, measure_stability, prepare, prepare_targets
-from trak_steps.steps.parts import open_kernel, open_target_features, open_train_features
+from trak_steps.scoring.uncertainty import sign_is_stable, standard_error
+from trak_steps.steps.checkpoints import finetune
+from trak_steps.steps.data import model as base_model
+from trak_steps.steps.data import prepare, prepare_targets
+from trak_steps.steps.evaluation import measure_stability
 from trak_steps.store.document import load_document
 from trak_steps.store.scores import ScoreStore
 from trak_steps.store.table import load_table

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows, digest_rows
 from trak_steps.errors import TrakError
-from trak_steps.layout import Layout
-from trak_steps.steps import kernel, rank, score
+from trak_steps.run.layout import Layout
+from trak_steps.steps.kernels import kernel
+from trak_steps.steps.scores import rank, score
 from trak_steps.store.atomic import complete_or_absent
 from trak_steps.store.codecs import codec_arguments
 from trak_steps.store.features import FeatureStore, TrainFeatures, save_features

@@ -14,9 +14,9 @@ from transformers import TrainerCallback
 
 from trak_steps.config import Settings
 from trak_steps.errors import TrakError
-from trak_steps.layout import Layout, checkpoint_names
 from trak_steps.model import training
-from trak_steps.steps import finetune
+from trak_steps.run.layout import Layout, checkpoint_names
+from trak_steps.steps.checkpoints import finetune
 
 FINETUNE = {"epochs": 2}  # 8 steps
 EXECUTION = {"save_every": 0.25}  # a save every 2

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trak_steps.errors import TrakError
-from trak_steps.layout import Layout, shard_names
+from trak_steps.run.layout import Layout, shard_names
 from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.manifest import Manifest
 

@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import zarr
 
+from trak_steps.console.printable import printable
 from trak_steps.errors import TrakError
-from trak_steps.printable import printable
 from trak_steps.store.artefact import artefact_manifest, check_artefact
 from trak_steps.store.group import open_group
 from trak_steps.store.manifest import Manifest
@@ -36,7 +36,7 @@ def describe(path: Path) -> Iterator[str]:
     yield from _section("arrays", _arrays(path, manifest))
     yield from _section("versions", manifest.versions)
     yield f"  content     {manifest.content}"
-    yield f"  code        {manifest.code or 'not recorded'}"
+    yield f"  version     {manifest.version}"
     yield f"  files       {len(manifest.files) or 1}"
     yield f"  state       {_state(path)}"
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trak_steps.audit.find import expected, present
+from trak_steps.console.progress import progress
 from trak_steps.errors import TrakError
-from trak_steps.layout import Layout
-from trak_steps.lineage import Lineage
-from trak_steps.progress import progress
+from trak_steps.run.layout import Layout
+from trak_steps.run.lineage import Lineage
 from trak_steps.store.artefact import artefact_manifest, check_artefact
 from trak_steps.store.atomic import leftovers
 from trak_steps.store.document import load_document
@@ -105,7 +105,7 @@ def _siblings(manifests: dict[Path, Manifest]) -> list[Problem]:
         beside, other = first.setdefault(manifest.kind, (path, manifest))
         own = ("checkpoint", "size", *(("seed",) if manifest.kind == "checkpoint" else ()))
         shared = {name: value for name, value in other.settings.items() if name not in own}
-        manifest.require(path, settings=shared, code=other.code, by=str(beside))
+        manifest.require(path, settings=shared, version=other.version, by=str(beside))
 
     return _refused(manifests, check)
 
@@ -141,7 +141,7 @@ def _recorded(layout: Layout, manifests: dict[Path, Manifest]) -> list[Problem]:
             f"{layout.provenance}: tells of another {layout.name(path)}; delete it, and {GO_ON}",
         )
         for path, manifest in manifests.items()
-        if layout.name(path) in entries and entries[layout.name(path)]["code"] != manifest.code
+        if layout.name(path) in entries and entries[layout.name(path)]["version"] != manifest.version
     ]
     return told + [
         Problem("missing", layout.root / name, f"{layout.root / name}: was there; {GO_ON}")

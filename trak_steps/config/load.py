@@ -14,8 +14,8 @@ from pydantic_core import ErrorDetails
 
 from trak_steps.config.reading import as_tree, kind, read_file, read_text
 from trak_steps.config.settings import Settings
+from trak_steps.console.printable import printable
 from trak_steps.errors import TrakError
-from trak_steps.printable import printable
 
 # Where pydantic's own words would not help the person who wrote the file.
 _WORDS = {

@@ -8,8 +8,8 @@ import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
+from trak_steps.console.printable import printable
 from trak_steps.errors import TrakError
-from trak_steps.printable import printable
 
 # Far above what settings need, and far below what an alias of an alias of an alias can make of a page.
 FILE_BYTES = 2**20

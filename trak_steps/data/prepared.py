@@ -162,7 +162,7 @@ def save(path: Path, rows: datasets.Dataset, manifest: Manifest, classes: dict[s
             manifest.kind,
             made_from=manifest.made_from,
             settings=manifest.settings,
-            code=manifest.code,
+            version=manifest.version,
             content=rows_content(digests, known),
             details=details,
         ).save(folder)

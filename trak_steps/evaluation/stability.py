@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from trak_steps.scoring.stability import sign_is_stable, standard_error
 from trak_steps.scoring.top import TopRows
+from trak_steps.scoring.uncertainty import sign_is_stable, standard_error
 
 Floats = NDArray[np.float64]
 # The place of its first row, and the scores [m, r, t] of m runs, of each block of train rows.

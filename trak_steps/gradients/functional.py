@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
+from trak_steps.console.progress import say
 from trak_steps.gradients.model_output import ModelOutput, predict
 from trak_steps.gradients.rows import Row, collate
 from trak_steps.gradients.source import Outputs, concatenate
-from trak_steps.progress import say
 from trak_steps.projection.base import Parameter, Sketch, total_size
 
 # Gradients formed at once on a CPU: more fall out of its cache and cost time.

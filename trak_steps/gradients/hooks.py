@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from trak_steps.console.progress import say
 from trak_steps.errors import TrakError
 from trak_steps.gradients.frozen import differentiating
 from trak_steps.gradients.model_output import ModelOutput, predict
@@ -25,7 +26,6 @@ from trak_steps.gradients.rows import Row, collate
 from trak_steps.gradients.rules import Lookup, Product, Rule, linear, rule_of
 from trak_steps.gradients.source import Outputs, concatenate
 from trak_steps.gradients.survey import is_shared_lookup, survey
-from trak_steps.progress import say
 from trak_steps.projection.base import Parameter, Sketch
 
 

@@ -29,9 +29,9 @@ from transformers import (
     set_seed,
 )
 
+from trak_steps.console.progress import say
 from trak_steps.errors import TrakError
 from trak_steps.model.recipe import Recipe, training_arguments
-from trak_steps.progress import say
 from trak_steps.store.atomic import complete_or_absent, flush, saying_what_the_disk_refused
 from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import Manifest

@@ -1,7 +1,7 @@
 """One training on a part of the train set, of which nothing but the model is wanted.
 
 All that decides the model is here or below: what a model that was trained before may be taken for
-another hangs on the digest of this module (:mod:`trak_steps.fingerprint`).
+another hangs on the digest of this module (:mod:`trak_steps.run.fingerprint`).
 """
 
 import tempfile

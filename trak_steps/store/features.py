@@ -101,7 +101,7 @@ class TrainFeatures:
             shard.manifest.require(
                 shard.path,
                 settings=first.manifest.settings,
-                code=first.manifest.code,
+                version=first.manifest.version,
                 by=str(first.path),
             )
             if shard.start != place:

@@ -19,7 +19,7 @@ from typing import Any
 from trak_steps.errors import TrakError
 from trak_steps.store.tree import digest_tree
 
-FORMAT = 2
+FORMAT = 3
 FILE = "manifest.json"
 SEAL = "seal"
 LIBRARIES = ("trak-steps", "torch", "transformers", "tokenizers", "datasets", "zarr", "numpy", "pyarrow")
@@ -48,7 +48,7 @@ class Manifest:
         made_from: the content of each thing that it was made from, by its path in the run;
             ``data/train#0:100`` are rows of that set.
         settings: the settings that decide its numbers.
-        code: the digest of the source code that made it (see :mod:`trak_steps.fingerprint`).
+        version: of the step that made it: raised by hand when the numbers it writes change.
         content: a digest of what it holds: what others refer to.
         files: the SHA-256 of each of its files, by relative path.
         details: what a reader needs to know and the arrays do not say, such as label names.
@@ -59,7 +59,7 @@ class Manifest:
     kind: str
     made_from: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
-    code: str = ""
+    version: int = 0
     content: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -133,17 +133,17 @@ class Manifest:
         made_from: Mapping[str, str] | None = None,
         nothing_else: bool = False,
         settings: Mapping[str, Any] | None = None,
-        code: str | None = None,
+        version: int | None = None,
         by: str = "the settings",
     ) -> None:
-        """Refuse an output that was not made from these things, with these settings, by this code.
+        """Refuse an output that was not made from these things, with these settings, by this version.
 
         Args:
             path: of the output that carries this manifest.
             made_from: contents by path; each must be among those of this manifest.
             nothing_else: whether these must be all of them.
             settings: each must be among those of this manifest.
-            code: a digest.
+            version: of the step.
             by: who asks, the other side of the message.
 
         Raises:
@@ -169,10 +169,10 @@ class Manifest:
                     f"{path}: was made with another {name} than {by} "
                     f"({_short(mine)} and {_short(value)}); {advice}"
                 )
-        if code is not None and code != self.code:
+        if version is not None and version != self.version:
             raise TrakError(
-                f"{path}: was made by other code of this package than {by} "
-                f"({_short(self.code)} and {_short(code)}); {advice}"
+                f"{path}: was made by another version of the step than {by} "
+                f"({self.version} and {version}); {advice}"
             )
 
 

@@ -8,9 +8,9 @@ from snakemake.exceptions import WorkflowError
 
 from trak_steps.config import arguments, parse_settings
 from trak_steps.errors import TrakError
-from trak_steps.fingerprint import fingerprint, foreign_fingerprint
-from trak_steps.housekeeping import Plan, drop_surplus, tidy
-from trak_steps.inputs import (
+from trak_steps.run.custom_code import custom_code
+from trak_steps.workflow.housekeeping import Plan, drop_surplus, tidy
+from trak_steps.workflow.inputs import (
     base_files,
     known_detail,
     known_rows,
@@ -18,7 +18,7 @@ from trak_steps.inputs import (
     local_files,
     local_model,
 )
-from trak_steps.layout import (
+from trak_steps.run.layout import (
     Layout,
     checkpoint_names,
     last_states,
@@ -26,7 +26,7 @@ from trak_steps.layout import (
     shard_names,
     state_name,
 )
-from trak_steps.steps.registry import STEPS, hand_to_jobs, reads
+from trak_steps.workflow.registry import hand_to_jobs, reads, version_of
 from trak_steps.store.atomic import sweep
 
 try:
@@ -75,7 +75,7 @@ def named_source(checkpoint):
 
 
 # A person's own model output is code too: a change to its module reruns the features.
-MODEL_OUTPUT = foreign_fingerprint(settings.features.model_output.partition(":")[0])
+MODEL_OUTPUT = custom_code(settings.features.model_output)
 
 
 # Where and how to compute goes to the jobs beside their params, so that a change reruns nothing.
@@ -98,12 +98,12 @@ def memory(wildcards, attempt):
 
 
 def step(name):
-    """Params of a rule: the settings that its step reads, and a digest of the step's code."""
+    """Params of a rule: the settings that its step reads, and the step's version."""
     return {
         "settings": lambda wildcards: arguments(
             settings, reads(name, settings, targets=wildcards.get("targets", ""))
         ),
-        "code": fingerprint(f"steps.{STEPS[name].module}"),
+        "version": version_of(name),
     }
 
 

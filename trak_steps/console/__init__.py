@@ -1,0 +1,1 @@
+"""What a user reads: progress, messages, and files printed."""

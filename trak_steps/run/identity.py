@@ -1,0 +1,81 @@
+"""The settings that decide each output, as its manifest holds them and as later steps expect them."""
+
+from typing import Any
+
+from trak_steps.config import Settings
+from trak_steps.config.settings import MOST_RUNS, DatasetSettings
+from trak_steps.errors import TrakError
+from trak_steps.run.custom_code import custom_code
+from trak_steps.run.layout import checkpoint_names
+
+
+def row_settings(dataset: DatasetSettings, *, train: bool) -> dict[str, Any]:
+    """Of the rows of the train set, or of a target set: what the step may see and depends on."""
+    only_train = ("train_split", "train_size", "flip_labels")
+    return {name: value for name, value in vars(dataset).items() if train or name not in only_train}
+
+
+def recipe_settings(settings: Settings, run: int) -> dict[str, Any]:
+    """Of the checkpoints of a training run."""
+    return {**settings.finetune.model_dump(), "seed": settings.seed + run}
+
+
+def feature_settings(settings: Settings) -> dict[str, Any]:
+    """Of the features of every checkpoint."""
+    chosen = settings.features
+    return {
+        **chosen.model_dump(exclude={"shard_size"}),
+        "seed": settings.seed,
+        "output_code": custom_code(chosen.model_output),
+    }
+
+
+def kernel_settings(settings: Settings) -> dict[str, Any]:
+    """Of every checkpoint's kernel."""
+    return {**feature_settings(settings), **settings.kernel.model_dump()}
+
+
+def score_settings(settings: Settings) -> dict[str, Any]:
+    """Of the scores of every target set."""
+    return {
+        **kernel_settings(settings),
+        "checkpoints": checkpoint_names(settings.checkpoints),
+        "loss_weight_power": settings.scores.loss_weight_power,
+        "balance": settings.scores.balance,
+    }
+
+
+def answers_settings(settings: Settings) -> dict[str, Any]:
+    """Of what models that are trained again say of the targets."""
+    output = settings.features.model_output
+    return {
+        **settings.finetune.model_dump(),
+        "model_output": output,
+        "output_code": custom_code(output),
+    }
+
+
+def retraining_seed(settings: Settings, repeat: int) -> int:
+    """The seed of a training on a part of the rows: none that a checkpoint can have."""
+    return settings.seed + MOST_RUNS + repeat
+
+
+def plan_settings(settings: Settings, name: str) -> dict[str, Any]:
+    """Of a plan of retraining; that of removal is for the first target set."""
+    if name == "subsets":
+        return {"seed": settings.seed, **settings.evaluation.lds.model_dump()}
+    of = next(iter(settings.targets))
+    return {"seed": settings.seed, "of": of, **settings.evaluation.removal.model_dump()}
+
+
+def require_known_recipe(settings: Settings) -> None:
+    """Refuse to train checkpoints again that were trained elsewhere.
+
+    Raises:
+        TrakError: if checkpoints are brought along.
+    """
+    if settings.checkpoints.existing:
+        raise TrakError(
+            "checkpoints.existing: how these were trained is not known here, so no model can be trained "
+            "as they were; `find-mislabelled` and `measure-stability` need none"
+        )

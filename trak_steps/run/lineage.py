@@ -1,0 +1,69 @@
+"""Whether an output was made from what lies in its run now.
+
+A manifest names what its output was made from by path in the run and by content. A part of a folder
+is named after a ``#``:
+
+* ``data/train#0:2048``: what models see of those rows;
+* ``data/train#classes``: the classes, their names and order;
+* ``data/train#table``: every column, texts included.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trak_steps.data.digests import load_digests, rows_content
+from trak_steps.errors import TrakError
+from trak_steps.run.layout import Layout
+from trak_steps.store.manifest import Manifest
+
+
+class Lineage:
+    """The contents of a run's outputs, each manifest read once."""
+
+    def __init__(self, layout: Layout, read: Callable[[Path], Manifest]) -> None:
+        """Of a run; ``read`` gives the manifest of what outputs are made from, if that is there."""
+        self._layout = layout
+        self._read = read
+        self._manifests: dict[str, Manifest | None] = {}
+        self._digests: dict[str, NDArray[np.uint8]] = {}
+
+    def check(self, path: Path, manifest: Manifest) -> None:
+        """Refuse an output if what it was made from is there, and is not what it was.
+
+        What is no longer there is not asked for: a finished run may be thinned out.
+
+        Raises:
+            TrakError: naming both sides.
+        """
+        for name in manifest.made_from:
+            content = self.content(name)
+            if content is not None:
+                manifest.require(path, made_from={name: content})
+
+    def content(self, name: str) -> str | None:
+        """The content of a path of the run, or of a part of it; none if it is not there."""
+        name, _, part = name.partition("#")
+        manifest = self.manifest(name)
+        if manifest is None:
+            return None
+        if not part:
+            return manifest.content
+        if part in ("classes", "table"):
+            return str(manifest.details.get(f"{part}_digest", ""))
+        start, _, stop = part.partition(":")
+        if not (start.isdecimal() and stop.isdecimal()):
+            raise TrakError(f"{name}#{part}: is not a part of an output")
+        if name not in self._digests:
+            self._digests[name] = load_digests(self._layout.root / name)
+        digests = self._digests[name][int(start) : int(stop)]
+        return rows_content(digests, str(manifest.details.get("classes_digest", "")))
+
+    def manifest(self, name: str) -> Manifest | None:
+        """The manifest of a path of the run; none if there is nothing."""
+        if name not in self._manifests:
+            path = self._layout.root / name
+            self._manifests[name] = self._read(path) if path.exists() else None
+        return self._manifests[name]

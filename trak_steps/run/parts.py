@@ -1,0 +1,175 @@
+"""Open the parts of a run for a step, after checking that they fit together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trak_steps.config import Settings
+from trak_steps.data.prepared import PreparedRows
+from trak_steps.errors import TrakError
+from trak_steps.run.identity import (
+    answers_settings,
+    feature_settings,
+    kernel_settings,
+    plan_settings,
+    score_settings,
+)
+from trak_steps.run.layout import Layout, checkpoint_names, shard_names
+from trak_steps.run.lineage import Lineage
+from trak_steps.store.artefact import artefact_manifest
+from trak_steps.store.features import FeatureStore, TrainFeatures
+from trak_steps.store.kernel import KernelStore
+from trak_steps.store.manifest import Manifest
+from trak_steps.store.plan import Plan, load_plan
+from trak_steps.store.retrained import Answers, load_manifests, load_shards
+
+
+def open_train_features(
+    layout: Layout, settings: Settings, checkpoint: str, train: PreparedRows
+) -> TrainFeatures:
+    """A checkpoint's features of the train set.
+
+    Raises:
+        TrakError: if a shard is missing, or was made from other rows, another checkpoint, other
+            settings or other code.
+    """
+    shards = shard_names(len(train), settings.features.shard_size)
+    features = TrainFeatures([layout.train_shard(checkpoint, shard) for shard in shards], len(train))
+    expected = {**feature_settings(settings), "checkpoint": checkpoint}
+    lineage = Lineage(layout, Manifest.load)
+    if of_checkpoint := lineage.manifest(layout.name(layout.checkpoint(checkpoint))):
+        lineage.check(layout.checkpoint(checkpoint), of_checkpoint)
+    for shard in features.shards:
+        rows = f"{layout.name(layout.train)}#{shard.start}:{shard.stop}"
+        shard.manifest.require(
+            shard.path,
+            made_from={rows: train.content_of(shard.start, shard.stop)},
+            settings=expected,
+        )
+        lineage.check(shard.path, shard.manifest)
+        same = layout.name(layout.checkpoint(checkpoint))
+        shard.manifest.require(shard.path, made_from={same: features.manifest.made_from.get(same, "")})
+    return features
+
+
+def open_target_features(
+    layout: Layout, checkpoint: str, targets: str, rows: PreparedRows, train: TrainFeatures
+) -> FeatureStore:
+    """A checkpoint's features of a target set, made as those of the train set were.
+
+    Raises:
+        TrakError: if they are missing or were made otherwise.
+    """
+    store = FeatureStore.open(layout.target_features(checkpoint, targets))
+    name = layout.name(layout.checkpoint(checkpoint))
+    store.manifest.require(
+        store.path,
+        made_from={
+            name: train.manifest.made_from[name],
+            layout.name(rows.path): rows.content,
+        },
+        settings=train.manifest.settings,
+        version=train.manifest.version,
+        by=str(train.path),
+    )
+    return store
+
+
+def open_kernel(
+    layout: Layout, settings: Settings, checkpoint: str, train: TrainFeatures
+) -> KernelStore:
+    """A checkpoint's kernel, made from these features.
+
+    Raises:
+        TrakError: if it is missing or was made otherwise.
+    """
+    kernel = KernelStore.open(layout.kernel(checkpoint))
+    shards = {layout.name(shard.path): shard.manifest.content for shard in train.shards}
+    expected = {**kernel_settings(settings), "checkpoint": checkpoint}
+    kernel.manifest.require(kernel.path, made_from=shards, nothing_else=True, settings=expected)
+    return kernel
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """A plan, and what its models say of the target sets.
+
+    Attributes:
+        plan: which models were trained, on which rows.
+        answers: of all models, [models, t] each, by target set.
+        made_from: the contents of what was read, by path in the run.
+    """
+
+    plan: Plan
+    answers: Mapping[str, Answers]
+    made_from: Mapping[str, str]
+
+
+def open_retrained(layout: Layout, settings: Settings, name: str, train: PreparedRows) -> Retrained:
+    """A plan of models and what they say, after checking that they are of this run.
+
+    Raises:
+        TrakError: if something is missing, or was made from other rows, models or settings.
+    """
+    plan, of_plan = load_plan(layout.plan(name), len(train))
+    of_plan.require(layout.plan(name), settings=plan_settings(settings, name))
+    lineage = Lineage(layout, artefact_manifest)
+    lineage.check(layout.plan(name), of_plan)
+    shards = shard_names(len(plan), settings.evaluation.models_per_job)
+    paths = [layout.retrained(name, shard) for shard in shards]
+    made_from = {layout.name(layout.plan(name)): of_plan.content}
+    manifests = load_manifests(paths)
+    for path, manifest in zip(paths, manifests, strict=True):
+        manifest.require(path, made_from=made_from, settings=answers_settings(settings))
+        lineage.check(path, manifest)
+    answers = {targets: load_shards(paths, len(plan), targets) for targets in settings.targets}
+    found = {layout.name(path): m.content for path, m in zip(paths, manifests, strict=True)}
+    return Retrained(plan, answers, {**made_from, **found})
+
+
+def require_one_recipe(layout: Layout, checkpoints: Sequence[str], *, brought: bool) -> None:
+    """Refuse checkpoints that were not trained alike, but for the seed; those that are there.
+
+    Args:
+        layout: of the run.
+        checkpoints: their names.
+        brought: whether they should have been brought along, not fine-tuned here.
+
+    Raises:
+        TrakError: naming two of them.
+    """
+    first: tuple[Path, Manifest] | None = None
+    for name in checkpoints:
+        path = layout.checkpoint(name)
+        if not path.exists():
+            continue
+        manifest = Manifest.load(path, "checkpoint")
+        if brought == bool(manifest.settings):
+            words = ("brought along", "fine-tuned here")
+            raise TrakError(
+                f"{path}: was {words[brought]}, the settings say {words[not brought]} "
+                "(checkpoints.existing); delete it and rerun"
+            )
+        beside, other = first = first or (path, manifest)
+        shared = {key: value for key, value in other.settings.items() if key != "seed"}
+        manifest.require(
+            path, made_from=other.made_from, settings=shared, version=other.version, by=str(beside)
+        )
+
+
+def require_scores(
+    layout: Layout, settings: Settings, path: Path, manifest: Manifest, targets: str
+) -> None:
+    """Refuse scores that were made with other settings, or of other checkpoints, than these.
+
+    Raises:
+        TrakError: naming both sides.
+    """
+    manifest.require(path, settings=score_settings(settings))
+    parts = [layout.train, layout.targets(targets)]
+    for name in checkpoint_names(settings.checkpoints):
+        parts += [layout.kernel(name), layout.target_features(name, targets)]
+    names = {layout.name(part) for part in parts}
+    made_from = {name: content for name, content in manifest.made_from.items() if name in names}
+    missing = dict.fromkeys(sorted(names - made_from.keys()), "")
+    manifest.require(path, made_from={**made_from, **missing}, nothing_else=True)

@@ -1,0 +1,1 @@
+"""The stage ``checkpoints``: fine-tuned here, or imported."""

@@ -1,0 +1,1 @@
+"""The stage ``data``: the model to fine-tune, and the rows."""

@@ -1,0 +1,64 @@
+"""Step ``model``: bring the model to fine-tune into the run, or make the demo's.
+
+Where checkpoints are brought along, only the tokenizer and configuration of the first are needed.
+"""
+
+from trak_steps.config import Settings
+from trak_steps.console.progress import say
+from trak_steps.data.labels import require_column
+from trak_steps.data.source import load_split
+from trak_steps.data.tasks import text_columns
+from trak_steps.model.demo import make_demo_model
+from trak_steps.model.fetch import fetch_model
+from trak_steps.run.layout import Layout
+from trak_steps.store.atomic import complete_or_absent
+from trak_steps.store.manifest import Manifest
+
+# Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
+VERSION = 1
+
+
+def run(layout: Layout, settings: Settings, existing: str | None = None) -> None:
+    """Write ``model/``: configuration, tokenizer and, unless from scratch, weights.
+
+    Args:
+        layout, settings: of the run.
+        existing: the first of the checkpoints that are brought along.
+    """
+    model = settings.model
+    with complete_or_absent(layout.model) as folder:
+        if existing:
+            fetch_model(
+                existing,
+                folder,
+                setting="checkpoints.existing",
+                weights=False,
+                trust_remote_code=model.trust_remote_code,
+            )
+        elif model.name_or_path == "demo":
+            make_demo_model(_train_texts(settings), folder)
+        else:
+            fetch_model(
+                model.name_or_path,
+                folder,
+                setting="model.name_or_path",
+                weights=True,
+                trust_remote_code=model.trust_remote_code,
+            )
+        source = existing or model.name_or_path
+        Manifest(
+            "model",
+            settings={"trust_remote_code": model.trust_remote_code},
+            version=VERSION,
+            details={"source": source, "classifier": bool(existing)},
+        ).save(folder)
+    say(f"wrote {layout.model}")
+
+
+def _train_texts(settings: Settings) -> list[str]:
+    dataset = settings.dataset
+    rows = load_split(dataset.path, dataset.name, dataset.data_files, dataset.train_split, settings.seed)
+    columns = text_columns(dataset.path, dataset.name, dataset.text)
+    for column in columns:
+        require_column(rows, column, f"split `{dataset.train_split}`", "dataset.text")
+    return [text for column in columns for text in rows[column] if isinstance(text, str)]

@@ -1,0 +1,1 @@
+"""The stage ``evaluation``: whether the scores can be trusted."""

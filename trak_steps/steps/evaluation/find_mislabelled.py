@@ -1,0 +1,272 @@
+"""Step ``find-mislabelled``: train rows whose labels look wrong, and what argues against them."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from scipy.stats import mode
+from torch import Tensor
+
+from trak_steps.config import Settings
+from trak_steps.console.progress import progress, say
+from trak_steps.data.prepared import PreparedRows
+from trak_steps.evaluation.detection import detection
+from trak_steps.evaluation.suspicion import class_sums, relative_support, standing, trust
+from trak_steps.gradients.model_output import BUILT_IN
+from trak_steps.run.layout import Layout, checkpoint_names, last_states, run_of
+from trak_steps.run.parts import open_kernel, open_train_features
+from trak_steps.scoring.scores import score_block
+from trak_steps.scoring.solve import solve_targets
+from trak_steps.scoring.uncertainty import sign_is_stable, standard_error
+from trak_steps.store.document import save_document
+from trak_steps.store.features import TrainFeatures
+from trak_steps.store.kernel import KernelStore
+from trak_steps.store.manifest import Manifest
+from trak_steps.store.table import save_table
+from trak_steps.store.texts import cut
+
+# Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
+VERSION = 1
+
+ROWS_AT_ONCE = 1024
+# Suspects whose opponents are looked for in one pass over the features.
+SUSPECTS_AT_ONCE = 512
+# Opponents named for each suspect.
+AGAINST = 5
+# Suspects are listed by trust, where the model output says something of labels: see docs/evaluation.md.
+TRUST, SUPPORT = "trust", "support"
+LARGE_IS_SUSPICIOUS = ("self-influence", "loss")
+Array = NDArray[np.float64]
+Places = NDArray[np.int64]
+
+
+def run(layout: Layout, settings: Settings) -> None:
+    """Write ``evaluation/suspects.parquet`` and ``evaluation/mislabelled.json``."""
+    train = PreparedRows.load(layout.train)
+    if not train.label_names:
+        say("the labels are numbers, not classes: none is right or wrong")
+        manifest = Manifest(
+            "suspects", made_from={layout.name(train.path): train.content}, version=VERSION
+        )
+        save_table(layout.suspects, pa.table({"row": pa.array([], pa.int64())}), manifest)
+        save_document(layout.mislabelled, {"rows": len(train), "measures": {}}, manifest)
+        return
+    names = checkpoint_names(settings.checkpoints)
+    features = [open_train_features(layout, settings, name, train) for name in names]
+    kernels = [
+        open_kernel(layout, settings, name, of_train)
+        for name, of_train in zip(names, features, strict=True)
+    ]
+    measures = _measures(settings, train, names, features, kernels)
+    wrong = train.column("flipped").astype(bool)
+    found = {name: detection(_suspicion(name, of), wrong) for name, of in measures.items()}
+    count = min(settings.evaluation.suspects, len(train))
+    best = next(iter(measures))
+    suspects = np.argsort(-_suspicion(best, measures[best]), kind="stable")[:count]
+    say(f"the {count} most suspicious of {len(train)} rows: what argues against them")
+    parts = []
+    for start, stop in _spans(count, SUSPECTS_AT_ONCE):
+        some = suspects[start:stop]
+        against = _opponents(settings, names, features, kernels, some)
+        parts.append(_table(train, some, against, _predicted(features, some), measures))
+    table = pa.concat_tables(parts).add_column(0, "rank", [np.arange(1, count + 1)])
+    made_from = {
+        f"{layout.name(train.path)}#table": str(train.manifest.details["table_digest"]),
+        **{layout.name(kernel.path): kernel.manifest.content for kernel in kernels},
+        **{
+            layout.name(shard.path): shard.manifest.content
+            for of_train in features
+            for shard in of_train.shards
+        },
+    }
+    chosen = {
+        "suspects": count,
+        "loss_weight_power": settings.scores.loss_weight_power,
+        "balance": settings.scores.balance,
+    }
+    manifest = Manifest("suspects", made_from=made_from, settings=chosen, version=VERSION)
+    figures = {
+        "rows": len(train),
+        "flipped": int(wrong.sum()),
+        "listed_by": best,
+        "measures": {name: asdict(of) if of else None for name, of in found.items()},
+    }
+    save_table(layout.suspects, table, manifest)
+    save_document(layout.mislabelled, figures, manifest)
+    say(json.dumps(figures, indent=2))
+    say(f"wrote {layout.suspects} and {layout.mislabelled}")
+
+
+def _spans(n: int, at_once: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, n, at_once):
+        yield start, min(start + at_once, n)
+
+
+def _blocks(features: TrainFeatures) -> Iterator[Tensor]:
+    for start, stop in _spans(features.n, ROWS_AT_ONCE):
+        yield torch.from_numpy(features.features(start, stop))
+
+
+def _measures(
+    settings: Settings,
+    train: PreparedRows,
+    names: list[str],
+    features: list[TrainFeatures],
+    kernels: list[KernelStore],
+) -> dict[str, Array]:
+    """What every measure says of each row, [n] each; first the one to list suspects by."""
+    labels = torch.tensor(train.column("label"), dtype=torch.int64)
+    influence, scores, others = (torch.zeros(len(train), dtype=torch.float64) for _ in range(3))
+    pairs = zip(features, kernels, strict=True)
+    for of_train, kernel in progress(pairs, total=len(names), label="support", unit="checkpoint"):
+        sums = class_sums(_blocks(of_train), labels, train.outputs)
+        factor = torch.from_numpy(kernel.cholesky)
+        by = standing(_blocks(of_train), labels, sums, factor)
+        influence += by.self_influence / len(names)
+        scores += by.mean_score / len(names)
+        others += by.others / len(names)
+    columns = [of_train.column("margin").astype(np.float64) for of_train in features]
+    margins = dict(zip(names, columns, strict=True))
+    last = np.stack([margins[name] for name in last_states(settings.checkpoints)])
+    support = relative_support(scores, influence, others)
+    area = np.mean(columns, 0)
+    found = {
+        SUPPORT: support.numpy(),
+        "mean score": scores.numpy(),
+        "self-influence": influence.numpy(),
+        "margin": last.mean(0),
+    }
+    # Of another model output no one here knows what it says of labels.
+    if settings.features.model_output == BUILT_IN:
+        found = {TRUST: trust(support, torch.from_numpy(area)).numpy(), **found}
+        found["loss"] = np.logaddexp(0, -last).mean(0)
+    if len(last) < len(names):
+        found["area under the margin"] = area
+    return found
+
+
+def _suspicion(name: str, values: Array) -> Array:
+    """The same, the larger the more suspicious."""
+    return values if name in LARGE_IS_SUSPICIOUS else -values
+
+
+@dataclass(frozen=True)
+class _Opponents:
+    """The train rows that argue against q suspects, strongest first; a may be less than AGAINST.
+
+    Attributes:
+        score: of each for the suspect as target, [q, a]; infinite where fewer argue against it.
+        std: [q, a]; not a number where a single checkpoint is.
+        stable: whether the score's sign is, [q, a].
+        place: in the train set, [q, a].
+    """
+
+    score: NDArray[np.float32]
+    std: NDArray[np.float32]
+    stable: NDArray[np.bool_]
+    place: Places
+
+
+def _opponents(
+    settings: Settings,
+    names: list[str],
+    features: list[TrainFeatures],
+    kernels: list[KernelStore],
+    suspects: Places,
+) -> _Opponents:
+    """What argues most against train rows [q], by the scores that the run gives them as targets."""
+    n = features[0].n
+    gathered = (_gather(of_train, suspects) for of_train in features)
+    solved = solve_targets(kernels, gathered, n, alike=settings.scores.balance)
+    weights = torch.from_numpy(np.stack([of_train.column("loss_weight") for of_train in features]))
+    runs = [run_of(name) for name in names]
+    found = [np.empty((len(suspects), 0), kind) for kind in (np.float32, np.float32, np.int64)]
+    spans = list(_spans(n, ROWS_AT_ONCE))
+    for start, stop in progress(spans, total=len(spans), label="opponents", unit="block"):
+        block = score_block(
+            [torch.from_numpy(of_train.features(start, stop)) for of_train in features],
+            solved,
+            weights[:, start:stop],
+            settings.scores.loss_weight_power,
+            runs,
+        )
+        score, std = (values.T.float().numpy() for values in (block.scores, block.std))
+        place = np.broadcast_to(np.arange(start, stop), score.shape)
+        against = (score < 0) & (place != suspects[:, None])
+        parts = zip(found, (np.where(against, score, np.inf), std, place), strict=True)
+        both = [np.concatenate(part, axis=1) for part in parts]
+        # Rows come in order of place and the sort is stable, so ties keep the earlier place.
+        order = np.argsort(both[0], axis=1, kind="stable")[:, :AGAINST]
+        found = [np.take_along_axis(values, order, axis=1) for values in both]
+    score, std, place = found
+    error = standard_error(std, len(set(runs)))
+    return _Opponents(score, std, sign_is_stable(score, error), place)
+
+
+def _gather(features: TrainFeatures, places: Places) -> Tensor:
+    """The features of some rows, [q, k], from the blocks that hold one."""
+    found = torch.empty(len(places), features.dim)
+    for start, stop in _spans(features.n, ROWS_AT_ONCE):
+        here = np.flatnonzero((places >= start) & (places < stop))
+        if len(here):
+            block = torch.from_numpy(features.features(start, stop))
+            found[here] = block[places[here] - start].float()
+    return found
+
+
+def _table(
+    train: PreparedRows,
+    suspects: Places,
+    against: _Opponents,
+    predicted: Places,
+    measures: dict[str, Array],
+) -> pa.Table:
+    """One row a suspect, most suspicious first."""
+    ids, labels = train.column("row"), train.column("label")
+    classes = np.array(train.label_names, object)
+    listed = np.isfinite(against.score)
+    place, std = against.place[listed], against.std[listed]
+    texts = _texts(train, np.concatenate([suspects, place]))
+    q = len(suspects)
+
+    def lists(values: pa.Array) -> pa.Array:
+        ends = np.concatenate([[0], np.cumsum(listed.sum(1))])
+        return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), values)
+
+    columns: dict[str, Any] = {
+        "row": ids[suspects],
+        **{f"text_{column}": values[:q] for column, values in texts.items()},
+        "label": labels[suspects],
+        "label_name": pa.array(classes[labels[suspects]], pa.string()),
+        "predicted": predicted,
+        "predicted_name": pa.array(classes[predicted], pa.string()),
+        "flipped": train.column("flipped").astype(bool)[suspects],
+        **{name.replace(" ", "_").replace("-", "_"): of[suspects] for name, of in measures.items()},
+        "against_row": lists(pa.array(ids[place])),
+        "against_score": lists(pa.array(against.score[listed])),
+        "against_std": lists(pa.array(std, from_pandas=True)),
+        # Of a single checkpoint nothing is known.
+        "against_sign_stable": lists(pa.array(against.stable[listed], mask=~np.isfinite(std))),
+        "against_label_name": lists(pa.array(classes[labels[place]], pa.string())),
+        **{f"against_text_{column}": lists(values[q:]) for column, values in texts.items()},
+    }
+    return pa.table(columns)
+
+
+def _predicted(features: list[TrainFeatures], rows: Places) -> Places:
+    """The class that most checkpoints give each of some rows, [q]; of several the first."""
+    votes = np.stack([of_train.column("prediction")[rows] for of_train in features])
+    found: Places = mode(votes, axis=0).mode
+    return found
+
+
+def _texts(train: PreparedRows, places: Places) -> dict[str, pa.Array]:
+    """The texts of some rows, [q] each, by column; no others are read."""
+    some, back = np.unique(places, return_inverse=True)
+    picked = train.rows.select_columns(train.text_columns).with_format("arrow").select(some)[:]
+    return {name: cut(picked[name]).combine_chunks().take(pa.array(back)) for name in train.text_columns}

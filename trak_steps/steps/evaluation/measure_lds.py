@@ -1,0 +1,196 @@
+"""Step ``measure-lds``: do scores predict what models say that are trained on parts of the train set?"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from trak_steps.config import Settings
+from trak_steps.console.progress import progress, say
+from trak_steps.data.prepared import PreparedRows
+from trak_steps.evaluation.calibration import slope_over_subsets
+from trak_steps.evaluation.intervals import Interval
+from trak_steps.evaluation.lds import Measured, Truth, measure
+from trak_steps.evaluation.predictions import Point, Predictions, points
+from trak_steps.run.layout import Layout
+from trak_steps.run.lineage import Lineage
+from trak_steps.run.parts import Retrained, open_retrained, require_scores
+from trak_steps.store.artefact import artefact_manifest
+from trak_steps.store.document import save_document
+from trak_steps.store.manifest import Manifest
+from trak_steps.store.scores import ScoreStore
+from trak_steps.store.table import save_table
+
+# Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
+VERSION = 1
+
+PLAN = "subsets"
+SCORES = "scores"
+# Subsets for each class: with fewer, little is left when class counts are regressed out.
+FEWEST_FOR_A_CLASS = 3
+Array = NDArray[np.float64]
+
+
+def run(layout: Layout, settings: Settings) -> None:
+    """Write ``evaluation/lds.json`` and, with the curves, ``evaluation/lds.parquet``."""
+    train = PreparedRows.load(layout.train)
+    targets = {name: PreparedRows.load(layout.targets(name)) for name in settings.targets}
+    retrained = open_retrained(layout, settings, PLAN, train)
+    stores = {name: ScoreStore.open(layout.scores(name)) for name in targets}
+    for name, store in stores.items():
+        require_scores(layout, settings, store.path, store.manifest, name)
+        Lineage(layout, artefact_manifest).check(store.path, store.manifest)
+    first = retrained.plan.about["repeat"] == 0
+    kept = retrained.plan.kept[first]
+    predictions = Predictions(layout, settings, train, kept)
+    chosen = points(settings, len(train))
+    say(f"{len(chosen)} ways to score, {len(kept)} subsets of {len(train)} rows")
+    by_gradients = predictions.of_points(targets, chosen)
+    by_states = predictions.of_hidden_states(targets)
+    figures: dict[str, Any] = {}
+    curves: list[dict[str, Any]] = []
+    for name, rows in progress(targets.items(), total=len(targets), label="LDS", unit="target set"):
+        of_points, baselines = by_gradients[name]
+        truth = _truth(retrained, name, train, kept)
+        named: dict[Any, Array] = {SCORES: predictions.of_scores(stores[name])}
+        named.update(_label_baselines(settings, truth, train, rows))
+        named.update(baselines)
+        named["last hidden state"] = by_states[name]
+        named.update(of_points)
+        plain = _measure(settings, truth, named, adjusted=False)
+        adjusted = _measure(settings, truth, named, adjusted=True) if _can_adjust(truth) else None
+        figures[name] = {
+            "rows": len(rows),
+            "accuracy": _accuracy(retrained, name, rows),
+            **_figures(plain, adjusted, [key for key in named if isinstance(key, str)]),
+            "slope": _slope(settings, truth, named[SCORES]),
+        }
+        curves += _curves(name, plain, adjusted, of_points)
+    parts = (train, *targets.values())
+    manifest = Manifest(
+        "lds",
+        made_from={
+            **{layout.name(part.path): part.content for part in parts},
+            **{layout.name(store.path): store.manifest.content for store in stores.values()},
+            **predictions.made_from,
+            **retrained.made_from,
+        },
+        settings={"bootstrap": settings.evaluation.bootstrap},
+        version=VERSION,
+    )
+    values = {
+        "run": settings.run,
+        **next(iter(figures.values())),
+        "subsets": len(kept),
+        "rows_of_a_subset": int(kept[0].sum()),
+        "repeats": len(retrained.plan) // len(kept),
+        "targets": figures,
+    }
+    save_table(layout.lds_curves, pa.Table.from_pylist(curves), manifest)
+    save_document(layout.lds, values, manifest)
+    say(json.dumps(next(iter(figures.values())), indent=2))
+    say(f"wrote {layout.lds} and {layout.lds_curves}")
+
+
+def _truth(retrained: Retrained, targets: str, train: PreparedRows, kept: NDArray[np.bool_]) -> Truth:
+    margins = retrained.answers[targets].margin.astype(np.float64)
+    labels = train.column("label")
+    classes = range(train.outputs) if train.label_names else ()
+    counts = [kept[:, labels == label].sum(1) for label in classes]
+    return Truth(
+        margins.reshape(-1, len(kept), margins.shape[1]),
+        np.array(counts, np.float64).reshape(-1, len(kept)).T,
+    )
+
+
+def _label_baselines(
+    settings: Settings, truth: Truth, train: PreparedRows, rows: PreparedRows
+) -> dict[str, Array]:
+    """The baselines that need no model."""
+    s, t = truth.mean.shape
+    draw = np.random.default_rng([settings.seed, s])
+    found = {"random": draw.normal(size=(s, t))}
+    if train.label_names:
+        found["same label"] = truth.classes[:, rows.column("label")]
+    return found
+
+
+def _can_adjust(truth: Truth) -> bool:
+    """Whether there are classes, and enough is left when their counts are regressed out."""
+    s, c = truth.classes.shape
+    if s < FEWEST_FOR_A_CLASS * c:
+        say(
+            f"{s} subsets are too few to adjust for {c} classes; set evaluation.lds.subsets to "
+            f"{FEWEST_FOR_A_CLASS * c}"
+        )
+    return bool(0 < FEWEST_FOR_A_CLASS * c <= s)
+
+
+def _measure(
+    settings: Settings, truth: Truth, predictions: Mapping[Any, Array], *, adjusted: bool
+) -> Measured:
+    return measure(
+        truth,
+        predictions,
+        adjusted=adjusted,
+        resamples=settings.evaluation.bootstrap,
+        seed=settings.seed,
+    )
+
+
+def _slope(settings: Settings, truth: Truth, predicted: Array) -> dict[str, float] | None:
+    """Of margins on sums of scores: near 1 where scores are in units of margin."""
+    found = slope_over_subsets(
+        truth.mean, predicted, resamples=settings.evaluation.bootstrap, seed=settings.seed
+    )
+    return asdict(found) if found else None
+
+
+def _accuracy(retrained: Retrained, targets: str, rows: PreparedRows) -> float | None:
+    """Of the models trained on subsets: near chance, their margins say little."""
+    if not rows.label_names:
+        return None
+    return float((retrained.answers[targets].prediction == rows.column("label")).mean())
+
+
+def _figures(plain: Measured, adjusted: Measured | None, names: list[str]) -> dict[str, Any]:
+    def of_kind(measured: Measured) -> dict[str, Any]:
+        share = measured.shares[SCORES]
+        return {
+            "lds": asdict(measured.scores[SCORES]),
+            "ceiling": asdict(measured.ceiling),
+            "share_of_ceiling": asdict(share) if share else None,
+        }
+
+    return {
+        **of_kind(plain),
+        "class_adjusted": of_kind(adjusted) if adjusted else None,
+        "baselines": {
+            name: {
+                "lds": asdict(plain.scores[name]),
+                "class_adjusted": asdict(adjusted.scores[name]) if adjusted else None,
+                # From the same resamples, so sharper than the two intervals.
+                "less_the_scores": asdict((adjusted or plain).differences[name]),
+            }
+            for name in names
+            if name != SCORES
+        },
+    }
+
+
+def _curves(
+    targets: str, plain: Measured, adjusted: Measured | None, of_points: Mapping[Point, Array]
+) -> list[dict[str, Any]]:
+    found = []
+    for point in of_points:
+        row: dict[str, Any] = {"targets": targets, **asdict(point)}
+        row["checkpoints"] = list(point.checkpoints)
+        for name, measured in (("lds", plain), ("class_adjusted", adjusted)):
+            of_point = measured.scores[point] if measured else Interval(*[np.nan] * 3)
+            row |= {name: of_point.value, f"{name}_low": of_point.low, f"{name}_high": of_point.high}
+        found.append(row)
+    return found

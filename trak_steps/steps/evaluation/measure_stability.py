@@ -1,0 +1,118 @@
+"""Step ``measure-stability``: would other training runs give the same signs and ranks?"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trak_steps.config import Settings
+from trak_steps.console.progress import say
+from trak_steps.data.prepared import PreparedRows
+from trak_steps.evaluation.stability import FEWEST_RUNS, HeldOut, hold_out
+from trak_steps.run.layout import Layout, checkpoint_names, run_of
+from trak_steps.run.parts import open_kernel, open_target_features, open_train_features
+from trak_steps.scoring.scores import score_block
+from trak_steps.scoring.solve import solve_targets, whole
+from trak_steps.store.document import save_document
+from trak_steps.store.features import FeatureStore, TrainFeatures
+from trak_steps.store.kernel import KernelStore
+from trak_steps.store.manifest import Manifest
+
+# Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
+VERSION = 1
+
+MIB = 2**20
+MAX_BLOCK = 1024
+# Proponents, and opponents, of each target that are looked at.
+TOP = 10
+
+
+def run(layout: Layout, settings: Settings) -> None:
+    """Write ``evaluation/stability.json``."""
+    train = PreparedRows.load(layout.train)
+    names = checkpoint_names(settings.checkpoints)
+    runs, top = len(set(map(run_of, names))), min(TOP, len(train))
+    made_from = {layout.name(train.path): train.content}
+    figures: dict[str, Any] = dict.fromkeys(settings.targets)
+    if runs < FEWEST_RUNS:
+        say(f"{runs} runs are too few to hold one out; set checkpoints.count to {FEWEST_RUNS}")
+    else:
+        features = {name: open_train_features(layout, settings, name, train) for name in names}
+        kernels = [open_kernel(layout, settings, name, features[name]) for name in names]
+        made_from |= {layout.name(kernel.path): kernel.manifest.content for kernel in kernels}
+        for targets in settings.targets:
+            rows = PreparedRows.load(layout.targets(targets))
+            stores = [
+                open_target_features(layout, name, targets, rows, features[name]) for name in names
+            ]
+            made_from[layout.name(rows.path)] = rows.content
+            made_from |= {layout.name(store.path): store.manifest.content for store in stores}
+            say(f"{targets}: the strongest pairs of {runs} runs, each held out in turn")
+            figures[targets] = asdict(_held_out(settings, features, kernels, stores, runs, top))
+    manifest = Manifest(
+        "stability", made_from=made_from, settings={"checkpoints": names}, version=VERSION
+    )
+    values = {"runs": runs, "top": top, "targets": figures}
+    save_document(layout.stability, values, manifest)
+    say(json.dumps(values, indent=2))
+    say(f"wrote {layout.stability}")
+
+
+def _held_out(
+    settings: Settings,
+    features: Mapping[str, TrainFeatures],
+    kernels: Sequence[KernelStore],
+    stores: Sequence[FeatureStore],
+    runs: int,
+    top: int,
+) -> HeldOut:
+    """What became of a target set's strongest pairs."""
+    n, t = next(iter(features.values())).n, stores[0].stop - stores[0].start
+    solved = solve_targets(kernels, whole(stores), n, alike=settings.scores.balance)
+    memory, dim = settings.execution.memory_mb * MIB, settings.features.dim
+    block_rows = _block_rows(memory, t, dim, len(features), runs)
+    by_name = dict(zip(features, solved, strict=True))
+    blocks = partial(_scores_by_run, features, by_name, settings.scores.loss_weight_power, block_rows)
+    return hold_out(blocks, runs, t, top)
+
+
+def _scores_by_run(
+    features: Mapping[str, TrainFeatures],
+    solved: Mapping[str, Tensor],
+    power: float,
+    block_rows: int,
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """The place of its first row, and each run's own scores [m, r, t], of block after block."""
+    n, t = next(iter(features.values())).n, len(next(iter(solved.values())))
+    weights = torch.from_numpy(np.stack([of.column("loss_weight") for of in features.values()]))
+    states: dict[str, list[str]] = {}
+    for name in features:
+        states.setdefault(run_of(name), []).append(name)
+    for start in range(0, n, block_rows):
+        stop = min(start + block_rows, n)
+        scores = np.empty((len(states), stop - start, t))
+        for place, names in enumerate(states.values()):
+            # The weight is that of all checkpoints, so that the runs' mean is the score that is stored.
+            scores[place] = score_block(
+                [torch.from_numpy(features[name].features(start, stop)) for name in names],
+                [solved[name] for name in names],
+                weights[:, start:stop],
+                power,
+            ).scores
+        yield start, scores
+
+
+def _block_rows(memory: int, t: int, dim: int, checkpoints: int, runs: int) -> int:
+    """Train rows to look at once: a run's features, what scoring them takes, and every run's scores.
+
+    The last twice, for a block is made before the one before it is let go.
+    """
+    a_row = 4 * dim * (checkpoints // runs + 1) + 8 * t * (9 + 2 * runs)
+    rows = (memory - 4 * t * dim * checkpoints) // a_row
+    return int(min(max(1, rows), MAX_BLOCK))

@@ -1,0 +1,115 @@
+"""Step ``plan-removal``: for some targets, train without the rows that scores name.
+
+Each target is trained for without its top proponents, without as many random rows, and without as many
+of its nearest rows: those of its own label whose last hidden state is most like its own. One more
+training has all rows. The trainings of one repeat share a seed.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trak_steps.config import Settings
+from trak_steps.console.progress import say
+from trak_steps.data.prepared import PreparedRows
+from trak_steps.errors import TrakError
+from trak_steps.evaluation.subsets import random_rows
+from trak_steps.run.hidden_states import HiddenStates
+from trak_steps.run.identity import plan_settings, require_known_recipe, retraining_seed
+from trak_steps.run.layout import Layout, last_states
+from trak_steps.run.lineage import Lineage
+from trak_steps.run.parts import require_scores
+from trak_steps.store.artefact import artefact_manifest
+from trak_steps.store.manifest import Manifest
+from trak_steps.store.plan import Plan, save_plan
+from trak_steps.store.scores import ScoreStore
+
+# Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
+VERSION = 1
+
+NAME = "removal"
+PROPONENTS, RANDOM, NEAREST, NOTHING = "proponents", "random", "nearest", "nothing"
+
+
+def run(layout: Layout, settings: Settings) -> None:
+    """Write ``evaluation/removal.plan.parquet``."""
+    require_known_recipe(settings)
+    chosen = settings.evaluation.removal
+    name = next(iter(settings.targets))
+    train, targets = PreparedRows.load(layout.train), PreparedRows.load(layout.targets(name))
+    n, q = len(train), min(chosen.targets, len(targets))
+    if q < chosen.targets or chosen.rows >= n:
+        raise TrakError(
+            f"evaluation.removal: wants {chosen.targets} targets of {name}, which has {len(targets)}, "
+            f"and to leave out {chosen.rows} of {n} train rows; set targets or rows lower"
+        )
+    store = ScoreStore.open(layout.scores(name))
+    require_scores(layout, settings, store.path, store.manifest, name)
+    lineage = Lineage(layout, artefact_manifest)
+    lineage.check(store.path, store.manifest)
+    scores = _scores(store, q)
+    checkpoint = last_states(settings.checkpoints)[0]
+    near = _nearness(layout, settings, checkpoint, train, targets, q)
+    removed: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
+    about: list[tuple[int, str, float]] = [(-1, NOTHING, 0.0)]
+    for target in range(q):
+        of_kind = {
+            PROPONENTS: np.argsort(-scores[:, target], kind="stable")[: chosen.rows],
+            RANDOM: random_rows(n, chosen.rows, settings.seed, target),
+            NEAREST: np.argsort(-near[:, target], kind="stable")[: chosen.rows],
+        }
+        for kind, rows in of_kind.items():
+            removed.append(rows)
+            about.append((target, kind, float(scores[rows, target].sum())))
+    kept = np.ones((len(removed), n), bool)
+    for model, rows in enumerate(removed):
+        kept[model, rows] = False
+    r, models = chosen.repeats, len(removed)
+    columns = {
+        "target": np.tile([target for target, _, _ in about], r),
+        "without": np.tile([kind for _, kind, _ in about], r),
+        "predicted": np.tile([predicted for _, _, predicted in about], r),
+        "repeat": np.repeat(np.arange(r), models),
+    }
+    seeds = np.array([retraining_seed(settings, int(repeat)) for repeat in columns["repeat"]])
+    path = layout.plan(NAME)
+    of_checkpoint = artefact_manifest(layout.checkpoint(checkpoint))
+    manifest = Manifest(
+        "plan",
+        made_from={
+            **{layout.name(part.path): part.content for part in (train, targets)},
+            layout.name(store.path): store.manifest.content,
+            layout.name(layout.checkpoint(checkpoint)): of_checkpoint.content,
+        },
+        settings=plan_settings(settings, NAME),
+        version=VERSION,
+    )
+    save_plan(path, Plan(np.tile(kept, (r, 1)), seeds, columns), manifest)
+    say(f"wrote {path}: {len(seeds)} models for {q} targets of {name}")
+
+
+def _scores(store: ScoreStore, q: int) -> NDArray[np.float32]:
+    """Of all train rows for the first targets, [n, q]."""
+    n, _ = store.shape
+    found = np.empty((n, q), np.float32)
+    for start in range(0, n, store.block_rows):
+        stop = min(start + store.block_rows, n)
+        found[start:stop] = store.scores(start, stop)[:, :q]
+    return found
+
+
+def _nearness(
+    layout: Layout,
+    settings: Settings,
+    checkpoint: str,
+    train: PreparedRows,
+    targets: PreparedRows,
+    q: int,
+) -> NDArray[np.float64]:
+    """The cosine of hidden states, [n, q]; less for rows of another label, which come last."""
+    states = HiddenStates(layout, settings, checkpoint, train.outputs)
+    wanted = states.of(targets, q)
+    near = np.concatenate([(block @ wanted.T).numpy() for _, block in states.blocks(train)])
+    if not train.label_names:
+        return near
+    same = train.column("label")[:, None] == targets.column("label")[None, :q]
+    return np.where(same, near, near - 4.0)

@@ -1,0 +1,1 @@
+"""The stage ``features``: per-sample gradients, projected."""

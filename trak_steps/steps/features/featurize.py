@@ -1,0 +1,218 @@
+"""Step ``featurize``: the features of one shard of the train set, or of one target set."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from trak_steps.config import Settings
+from trak_steps.config.settings import FeatureSettings
+from trak_steps.console.progress import counter, say
+from trak_steps.data.prepared import PreparedRows
+from trak_steps.errors import TrakError
+from trak_steps.features import compute_features
+from trak_steps.gradients.budget import tokens_at_once
+from trak_steps.gradients.functional import FunctionalGradients
+from trak_steps.gradients.hooks import HookedGradients
+from trak_steps.gradients.model_output import (
+    BUILT_IN,
+    ModelOutput,
+    check_model_output,
+    load_model_output,
+)
+from trak_steps.gradients.selfcheck import check_gradients
+from trak_steps.gradients.source import GradientSource, select_parameters
+from trak_steps.model.device import pick_device
+from trak_steps.model.load import load_classifier
+from trak_steps.projection import DenseProjection, FoldProjection, Parameter, Projection
+from trak_steps.projection.base import projection_key, total_size
+from trak_steps.run.identity import feature_settings, recipe_settings
+from trak_steps.run.layout import Layout
+from trak_steps.run.lineage import Lineage
+from trak_steps.run.model_inputs import as_rows
+from trak_steps.store.codecs import codec_arguments
+from trak_steps.store.features import save_features
+from trak_steps.store.folder import check_folder
+from trak_steps.store.manifest import Manifest
+
+# Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
+VERSION = 1
+
+MIB = 2**20
+
+
+def run_train(layout: Layout, settings: Settings, checkpoint: str, shard: int) -> None:
+    """Write ``features/<m>/train/<shard>.zarr``."""
+    rows = PreparedRows.open(layout.train)
+    start = shard * settings.features.shard_size
+    stop = min(start + settings.features.shard_size, len(rows))
+    if start >= stop:
+        raise TrakError(
+            f"there is no shard {shard}: {len(rows)} train rows in shards of "
+            f"{settings.features.shard_size} end before it"
+        )
+    path = layout.train_shard(checkpoint, f"{shard:05d}")
+    _featurize(layout, settings, checkpoint, rows, start, stop, path)
+
+
+def run_targets(layout: Layout, settings: Settings, checkpoint: str, targets: str) -> None:
+    """Write ``features/<m>/targets/<set>.zarr``."""
+    rows = PreparedRows.open(layout.targets(targets))
+    path = layout.target_features(checkpoint, targets)
+    _featurize(layout, settings, checkpoint, rows, 0, len(rows), path)
+
+
+def _featurize(
+    layout: Layout,
+    settings: Settings,
+    checkpoint: str,
+    rows: PreparedRows,
+    start: int,
+    stop: int,
+    path: Path,
+) -> None:
+    identity = feature_settings(settings)
+    folder = layout.checkpoint(checkpoint)
+    of_checkpoint = _check_inputs(layout, settings, checkpoint, rows)
+    rows_name = layout.name(rows.path)
+    if rows.path == layout.train:
+        rows_name += f"#{start}:{stop}"
+    chosen = settings.features
+    device = pick_device(settings.execution.device)
+    precision = _precision(chosen, device)
+    memory = settings.execution.memory_mb * MIB
+    model = load_classifier(
+        folder,
+        outputs=rows.outputs,
+        device=device,
+        trust_remote_code=settings.model.trust_remote_code,
+        # For torch.func, since the fused ones have no batching rule and would run row by row.
+        attention="eager" if chosen.gradients == "functional" else None,
+    )
+    inputs = rows.inputs(start, stop)
+    tokenised = as_rows(inputs)
+    output = _model_output(chosen, rows)
+    parameters = select_parameters(model, chosen.parameters.include, chosen.parameters.exclude)
+    size = total_size(parameters)
+    longest = max(tokenised, key=len)
+    source: GradientSource
+    if chosen.gradients == "functional":
+        source = FunctionalGradients(model, output, parameters, memory // 4)
+    else:
+        tokens = settings.execution.batch_tokens or tokens_at_once(
+            model, longest, _batch_memory(device, memory)
+        )
+        source = HookedGradients(
+            model,
+            output,
+            parameters,
+            tokens=tokens,
+            example=min(tokenised, key=len),
+            precision=precision,
+        )
+    projection = _projection(chosen, parameters, settings.seed, checkpoint, device)
+    say(f"{path}: {stop - start} rows, {size:,} parameters to {chosen.dim} dimensions on {device}")
+    check_gradients(model, output, source, projection, tokenised, precision)
+    ids = inputs["row"].to_numpy(zero_copy_only=False)
+    with counter(stop - start, "features", "row") as advance:
+        features = compute_features(
+            source,
+            projection,
+            tokenised,
+            ids,
+            memory=memory // 2,
+            dtype=chosen.dtype,
+            advance=advance,
+        )
+    if Manifest.load(folder, "checkpoint").content != of_checkpoint.content:
+        raise TrakError(f"{folder}: was replaced while its features were computed; run this again")
+    manifest = Manifest(
+        "features",
+        made_from={
+            layout.name(folder): of_checkpoint.content,
+            rows_name: rows.content_of(start, stop),
+        },
+        settings={**identity, "checkpoint": checkpoint, "size": size},
+        version=VERSION,
+        details={"start": start, "stop": stop, "codec": chosen.codec, "keep_bits": chosen.keep_bits},
+    )
+    columns = {
+        "loss_weight": features.loss_weight,
+        "margin": features.margin,
+        "prediction": features.prediction,
+        "row": features.row,
+    }
+    codec = codec_arguments(chosen.codec, chosen.keep_bits, chosen.dtype)
+    save_features(path, features.features, columns, manifest, codec)
+    say(f"wrote {path}")
+
+
+def _check_inputs(layout: Layout, settings: Settings, checkpoint: str, rows: PreparedRows) -> Manifest:
+    """The checkpoint's manifest, after checking that it, the rows and the settings fit together."""
+    folder = layout.checkpoint(checkpoint)
+    manifest = check_folder(folder, "checkpoint")
+    lineage = Lineage(layout, Manifest.load)
+    lineage.check(folder, manifest)
+    lineage.check(rows.path, rows.manifest)
+    model = layout.name(layout.model)
+    rows.manifest.require(
+        rows.path, made_from={model: manifest.made_from[model]}, settings={"seed": settings.seed}
+    )
+    if manifest.details["checkpoint"] != checkpoint:
+        raise TrakError(
+            f"{folder}: holds checkpoint {manifest.details['checkpoint']}; delete it and rerun"
+        )
+    if manifest.settings:  # trained here, not brought along
+        if "finetune" not in vars(settings):
+            raise TrakError(
+                f"{folder}: was fine-tuned here, the settings say that it was brought along "
+                "(checkpoints.existing); delete it and rerun"
+            )
+        run = int(checkpoint.partition("-")[0])
+        manifest.require(folder, settings=recipe_settings(settings, run))
+    return manifest
+
+
+def _model_output(chosen: FeatureSettings, rows: PreparedRows) -> ModelOutput:
+    if chosen.model_output == BUILT_IN and not rows.label_names:
+        raise TrakError(
+            f"features.model_output: {BUILT_IN} needs classes, the labels are numbers; name your own "
+            "`module:Class` (see docs/own_task.md)"
+        )
+    output = load_model_output(chosen.model_output, chosen.loss_temperature)
+    check_model_output(output, chosen.model_output, rows.outputs)
+    return output
+
+
+def _precision(chosen: FeatureSettings, device: torch.device) -> torch.dtype:
+    precision: torch.dtype = getattr(torch, chosen.precision)
+    if precision != torch.float32 and device.type != "cuda":
+        raise TrakError(
+            f"features.precision: {chosen.precision} needs a GPU, this step runs on {device}; "
+            "set features.precision: float32"
+        )
+    if precision != torch.float32 and chosen.gradients == "functional":
+        raise TrakError("features.precision: features.gradients: functional runs in float32 only")
+    return precision
+
+
+def _batch_memory(device: torch.device, memory: int) -> int:
+    """Bytes for a batch: a share of the setting, or most of what a GPU has free."""
+    if device.type != "cuda":
+        return memory // 4
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(0.8 * free)
+
+
+def _projection(
+    chosen: FeatureSettings,
+    parameters: Sequence[Parameter],
+    seed: int,
+    checkpoint: str,
+    device: torch.device,
+) -> Projection:
+    key = projection_key(seed, checkpoint)
+    if chosen.projection == "fold":
+        return FoldProjection(parameters, dim=chosen.dim, key=key, device=device)
+    size = total_size(parameters)
+    return DenseProjection(chosen.projection, size=size, dim=chosen.dim, key=key, device=device)

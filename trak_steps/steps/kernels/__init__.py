@@ -1,0 +1,1 @@
+"""The stage ``kernels``: K of each checkpoint."""

@@ -1,0 +1,46 @@
+"""Step ``kernel``: one checkpoint's kernel, summed over its shards, and its Cholesky factor."""
+
+import torch
+
+from trak_steps.config import Settings
+from trak_steps.console.progress import progress, say
+from trak_steps.data.prepared import PreparedRows
+from trak_steps.kernel.gram import factor_kernel, sum_kernel
+from trak_steps.kernel.ridge import ridge_for, spectrum
+from trak_steps.model.device import pick_device
+from trak_steps.run.identity import kernel_settings
+from trak_steps.run.layout import Layout
+from trak_steps.run.parts import open_train_features
+from trak_steps.store.kernel import save_kernel
+from trak_steps.store.manifest import Manifest
+
+# Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
+VERSION = 1
+
+
+def run(layout: Layout, settings: Settings, checkpoint: str) -> None:
+    """Write ``kernel/<m>.zarr``."""
+    identity = kernel_settings(settings)
+    train = PreparedRows.open(layout.train)
+    features = open_train_features(layout, settings, checkpoint, train)
+    rows_at_once = max(1, settings.execution.memory_mb * 2**20 // (2 * 12 * features.dim))
+    starts = range(0, len(train), rows_at_once)
+    blocks = (
+        torch.from_numpy(features.features(start, min(start + rows_at_once, len(train))))
+        for start in progress(starts, total=len(starts), label="kernel", unit="block")
+    )
+    kernel, n = sum_kernel(blocks, features.dim, pick_device(settings.execution.device))
+    ridge = settings.kernel.ridge
+    if ridge is None:
+        ridge = ridge_for(spectrum(kernel), settings.kernel.freedom)
+    factor = factor_kernel(kernel, n, ridge)
+    manifest = Manifest(
+        "kernel",
+        made_from={layout.name(shard.path): shard.manifest.content for shard in features.shards},
+        settings={**identity, "checkpoint": checkpoint},
+        version=VERSION,
+        details={"rows": n, "ridge": ridge},
+    )
+    path = layout.kernel(checkpoint)
+    save_kernel(path, kernel.cpu().numpy(), factor.cpu().numpy(), manifest)
+    say(f"wrote {path}: {n} rows, {features.dim} dimensions, ridge {ridge:.3g}")

@@ -1,0 +1,1 @@
+"""The stage ``scores``: of all train rows for all targets, and the top of each."""

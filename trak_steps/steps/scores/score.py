@@ -1,0 +1,131 @@
+"""Step ``score``: every train row's score for every target of a set, in one pass over the features."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from trak_steps.config import Settings
+from trak_steps.console.progress import progress, say
+from trak_steps.data.prepared import PreparedRows
+from trak_steps.errors import TrakError
+from trak_steps.kernel.gram import TARGETS_AT_ONCE
+from trak_steps.model.device import pick_device
+from trak_steps.run.identity import score_settings
+from trak_steps.run.layout import Layout, checkpoint_names, run_of
+from trak_steps.run.lineage import Lineage
+from trak_steps.run.parts import (
+    open_kernel,
+    open_target_features,
+    open_train_features,
+    require_one_recipe,
+)
+from trak_steps.scoring.scores import score_block
+from trak_steps.scoring.solve import solve_targets, whole
+from trak_steps.store.features import TrainFeatures
+from trak_steps.store.kernel import KernelStore
+from trak_steps.store.manifest import Manifest
+from trak_steps.store.scores import ScoreBlockRows, save_scores
+
+# Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
+VERSION = 1
+
+MIB = 2**20
+MAX_BLOCK = 4096
+
+
+def run(layout: Layout, settings: Settings, targets: str) -> None:
+    """Write ``scores/<set>.zarr``."""
+    identity = score_settings(settings)
+    train = PreparedRows.load(layout.train)
+    target_rows = PreparedRows.load(layout.targets(targets))
+    Lineage(layout, Manifest.load).check(target_rows.path, target_rows.manifest)
+    names = checkpoint_names(settings.checkpoints)
+    features = [open_train_features(layout, settings, name, train) for name in names]
+    stores = [
+        open_target_features(layout, name, targets, target_rows, of_train)
+        for name, of_train in zip(names, features, strict=True)
+    ]
+    kernels = [
+        open_kernel(layout, settings, name, of_train)
+        for name, of_train in zip(names, features, strict=True)
+    ]
+    _require_one_version(features, kernels)
+    require_one_recipe(layout, names, brought=bool(settings.checkpoints.existing))
+    device = pick_device(settings.execution.device)
+    block_rows = _block_rows(
+        settings.execution.memory_mb * MIB, len(target_rows), features[0].dim, len(names)
+    )
+    say(f"scoring {len(target_rows)} targets against {len(train)} train rows, {len(names)} checkpoints")
+    solved = solve_targets(
+        kernels, whole(stores), len(train), alike=settings.scores.balance, device=device
+    )
+    loss_weight = np.stack([of_train.column("loss_weight") for of_train in features])
+    power, runs = settings.scores.loss_weight_power, [run_of(name) for name in names]
+
+    def blocks() -> Iterator[ScoreBlockRows]:
+        starts = range(0, len(train), block_rows)
+        for start in progress(starts, total=len(starts), label="scores", unit="block"):
+            stop = min(start + block_rows, len(train))
+            block = score_block(
+                [torch.from_numpy(f.features(start, stop)).to(device) for f in features],
+                solved,
+                torch.from_numpy(loss_weight[:, start:stop]).to(device),
+                power,
+                runs,
+            )
+            yield ScoreBlockRows(
+                start, block.scores.float().cpu().numpy(), block.std.float().cpu().numpy()
+            )
+
+    path = layout.scores(targets)
+    save_scores(
+        path,
+        blocks(),
+        coordinates={
+            "train": ("train", train.column("row")),
+            "target": ("target", target_rows.column("row")),
+            "train_label": ("train", train.column("label")),
+            "target_label": ("target", target_rows.column("label")),
+            "train_loss_weight": ("train", loss_weight.mean(0)),
+            "target_margin": ("target", np.mean([store.column("margin") for store in stores], 0)),
+        },
+        block_rows=block_rows,
+        manifest=Manifest(
+            "scores",
+            made_from={
+                layout.name(train.path): train.content,
+                layout.name(target_rows.path): target_rows.content,
+                **{layout.name(kernel.path): kernel.manifest.content for kernel in kernels},
+                **{layout.name(store.path): store.manifest.content for store in stores},
+            },
+            settings=identity,
+            version=VERSION,
+            details={"train": len(train), "targets": len(target_rows), "block_rows": block_rows},
+        ),
+    )
+    say(f"wrote {path}")
+
+
+def _require_one_version(features: list[TrainFeatures], kernels: list[KernelStore]) -> None:
+    """Refuse checkpoints whose features or kernels were made by another version than the first's."""
+    for first, *others in (features, kernels):
+        for other in others:
+            other.manifest.require(other.path, version=first.manifest.version, by=str(first.path))
+
+
+def _block_rows(memory: int, t: int, dim: int, checkpoints: int) -> int:
+    """Train rows to score at once: their features, and what amounts to seven float64 of each score.
+
+    Before, while targets are solved for: a kernel or its factor, read or copied, and some targets.
+    """
+    solved = 4 * t * dim * checkpoints
+    solving = 4 * t * dim + 24 * dim * min(t, TARGETS_AT_ONCE) + 16 * dim * dim
+    a_row = 4 * dim * (checkpoints + 1) + 56 * t
+    needed = solved + max(solving, a_row)
+    if memory < needed:
+        raise TrakError(
+            f"execution.memory_mb: {memory // MIB} cannot hold {t} targets of {checkpoints} "
+            f"checkpoints; set it above {2 * needed // MIB}, or split the target set"
+        )
+    return int(min((memory - solved) // a_row, MAX_BLOCK))

@@ -1,0 +1,1 @@
+"""The stage ``summary``: the run's figures, and what everything was made from."""

@@ -1,0 +1,1 @@
+"""What the Snakefile asks: which step reads which settings, local files, memory, locks."""

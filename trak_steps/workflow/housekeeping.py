@@ -1,0 +1,104 @@
+"""Keep a run's folder tidy, and one Snakemake at work in it."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trak_steps.errors import TrakError
+from trak_steps.run.layout import Layout
+from trak_steps.store.atomic import sweep
+from trak_steps.store.lock import holder, try_lock
+
+
+def tidy(layout: Layout) -> list[Path]:
+    """Remove what dead writers left, and the work of trainings that are finished; returns what.
+
+    For the end of a run: before, Snakemake may not know that a training is finished.
+    """
+    trainings = layout.training("x").parent
+    # A training that is not finished has the states that it resumes from.
+    finished = [work for work in sorted(trainings.glob("*")) if not (work / "trainer").exists()]
+    for work in finished:
+        shutil.rmtree(work, ignore_errors=True)
+    return [*sweep(layout.root), *finished]
+
+
+def drop_surplus(layout: Layout, parts: Mapping[str, Sequence[str]]) -> list[Path]:
+    """Remove what models said that a plan no longer has; returns what.
+
+    Args:
+        layout: of the run.
+        parts: the names of the parts that each plan of retraining has.
+    """
+    surplus = [
+        path
+        for plan, names in parts.items()
+        for path in layout.retrained_parts(plan)
+        if path.stem not in names
+    ]
+    for path in surplus:
+        path.unlink()
+    return surplus
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A Snakemake that is about to plan, and whether it still may carry its plan out.
+
+    Attributes:
+        layout: of the run.
+        before: who held the lock, and when it was last taken, before the plan was made.
+        busy: whether it was held then.
+    """
+
+    layout: Layout
+    before: tuple[int, str]
+    busy: bool
+
+    @classmethod
+    def begin(cls, layout: Layout) -> "Plan":
+        """Before the plan is made. Takes no lock: it may be a dry run."""
+        lock = layout.lock("snakemake")
+        return cls(layout, _taken(lock), _is_held(lock))
+
+    def carry_out(self) -> int:
+        """Take the run's lock, for as long as this process lives.
+
+        Raises:
+            TrakError: if another Snakemake works on the run, or did since the plan was made: what it
+                made would be deleted and made again.
+        """
+        lock = self.layout.lock("snakemake")
+        changed = _taken(lock) != self.before
+        held = try_lock(lock)
+        if held is None:
+            raise TrakError(
+                f"{self.layout.root}: another Snakemake works on this run (process {holder(lock)}); "
+                "wait for it, or stop it and run this command again"
+            )
+        if self.busy or changed:
+            os.close(held)
+            raise TrakError(
+                f"{self.layout.root}: another Snakemake worked on this run while this one planned; run "
+                "this command again"
+            )
+        return held
+
+
+def _taken(lock: Path) -> tuple[int, str]:
+    try:
+        return lock.stat().st_mtime_ns, holder(lock)
+    except OSError:
+        return 0, ""
+
+
+def _is_held(lock: Path) -> bool:
+    if not lock.exists():
+        return False
+    descriptor = try_lock(lock, sign=False)
+    if descriptor is None:
+        return True
+    os.close(descriptor)
+    return False

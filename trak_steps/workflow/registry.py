@@ -1,0 +1,158 @@
+"""What each step is made of: its module, and the settings that its output depends on.
+
+The workflow reruns a step when one of these settings, or its version, has changed.
+``execution`` is never listed: it says how to compute, not what, and every step may read it.
+"""
+
+import os
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from trak_steps.config import Settings
+
+_STEPS = Path(__file__).parents[1] / "steps"
+EXECUTION = "execution"
+# Where the workflow puts the execution settings for its steps, as JSON.
+EXECUTION_VARIABLE = "TRAK_STEPS_EXECUTION"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step of the pipeline.
+
+    Attributes:
+        module: below ``trak_steps.steps``.
+        reads: dotted names of settings; ``{targets}`` stands for the target set at hand.
+    """
+
+    module: str
+    reads: tuple[str, ...]
+
+
+_TEXTS = ("dataset.path", "dataset.name", "dataset.data_files", "dataset.text")
+_ROWS = (
+    "seed",
+    *_TEXTS,
+    "dataset.label",
+    "dataset.row_id",
+    "dataset.group",
+    "dataset.sample",
+    "model.max_length",
+    "model.trust_remote_code",
+)
+_RECIPE = ("finetune", "model.max_length", "model.trust_remote_code")
+_TRAINING = (*_RECIPE, "checkpoints.keep")
+# Later steps read what earlier ones did to hold an output's manifest against the settings.
+_FEATURES = ("run", "seed", "features")
+_KERNEL = (*_FEATURES, "kernel")
+_SCORES = (*_KERNEL, "checkpoints", "scores.loss_weight_power", "scores.balance")
+_RETRAINING = (
+    "run",
+    "seed",
+    "targets",
+    *_RECIPE,
+    "features.model_output",
+    "evaluation.models_per_job",
+)
+_ANSWERS = ("targets", *_RECIPE, "evaluation.models_per_job", "evaluation.bootstrap")
+
+STEPS = {
+    "model": Step("data.model", ("run", "model.trust_remote_code")),
+    "prepare": Step(
+        "data.prepare",
+        ("run", *_ROWS, "dataset.train_split", "dataset.train_size", "dataset.flip_labels"),
+    ),
+    "prepare-targets": Step("data.prepare_targets", ("run", *_ROWS, "targets.{targets}")),
+    "finetune": Step("checkpoints.finetune", ("run", "seed", *_TRAINING)),
+    "import-checkpoint": Step(
+        "checkpoints.import_checkpoint",
+        ("run", "model.trust_remote_code"),
+    ),
+    "featurize": Step(
+        "features.featurize",
+        (*_FEATURES, "model.trust_remote_code"),
+    ),
+    "kernel": Step("kernels.kernel", _KERNEL),
+    "score": Step("scores.score", _SCORES),
+    "rank": Step("scores.rank", (*_SCORES, "scores.top")),
+    "summarize": Step("summary.summarize", ("run", "targets", "checkpoints")),
+    "provenance": Step(
+        "summary.provenance",
+        ("run", "targets", "checkpoints", "features.shard_size"),
+    ),
+    "plan-subsets": Step(
+        "evaluation.plan_subsets",
+        ("run", "seed", "checkpoints.existing", "evaluation.lds"),
+    ),
+    "plan-removal": Step(
+        "evaluation.plan_removal",
+        (*_SCORES, "targets", "model.trust_remote_code", "evaluation.removal"),
+    ),
+    "retrain-subsets": Step("evaluation.retrain", _RETRAINING),
+    "retrain-removal": Step("evaluation.retrain", _RETRAINING),
+    "measure-lds": Step(
+        "evaluation.measure_lds",
+        (*_SCORES, *_ANSWERS, "evaluation.lds"),
+    ),
+    "measure-removal": Step(
+        "evaluation.measure_removal",
+        ("run", "seed", "features.model_output", *_ANSWERS, "evaluation.removal"),
+    ),
+    "measure-stability": Step(
+        "evaluation.measure_stability",
+        (*_SCORES, "targets"),
+    ),
+    "find-mislabelled": Step(
+        "evaluation.find_mislabelled",
+        (*_SCORES, "evaluation.suspects"),
+    ),
+}
+
+
+def version_of(step: str) -> int:
+    """The version of a step, as its module says; read without importing it, which takes seconds."""
+    file = _STEPS.joinpath(*STEPS[step].module.split(".")).with_suffix(".py")
+    found = re.search(r"^VERSION = (\d+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    assert found, file
+    return int(found[1])
+
+
+def hand_to_jobs(settings: Settings) -> None:
+    """Put into this process's environment, and so its jobs', what is not in their commands.
+
+    That is the execution settings, and this Python's commands, activated or not.
+    """
+    os.environ[EXECUTION_VARIABLE] = settings.execution.model_dump_json()
+    here = str(Path(sys.executable).parent)
+    os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])
+
+
+def reads(step: str, settings: Settings, targets: str = "") -> tuple[str, ...]:
+    """The settings that a step's output depends on.
+
+    Args:
+        step: a key of :data:`STEPS`.
+        settings: of the run.
+        targets: the name of the target set, for steps that work on one.
+    """
+    names = [name.format(targets=targets) for name in STEPS[step].reads]
+    existing = settings.checkpoints.existing
+    if step == "model" and not existing:
+        names.append("model.name_or_path")
+        if settings.model.name_or_path == "demo":
+            # Its vocabulary is made from the train texts; a fetched model knows no data.
+            names += ["seed", *_TEXTS, "dataset.train_split"]
+    if step == "featurize" and not existing:
+        names.append("finetune")
+    split = {
+        "model": settings.dataset.train_split,
+        "prepare": settings.dataset.train_split,
+        "prepare-targets": settings.targets[targets].split if targets in settings.targets else "",
+    }.get(step)
+    of_splits = "dataset.data_files" in names and "." not in (split or ".")
+    if of_splits and split in (settings.dataset.data_files or {}):
+        # The files of another split are none of this step's business.
+        names[names.index("dataset.data_files")] += f".{split}"
+    return tuple(names)
