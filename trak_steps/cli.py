@@ -3,6 +3,7 @@
 Steps are imported inside their commands, so that ``--help`` answers at once.
 """
 
+import json
 import os
 import re
 from contextlib import suppress
@@ -16,8 +17,8 @@ from trak_steps.config import Settings, load_settings, restrict
 from trak_steps.console.printable import printable
 from trak_steps.console.progress import quiet_libraries
 from trak_steps.errors import TrakError
-from trak_steps.run.layout import Layout
-from trak_steps.workflow.registry import EXECUTION, EXECUTION_VARIABLE, reads
+from trak_steps.run.layout import Layout, fractions, state_name
+from trak_steps.workflow.registry import HANDED, HANDED_VARIABLE, reads
 
 app = typer.Typer(
     name="trak-steps",
@@ -32,10 +33,12 @@ app = typer.Typer(
 DEMO = Path("config/config.yaml")
 
 
-def _checkpoint(name: str) -> str:
+def _checkpoint(name: str | None) -> str | None:
     """A name as :func:`~trak_steps.run.layout.state_name` makes them: it becomes part of a path."""
-    run, dash, fraction = name.partition("-")
-    good = re.fullmatch("0|[1-9][0-9]*", run) is not None
+    if name is None:
+        return None
+    training, dash, fraction = name.partition("-")
+    good = re.fullmatch("0|[1-9][0-9]*", training) is not None
     if dash and good:
         good = False
         with suppress(ValueError):
@@ -71,7 +74,10 @@ Source = Annotated[
     typer.Option(help="The classifier to bring along; without: from `checkpoints.existing`."),
 ]
 Checkpoint = Annotated[
-    str, typer.Option(callback=_checkpoint, help="A checkpoint's name, such as 0 or 0-0.5.")
+    str | None, typer.Option(callback=_checkpoint, help="A checkpoint's name, such as 0 or 0-0.5.")
+]
+Training = Annotated[
+    int | None, typer.Option(min=0, help="Or: all checkpoints of a training, by its number.")
 ]
 RetrainingPlan = Literal["subsets", "removal"]
 Targets = Annotated[
@@ -81,11 +87,13 @@ Targets = Annotated[
 
 def _load(config: Path | None, overrides: list[str] | None) -> Settings:
     """All settings, with those from the workflow."""
-    how = os.environ.get(EXECUTION_VARIABLE)
+    handed = json.loads(os.environ.get(HANDED_VARIABLE, "{}"))
     given = overrides or []
     if config is None and not any(override.startswith("run=") for override in given):
         config = DEMO
-    return load_settings(config, [*([f"{EXECUTION}={how}"] if how else []), *given])
+    return load_settings(
+        config, [*(f"{name}={json.dumps(value)}" for name, value in handed.items()), *given]
+    )
 
 
 def _view(step: str, settings: Settings, results: Path, targets: str = "") -> tuple[Layout, Settings]:
@@ -95,7 +103,7 @@ def _view(step: str, settings: Settings, results: Path, targets: str = "") -> tu
         raise TrakError(
             f"targets: there is no set `{targets}`; the settings name {', '.join(settings.targets)}"
         )
-    visible = restrict(settings, (*reads(step, settings, targets), EXECUTION))
+    visible = restrict(settings, (*reads(step, settings, targets), *HANDED))
     return Layout(results / settings.run), visible
 
 
@@ -104,6 +112,15 @@ def _setup(
 ) -> tuple[Layout, Settings]:
     """What a step needs."""
     return _view(step, _load(config, overrides), results, targets)
+
+
+def _checkpoints(settings: Settings, checkpoint: str | None, training: int | None) -> list[str]:
+    """The checkpoint that is named, or those of a training."""
+    if (checkpoint is None) == (training is None):
+        raise typer.BadParameter("give either --checkpoint or --training")
+    if checkpoint is not None:
+        return [checkpoint]
+    return [state_name(str(training), fraction) for fraction in fractions(settings.checkpoints)]
 
 
 @app.command()
@@ -142,17 +159,15 @@ def prepare_targets(
 
 @app.command()
 def finetune(
-    training_run: Annotated[
-        int, typer.Option("--run", min=0, max=9999, help="Which training run, from 0.")
-    ],
+    training: Annotated[int, typer.Option(min=0, max=9999, help="Which training, from 0.")],
     config: Config = None,
     set_: Set = None,
     results: Results = Path("results"),
 ) -> None:
-    """Fine-tune one run; started again after an interruption, it goes on where it last saved."""
+    """Fine-tune once; started again after an interruption, it goes on where it last saved."""
     from trak_steps.steps.checkpoints import finetune
 
-    finetune.run(*_setup("finetune", config, set_, results), training_run)
+    finetune.run(*_setup("finetune", config, set_, results), training)
 
 
 @app.command()
@@ -176,7 +191,8 @@ def import_checkpoint(
 
 @app.command()
 def featurize(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint = None,
+    training: Training = None,
     shard: Annotated[int | None, typer.Option(min=0, help="A shard of the train set.")] = None,
     targets: Annotated[
         str | None, typer.Option(callback=_targets, help="Or: a target set's name.")
@@ -191,15 +207,17 @@ def featurize(
     from trak_steps.steps.features import featurize
 
     layout, settings = _setup("featurize", config, set_, results)
-    if targets is not None:
-        featurize.run_targets(layout, settings, checkpoint, targets)
-    elif shard is not None:
-        featurize.run_train(layout, settings, checkpoint, shard)
+    for name in _checkpoints(settings, checkpoint, training):
+        if targets is not None:
+            featurize.run_targets(layout, settings, name, targets)
+        elif shard is not None:
+            featurize.run_train(layout, settings, name, shard)
 
 
 @app.command()
 def kernel(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint = None,
+    training: Training = None,
     config: Config = None,
     set_: Set = None,
     results: Results = Path("results"),
@@ -207,7 +225,9 @@ def kernel(
     """Sum a checkpoint's kernel over its shards and factor it."""
     from trak_steps.steps.kernels import kernel
 
-    kernel.run(*_setup("kernel", config, set_, results), checkpoint)
+    layout, settings = _setup("kernel", config, set_, results)
+    for name in _checkpoints(settings, checkpoint, training):
+        kernel.run(layout, settings, name)
 
 
 @app.command()

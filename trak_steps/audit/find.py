@@ -7,11 +7,12 @@ from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout, shard_names
 from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.manifest import Manifest
+from trak_steps.store.tree import is_there
 
 
 def present(layout: Layout) -> list[Path]:
     """Every output of a run that is there, in the order of the pipeline."""
-    return [path for path in _known(layout) if path.exists()]
+    return [path for path in _known(layout) if is_there(path)]
 
 
 def expected(layout: Layout) -> list[Path]:
@@ -59,7 +60,7 @@ def _shards(layout: Layout, checkpoints: list[str]) -> list[str]:
 
 
 def _rows_of(path: Path) -> int:
-    if not path.exists():
+    if not is_there(path):
         return 0
     manifest: Manifest = artefact_manifest(path, "features")
     return int(manifest.details["stop"]) - int(manifest.details["start"])

@@ -9,10 +9,11 @@ from trak_steps.console.progress import progress
 from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout
 from trak_steps.run.lineage import Lineage
-from trak_steps.store.artefact import artefact_manifest, check_artefact
+from trak_steps.store.artefact import artefact_manifest, check_artefact, check_receipt
 from trak_steps.store.atomic import leftovers
 from trak_steps.store.document import load_document
 from trak_steps.store.manifest import Manifest
+from trak_steps.store.tree import is_there
 
 GO_ON = "run the same snakemake command again"
 
@@ -75,10 +76,11 @@ def verify_run(layout: Layout) -> Findings:
     for path in progress(found, total=len(found), label="checked", unit="output"):
         try:
             manifests[path] = check_artefact(path)
+            check_receipt(path, manifests[path])
         except TrakError as error:
             problems.append(Problem("altered", path, str(error)))
     for path in expected(layout):
-        if not path.exists():
+        if not is_there(path):
             words = f"{path}: is not there; {GO_ON}"
             problems.append(Problem("missing", path, words))
     checked = {path: manifests[path] for path in found if path in manifests}
@@ -131,7 +133,7 @@ def _recorded(layout: Layout, manifests: dict[Path, Manifest]) -> list[Problem]:
     record = manifests.get(layout.provenance)
     if record is None:
         return []
-    lost = [name for name in record.made_from if not (layout.root / name.partition("#")[0]).exists()]
+    lost = [name for name in record.made_from if not is_there(layout.root / name.partition("#")[0])]
     known = expected(layout)
     entries = load_document(layout.provenance, "provenance")[0]["outputs"]
     told = [
@@ -160,7 +162,7 @@ def _unfinished(layout: Layout) -> list[Problem]:
         for path in leftovers(layout.root)
     ]
     trainings = layout.training("x").parent
-    for path in (trainer.parent for trainer in sorted(trainings.glob("*/trainer"))):
+    for path in sorted(trainings.glob("*")):
         words = f"{path}: a training that is not finished; {GO_ON}, or delete it"
         found.append(Problem("unfinished", path, words))
     return found

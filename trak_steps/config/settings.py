@@ -378,8 +378,11 @@ class ExecutionSettings(Section):
 
     device: Text = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:1`")
     threads: int = Field(1, ge=1, description="CPU threads of a job that trains, featurizes or scores")
-    save_every: Fraction = Field(
-        0.1, description="how often training saves a state to resume from, as a share of its steps"
+    save_minutes: float = Field(
+        5.0,
+        ge=0.0,
+        description="minutes after which a training saves what it can be resumed from; 0: after every "
+        "step",
     )
     batch_tokens: int | None = Field(
         None,

@@ -16,7 +16,6 @@ class Recipe:
     Attributes:
         epochs, batch_size, learning_rate, weight_decay, warmup_ratio, dropout: as the settings.
         seed: decides new weights, the order of rows, and dropout.
-        keep: fractions of the training at which the model's state is kept.
     """
 
     epochs: float
@@ -26,11 +25,14 @@ class Recipe:
     warmup_ratio: float
     dropout: float | None
     seed: int
-    keep: tuple[float, ...]
 
     def steps(self, n: int) -> int:
         """Optimizer steps for n rows."""
         return max(1, math.ceil(self.epochs * math.ceil(n / self.batch_size)))
+
+    def step_at(self, fraction: float, n: int) -> int:
+        """The step with which a fraction of the training for n rows ends; at least the first."""
+        return max(1, round(fraction * self.steps(n)))
 
 
 def training_arguments(

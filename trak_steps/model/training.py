@@ -1,18 +1,18 @@
-"""Fine-tune one classifier so that a killed run goes on where it last saved.
+"""Fine-tune one classifier so that a killed training goes on where it last saved.
 
-The work folder holds one training run's unfinished state:
+The work folder holds one unfinished training:
 
 * ``recipe.json``: what is being trained. Another recipe in the same folder starts afresh.
-* ``trainer/checkpoint-N`` with a manifest: a state to resume from. Without one, or if a file differs
-  from it, the save was interrupted or the disk damaged it, and the state is not used.
-* ``states/<fraction>``: kept states of the model, with a manifest, complete or absent.
+* ``trainer/checkpoint-N`` with a manifest: a save to resume from. Without one, or if a file differs
+  from it, the save was interrupted or the disk damaged it, and it is not used.
+* ``kept/<fraction>``: the weights at a fraction of the training, with a manifest, complete or absent.
 """
 
 import json
-import math
 import re
 import shutil
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from trak_steps.store.atomic import complete_or_absent, flush, saying_what_the_d
 from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import Manifest
 
+now = time.monotonic
+
 
 def finetune(
     make_model: Callable[[], PreTrainedModel],
@@ -43,87 +45,105 @@ def finetune(
     rows: datasets.Dataset,
     recipe: Recipe,
     *,
+    fractions: Iterable[float],
     work: Path,
     identity: dict[str, Any],
-    save_every: float,
+    save_minutes: float,
     cpu: bool,
 ) -> dict[float, Path]:
-    """Train, or go on training.
+    """Train, or go on training, until all wanted fractions of the training are kept.
 
     Args:
         make_model: builds the model to train; called after the random numbers are seeded.
         tokenizer: pads the batches.
-        rows: columns of model inputs and ``labels``.
+        rows: columns of model inputs and ``labels``; n of them.
         recipe: how to train.
-        work: the folder of the unfinished state.
+        fractions: of the training, at whose ends the weights are kept. The training stops at the last.
+        work: the folder of the unfinished training.
         identity: JSON values that, with the recipe, say what is trained.
-        save_every: how often to save a state to resume from, as a share of the steps.
+        save_minutes: how often to save what the training can be resumed from; 0 after every step.
         cpu: do not use a GPU.
 
     Returns:
-        For each kept fraction, a folder with the model's state (below ``work``).
+        For each fraction, a folder with the model (below ``work``).
 
     Raises:
-        TrakError: if a state was not kept.
+        TrakError: if a fraction was not kept.
     """
     steps = recipe.steps(len(rows))
-    states = {fraction: work / "states" / f"{fraction:g}" for fraction in recipe.keep}
+    kept = {fraction: work / "kept" / f"{fraction:g}" for fraction in fractions}
     with saying_what_the_disk_refused(work):
-        _start_or_resume(work, {**identity, "recipe": _plain(recipe)})
-        _drop_if_damaged(work, states.values())
-        if all(state.is_dir() for state in states.values()):
+        _start_or_resume(work, {**identity, "recipe": vars(recipe)})
+        _drop_damaged(kept.values())
+        at = {
+            recipe.step_at(fraction, len(rows)): folder
+            for fraction, folder in kept.items()
+            if not folder.is_dir()
+        }
+        if not at:
             say("trained already")
-            return states
+            return kept
         set_seed(recipe.seed)
         trainer = Trainer(
             model=make_model(),
+            # The older save stays until the newer one is marked complete.
             args=training_arguments(
-                recipe,
-                steps,
-                work / "trainer",
-                cpu=cpu,
-                # The older save stays until the newer one is marked complete.
-                save_strategy="steps",
-                save_steps=max(1, math.ceil(save_every * steps)),
-                save_total_limit=2,
+                recipe, steps, work / "trainer", cpu=cpu, save_strategy="no", save_total_limit=2
             ),
             train_dataset=rows,
             data_collator=DataCollatorWithPadding(tokenizer),
-            callbacks=[_KeepStates(states, steps), _MarkSaves()],
+            callbacks=[_Keep(at), _SaveByTime(60 * save_minutes), _MarkSaves()],
         )
-        last = _last_complete(work / "trainer")
-        say(f"training {steps} steps" + (f", resuming at {last.name}" if last else ""))
+        last = _last_complete(work / "trainer", before=min(at))
+        say(f"training {max(at)} of {steps} steps" + (f", resuming at {last.name}" if last else ""))
         trainer.train(resume_from_checkpoint=str(last) if last else None)
-    missing = [fraction for fraction, folder in states.items() if not folder.is_dir()]
+    missing = [fraction for fraction, folder in kept.items() if not folder.is_dir()]
     if missing:
-        raise TrakError(f"{work}: the state at {missing[0]:g} was not kept; delete it and rerun")
-    return states
+        raise TrakError(f"{work}: the weights at {missing[0]:g} were not kept; delete it and rerun")
+    return kept
 
 
-class _KeepStates(TrainerCallback):  # type: ignore[misc]
-    """Saves the model when the training has come to a kept fraction."""
+class _Keep(TrainerCallback):  # type: ignore[misc]
+    """Saves the model where a wanted fraction ends, and stops the training after the last."""
 
-    def __init__(self, states: dict[float, Path], steps: int) -> None:
-        self._at = [(max(1, round(fraction * steps)), path) for fraction, path in states.items()]
+    def __init__(self, at: Mapping[int, Path]) -> None:
+        self._at = at
 
     def on_step_end(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Save where a kept fraction ends with this step."""
-        for step, path in self._at:
-            if step == state.global_step:
-                with complete_or_absent(path) as folder:
-                    kwargs["model"].save_pretrained(folder)
-                    Manifest("state").save(folder)
+        """Runs after each step."""
+        if path := self._at.get(state.global_step):
+            with complete_or_absent(path) as folder:
+                kwargs["model"].save_pretrained(folder)
+                Manifest("kept").save(folder)
+        if state.global_step >= max(self._at):
+            control.should_training_stop = True
+
+
+class _SaveByTime(TrainerCallback):  # type: ignore[misc]
+    """Asks for a save when some time has passed since the last."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._saved = now()
+
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Runs after each step."""
+        if now() - self._saved >= self._seconds and not control.should_training_stop:
+            control.should_save = True
+            self._saved = now()
 
 
 class _MarkSaves(TrainerCallback):  # type: ignore[misc]
-    """Marks a saved state as whole, once everything of it is written."""
+    """Marks a save as whole, once everything of it is written."""
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Runs after the Trainer wrote the last file of a state."""
+        """Runs after the Trainer wrote the last file of a save."""
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         flush(folder)
         Manifest("training").save(folder)
@@ -136,40 +156,38 @@ def _start_or_resume(work: Path, identity: dict[str, Any]) -> None:
     if file.is_file() and file.read_bytes() == text.encode():
         return
     if work.exists():
-        say(f"{work} holds the state of another training run, which is dropped")
+        say(f"{work} holds another training, which is dropped")
         shutil.rmtree(work)
     work.mkdir(parents=True)
     with complete_or_absent(file) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def _drop_if_damaged(work: Path, states: Iterable[Path]) -> None:
-    """A kept state that is damaged cannot be had again from a later state of the training."""
-    try:
-        for state in states:
-            if state.is_dir():
-                check_folder(state, "state")
-    except TrakError as error:
-        say(f"trained from the beginning: {error}")
-        for folder in (work / "states", work / "trainer"):
-            shutil.rmtree(folder, ignore_errors=True)
+def _drop_damaged(folders: Iterable[Path]) -> None:
+    """What is damaged is trained again."""
+    for folder in folders:
+        try:
+            if folder.is_dir():
+                check_folder(folder, "kept")
+        except TrakError as error:
+            say(f"trained again: {error}")
+            shutil.rmtree(folder)
 
 
-def _last_complete(folder: Path) -> Path | None:
-    """The newest whole state; interrupted and damaged ones are removed."""
+def _last_complete(folder: Path, before: int) -> Path | None:
+    """The newest whole save of an earlier step; interrupted, damaged and later ones are removed."""
     named = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in folder.glob("*")]
-    states = [(int(number[1]), path) for number, path in named if number]
+    saves = [(int(number[1]), path) for number, path in named if number]
     last: Path | None = None
-    for _, path in sorted(states):
+    for step, path in sorted(saves):
         try:
             check_folder(path, "training")
         except TrakError as error:
             say(f"not resumed from: {error}")
             shutil.rmtree(path)
-        else:
+            continue
+        if step < before:
             last = path
+        else:  # what is wanted of an earlier step cannot be had from it
+            shutil.rmtree(path)
     return last
-
-
-def _plain(recipe: Recipe) -> dict[str, Any]:
-    return {**vars(recipe), "keep": list(recipe.keep)}

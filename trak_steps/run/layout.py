@@ -183,13 +183,21 @@ def checkpoint_names(settings: CheckpointSettings) -> list[str]:
 
     A name says nothing of how many others there are, so another count renames none.
     """
-    if settings.existing:
-        return [str(i) for i in range(len(settings.existing))]
     return [
-        state_name(str(run), fraction)
-        for run in range(settings.count)
-        for fraction in sorted(settings.keep)
+        state_name(training, fraction)
+        for training in trainings(settings)
+        for fraction in fractions(settings)
     ]
+
+
+def trainings(settings: CheckpointSettings) -> list[str]:
+    """The numbers of the trainings, or of the imported checkpoints."""
+    return [str(i) for i in range(len(settings.existing) or settings.count)]
+
+
+def fractions(settings: CheckpointSettings) -> list[float]:
+    """Of each training, where checkpoints are kept; of imported ones only the end is known."""
+    return [1.0] if settings.existing else sorted(settings.keep)
 
 
 def last_states(settings: CheckpointSettings) -> list[str]:

@@ -18,6 +18,7 @@ from trak_steps.data.digests import load_digests, rows_content
 from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout
 from trak_steps.store.manifest import Manifest
+from trak_steps.store.tree import is_there
 
 
 class Lineage:
@@ -65,5 +66,5 @@ class Lineage:
         """The manifest of a path of the run; none if there is nothing."""
         if name not in self._manifests:
             path = self._layout.root / name
-            self._manifests[name] = self._read(path) if path.exists() else None
+            self._manifests[name] = self._read(path) if is_there(path) else None
         return self._manifests[name]

@@ -22,6 +22,7 @@ from trak_steps.store.kernel import KernelStore
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.plan import Plan, load_plan
 from trak_steps.store.retrained import Answers, load_manifests, load_shards
+from trak_steps.store.tree import is_there
 
 
 def open_train_features(
@@ -141,7 +142,7 @@ def require_one_recipe(layout: Layout, checkpoints: Sequence[str], *, brought: b
     first: tuple[Path, Manifest] | None = None
     for name in checkpoints:
         path = layout.checkpoint(name)
-        if not path.exists():
+        if not is_there(path):
             continue
         manifest = Manifest.load(path, "checkpoint")
         if brought == bool(manifest.settings):

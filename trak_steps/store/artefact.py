@@ -6,6 +6,7 @@ from trak_steps.errors import TrakError
 from trak_steps.store import document, group, table
 from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import Manifest
+from trak_steps.store.tree import RECEIPT, is_there, write_receipt
 
 
 def artefact_manifest(path: Path, kind: str | None = None) -> Manifest:
@@ -14,7 +15,7 @@ def artefact_manifest(path: Path, kind: str | None = None) -> Manifest:
     Raises:
         TrakError: if it is missing, has no manifest, was altered, or is of another kind.
     """
-    if not path.exists():
+    if not is_there(path):
         raise TrakError(f"{path}: is missing; run the step that makes it")
     if path.suffix == ".zarr":
         return group.group_manifest(path, kind)
@@ -39,3 +40,39 @@ def check_artefact(path: Path, kind: str | None = None) -> Manifest:
     elif path.suffix == ".parquet":
         table.load_table(path, kind)
     return found
+
+
+def check_receipt(path: Path, manifest: Manifest) -> None:
+    """Raise TrakError if a folder's receipt tells of another content than its manifest does."""
+    receipt = path / RECEIPT
+    if receipt.is_file() and receipt.read_bytes() != f"{manifest.content}\n".encode():
+        raise TrakError(f"{receipt}: tells of other contents; delete it and rerun")
+
+
+def keep(path: Path, wanted: Manifest) -> bool:
+    """Whether an output is there, whole, and was made from what a new one would be made from.
+
+    Then it is kept where the workflow asks for it again: after a change that turned out to be none,
+    after an upgrade, or beside another output of the same job. Its receipt is written anew.
+
+    Args:
+        path: of the output.
+        wanted: what it would be made from, with which settings and which version of the step; settings
+            that only the work itself finds out may be left out.
+    """
+    if not is_there(path):
+        return False
+    try:
+        found = check_artefact(path, wanted.kind)
+        found.require(
+            path,
+            made_from=wanted.made_from,
+            nothing_else=True,
+            settings=wanted.settings,
+            version=wanted.version,
+        )
+    except TrakError:
+        return False
+    if path.is_dir():
+        write_receipt(path, found.content)
+    return True

@@ -14,7 +14,7 @@ from trak_steps.errors import TrakError
 from trak_steps.store.atomic import complete_or_absent
 from trak_steps.store.codecs import codec_arguments
 from trak_steps.store.manifest import Manifest, digest_json, read_json, sealed
-from trak_steps.store.tree import check_tree, digest_tree
+from trak_steps.store.tree import check_tree, digest_tree, is_there, write_receipt
 from trak_steps.store.verified import AlteredError, VerifiedStore
 
 # Where the manifest lies in the group's own document.
@@ -41,6 +41,7 @@ def _seal(folder: Path, manifest: Manifest) -> None:
     document["attributes"] = {**document.get("attributes", {}), "manifest": whole}
     text = json.dumps(sealed(document, AT), indent=1)
     (folder / DOCUMENT).write_text(text + "\n", encoding="utf-8")
+    write_receipt(folder, whole["content"])
 
 
 def put_array(
@@ -85,7 +86,7 @@ def open_group(path: Path, kind: str, *, step: str) -> tuple[zarr.Group, Manifes
     Raises:
         TrakError: if it is missing, altered, damaged, or of another kind.
     """
-    if not path.exists():
+    if not is_there(path):
         raise TrakError(f"{path}: is missing; run `{step}` first")
     manifest = group_manifest(path, kind)
     try:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from trak_steps.errors import TrakError
-from trak_steps.store.tree import digest_tree
+from trak_steps.store.tree import digest_tree, write_receipt
 
 FORMAT = 3
 FILE = "manifest.json"
@@ -115,10 +115,12 @@ class Manifest:
         return cls(**{name: values[name] for name in known})
 
     def save(self, folder: Path) -> None:
-        """Write ``manifest.json`` into a folder that is otherwise complete, with all its digests."""
-        document = sealed(self.of_files(folder).to_dict())
+        """Write ``manifest.json``, with all digests, and the receipt into a folder with all else."""
+        whole = self.of_files(folder)
+        document = sealed(whole.to_dict())
         text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
         (folder / FILE).write_text(text + "\n", encoding="utf-8")
+        write_receipt(folder, whole.content)
 
     @classmethod
     def load(cls, folder: Path, kind: str | None = None) -> "Manifest":

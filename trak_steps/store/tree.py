@@ -7,6 +7,25 @@ from pathlib import Path
 
 from trak_steps.errors import TrakError
 
+# In every folder that is a whole output, what the workflow waits for: the digest of its content. It is
+# deleted when a job is to run again; the output stays, and the job keeps it if it still fits.
+RECEIPT = "done"
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is an output: a file, or a folder with more than a receipt or hidden files."""
+    if not path.is_dir():
+        return path.exists()
+    return any(not file.name.startswith(".") and file.name != RECEIPT for file in path.iterdir())
+
+
+def write_receipt(folder: Path, content: str) -> None:
+    """Say that a folder is whole, unless it says so already."""
+    text = f"{content}\n"
+    receipt = folder / RECEIPT
+    if not receipt.is_file() or receipt.read_text(encoding="utf-8") != text:
+        receipt.write_text(text, encoding="utf-8")
+
 
 def digest_file(path: Path) -> str:
     """The SHA-256 of a file."""
@@ -15,13 +34,13 @@ def digest_file(path: Path) -> str:
 
 
 def tree_files(folder: Path) -> list[str]:
-    """The relative paths of all files below a folder; hidden ones, such as Snakemake's, do not count."""
+    """The relative paths of all files below a folder; hidden ones and the receipt do not count."""
     found = []
     for path, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         below = Path(path).relative_to(folder)
         found += [(below / name).as_posix() for name in files if not name.startswith(".")]
-    return sorted(found)
+    return sorted(name for name in found if name != RECEIPT)
 
 
 def digest_tree(folder: Path, but: Iterable[str] = ()) -> dict[str, str]:

@@ -1,28 +1,21 @@
 """Keep a run's folder tidy, and one Snakemake at work in it."""
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout
-from trak_steps.store.atomic import sweep
 from trak_steps.store.lock import holder, try_lock
 
 
-def tidy(layout: Layout) -> list[Path]:
-    """Remove what dead writers left, and the work of trainings that are finished; returns what.
-
-    For the end of a run: before, Snakemake may not know that a training is finished.
-    """
-    trainings = layout.training("x").parent
-    # A training that is not finished has the states that it resumes from.
-    finished = [work for work in sorted(trainings.glob("*")) if not (work / "trainer").exists()]
-    for work in finished:
-        shutil.rmtree(work, ignore_errors=True)
-    return [*sweep(layout.root), *finished]
+def drop_empty(layout: Layout) -> None:
+    """Remove the folders that Snakemake made for outputs of jobs which then failed."""
+    for folder, _, _ in os.walk(layout.root, topdown=False):
+        with suppress(OSError):  # one that holds something stays
+            Path(folder).rmdir()
 
 
 def drop_surplus(layout: Layout, parts: Mapping[str, Sequence[str]]) -> list[Path]:
@@ -44,8 +37,8 @@ def drop_surplus(layout: Layout, parts: Mapping[str, Sequence[str]]) -> list[Pat
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A Snakemake that is about to plan, and whether it still may carry its plan out.
+class Turn:
+    """A Snakemake's turn to work on a run: from before it plans its jobs.
 
     Attributes:
         layout: of the run.
@@ -58,12 +51,12 @@ class Plan:
     busy: bool
 
     @classmethod
-    def begin(cls, layout: Layout) -> "Plan":
+    def begin(cls, layout: Layout) -> "Turn":
         """Before the plan is made. Takes no lock: it may be a dry run."""
         lock = layout.lock("snakemake")
         return cls(layout, _taken(lock), _is_held(lock))
 
-    def carry_out(self) -> int:
+    def take(self) -> int:
         """Take the run's lock, for as long as this process lives.
 
         Raises:

@@ -1,9 +1,10 @@
 """What each step is made of: its module, and the settings that its output depends on.
 
 The workflow reruns a step when one of these settings, or its version, has changed.
-``execution`` is never listed: it says how to compute, not what, and every step may read it.
+:data:`HANDED` are never listed: what of them matters shows in the names of outputs.
 """
 
+import json
 import os
 import re
 import sys
@@ -13,9 +14,11 @@ from pathlib import Path
 from trak_steps.config import Settings
 
 _STEPS = Path(__file__).parents[1] / "steps"
-EXECUTION = "execution"
-# Where the workflow puts the execution settings for its steps, as JSON.
-EXECUTION_VARIABLE = "TRAK_STEPS_EXECUTION"
+# Every step may read these, and a change of them reruns nothing that is there: how to compute, and which
+# checkpoints of a training are wanted.
+HANDED = ("execution", "checkpoints.keep", "checkpoints.existing")
+# Where the workflow puts them for its jobs, as JSON.
+HANDED_VARIABLE = "TRAK_STEPS_HANDED"
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,6 @@ _ROWS = (
     "model.trust_remote_code",
 )
 _RECIPE = ("finetune", "model.max_length", "model.trust_remote_code")
-_TRAINING = (*_RECIPE, "checkpoints.keep")
 # Later steps read what earlier ones did to hold an output's manifest against the settings.
 _FEATURES = ("run", "seed", "features")
 _KERNEL = (*_FEATURES, "kernel")
@@ -65,7 +67,7 @@ STEPS = {
         ("run", *_ROWS, "dataset.train_split", "dataset.train_size", "dataset.flip_labels"),
     ),
     "prepare-targets": Step("data.prepare_targets", ("run", *_ROWS, "targets.{targets}")),
-    "finetune": Step("checkpoints.finetune", ("run", "seed", *_TRAINING)),
+    "finetune": Step("checkpoints.finetune", ("run", "seed", *_RECIPE)),
     "import-checkpoint": Step(
         "checkpoints.import_checkpoint",
         ("run", "model.trust_remote_code"),
@@ -122,9 +124,14 @@ def version_of(step: str) -> int:
 def hand_to_jobs(settings: Settings) -> None:
     """Put into this process's environment, and so its jobs', what is not in their commands.
 
-    That is the execution settings, and this Python's commands, activated or not.
+    That is :data:`HANDED`, and this Python's commands, activated or not.
     """
-    os.environ[EXECUTION_VARIABLE] = settings.execution.model_dump_json()
+    values = settings.model_dump(mode="json")
+    given = {}
+    for name in HANDED:
+        section, _, key = name.partition(".")
+        given[name] = values[section][key] if key else values[section]
+    os.environ[HANDED_VARIABLE] = json.dumps(given)
     here = str(Path(sys.executable).parent)
     os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])
 

@@ -1,20 +1,20 @@
-# Checkpoints: fine-tuned here, several states of a run if asked for, or brought along.
+# Checkpoints: fine-tuned here, intermediate ones too, or imported.
 
 if settings.checkpoints.existing:
 
     rule import_checkpoint:
         input:
-            model=run.model,
-            train=ancient(run.train),
+            model=made(run.model),
+            train=ancient(made(run.train)),
             files=lambda wildcards: local_model(
-                settings.checkpoints.existing[int(wildcards.checkpoint)]
+                settings.checkpoints.existing[int(wildcards.training)]
             ),
         output:
-            directory(run.checkpoint("{checkpoint}")),
+            made(run.checkpoint("{training}")),
         log:
-            log_of("checkpoints/{checkpoint}"),
+            log_of("checkpoints/{training}"),
         benchmark:
-            time_of("checkpoints/{checkpoint}")
+            time_of("checkpoints/{training}")
         conda:
             "../envs/trak.yaml"
         threads: 1
@@ -25,28 +25,25 @@ if settings.checkpoints.existing:
         params:
             **step("import-checkpoint"),
             classes=train_classes,
-            source=lambda wildcards: named_source(int(wildcards.checkpoint)),
+            source=lambda wildcards: named_source(int(wildcards.training)),
         message:
-            "checkpoint {wildcards.checkpoint}: brought along, into {output}"
+            "import-checkpoint: {wildcards.training}"
         shell:
-            "trak-steps import-checkpoint --checkpoint {wildcards.checkpoint} "
+            "trak-steps import-checkpoint --checkpoint {wildcards.training} "
             "{params.source} {params.settings} > {log} 2>&1"
 
 else:
 
     rule finetune:
         input:
-            model=run.model,
-            train=ancient(run.train),
+            model=made(run.model),
+            train=ancient(made(run.train)),
         output:
-            [
-                directory(run.checkpoint(state_name("{run}", fraction)))
-                for fraction in sorted(settings.checkpoints.keep)
-            ],
+            [made(run.checkpoint(name)) for name in of_training("{training}")],
         log:
-            log_of("checkpoints/{run}"),
+            log_of("checkpoints/{training}"),
         benchmark:
-            time_of("checkpoints/{run}")
+            time_of("checkpoints/{training}")
         conda:
             "../envs/trak.yaml"
         threads: settings.execution.threads
@@ -58,13 +55,13 @@ else:
             **step("finetune"),
             rows=train_rows,
         message:
-            "finetune: run {wildcards.run} into {output}"
+            "finetune: training {wildcards.training}"
         shell:
-            "trak-steps finetune --run {wildcards.run} {params.settings} > {log} 2>&1"
+            "trak-steps finetune --training {wildcards.training} {params.settings} > {log} 2>&1"
 
 
 rule checkpoints:
     input:
-        [run.checkpoint(name) for name in CHECKPOINTS],
+        [made(run.checkpoint(name)) for name in CHECKPOINTS],
     message:
         "checkpoints: done"

@@ -9,7 +9,7 @@ from snakemake.exceptions import WorkflowError
 from trak_steps.config import arguments, parse_settings
 from trak_steps.errors import TrakError
 from trak_steps.run.custom_code import custom_code
-from trak_steps.workflow.housekeeping import Plan, drop_surplus, tidy
+from trak_steps.workflow.housekeeping import Turn, drop_empty, drop_surplus
 from trak_steps.workflow.inputs import (
     base_files,
     known_detail,
@@ -21,13 +21,16 @@ from trak_steps.workflow.inputs import (
 from trak_steps.run.layout import (
     Layout,
     checkpoint_names,
+    fractions,
     last_states,
     planned_models,
     shard_names,
     state_name,
+    trainings,
 )
 from trak_steps.workflow.registry import hand_to_jobs, reads, version_of
 from trak_steps.store.atomic import sweep
+from trak_steps.store.tree import RECEIPT
 
 try:
     settings = parse_settings(config)
@@ -36,6 +39,9 @@ except TrakError as error:
 
 run = Layout(Path("results") / settings.run)
 CHECKPOINTS = checkpoint_names(settings.checkpoints)
+TRAININGS = trainings(settings.checkpoints)
+# Of each training: where checkpoints are kept. Of imported ones, the end alone.
+FRACTIONS = fractions(settings.checkpoints)
 LAST = last_states(settings.checkpoints)
 TARGETS = list(settings.targets)
 
@@ -43,15 +49,14 @@ GPU = 1 if settings.execution.device.startswith("cuda") else 0
 
 # One Snakemake a run. Snakemake's own lock outlives a `kill -9`, after which the same command would
 # refuse to go on; this one dies with its process.
-plan = Plan.begin(run)
+turn = Turn.begin(run)
 
 
 onstart:
     try:
-        held = plan.carry_out()
+        held = turn.take()
     except TrakError as error:
         raise WorkflowError(str(error))
-    # Not `tidy`: the states of a training that Snakemake does not know to be finished are needed yet.
     for path in sweep(run.root):
         print(f"removed {path}, which a killed writer left", file=sys.stderr)
     plans = planned_models(settings.evaluation)
@@ -62,7 +67,11 @@ onstart:
 
 
 onsuccess:
-    tidy(run)
+    sweep(run.root)
+
+
+onerror:
+    drop_empty(run)
 
 
 BASE_MODEL = (settings.checkpoints.existing or [settings.model.name_or_path])[0]
@@ -74,6 +83,20 @@ def named_source(checkpoint):
     return f"--source {shlex.quote(existing[checkpoint])}" if existing else ""
 
 
+def made(path):
+    """What stands for an output that is a folder: its receipt, a small file within.
+
+    Snakemake deletes it before a job, and not the folder; the step keeps what still fits. It compares
+    receipts by content, so that what was made anew and came out the same reruns nothing.
+    """
+    return f"{path}/{RECEIPT}"
+
+
+def of_training(training):
+    """The names of a training's checkpoints."""
+    return [state_name(training, fraction) for fraction in FRACTIONS]
+
+
 # A person's own model output is code too: a change to its module reruns the features.
 MODEL_OUTPUT = custom_code(settings.features.model_output)
 
@@ -83,9 +106,8 @@ hand_to_jobs(settings)
 
 
 wildcard_constraints:
-    checkpoint=r"\d+(-[0-9.e-]+)?",
-    run=r"\d+",
-    shard=r"\d{5}",
+    training=r"\d+",
+    shard=r"\d{5}\d*",
     targets=r"[A-Za-z0-9][A-Za-z0-9_-]*",
 
 
@@ -167,9 +189,25 @@ def plan_shards(plan):
     return shard_names(models, settings.evaluation.models_per_job)
 
 
-def train_shards(wildcards):
-    """All shards of a checkpoint's train features."""
-    return [run.train_shard(wildcards.checkpoint, shard) for shard in shards(wildcards)]
+def train_features(wildcards):
+    """Features of the whole train set: of a training's checkpoints, or of all."""
+    names = (
+        of_training(wildcards.training)
+        if "training" in wildcards.keys()
+        else CHECKPOINTS
+    )
+    return [
+        made(run.train_shard(name, part))
+        for name in names
+        for part in shards(wildcards)
+    ]
+
+
+def target_features(targets):
+    """Features of target sets by all checkpoints."""
+    return [
+        made(run.target_features(name, of)) for name in CHECKPOINTS for of in targets
+    ]
 
 
 def seals(wildcards):

@@ -5,7 +5,7 @@ rule model:
     input:
         base_files(settings),
     output:
-        directory(run.model),
+        made(run.model),
     log:
         log_of("model"),
     benchmark:
@@ -21,7 +21,7 @@ rule model:
         **step("model"),
         source=named_source(0),
     message:
-        "model: {BASE_MODEL} into {output}"
+        "model: {BASE_MODEL}"
     shell:
         "trak-steps model {params.source} {params.settings} > {log} 2>&1"
 
@@ -29,10 +29,10 @@ rule model:
 # Checkpoints because what the rows are, and so what has to run, is only known afterwards.
 checkpoint prepare:
     input:
-        model=run.model,
+        model=made(run.model),
         files=local_files(settings, settings.dataset.train_split),
     output:
-        directory(run.train),
+        made(run.train),
     log:
         log_of("data/train"),
     benchmark:
@@ -47,20 +47,20 @@ checkpoint prepare:
     params:
         **step("prepare"),
     message:
-        "prepare: train set into {output}"
+        "prepare: train set"
     shell:
         "trak-steps prepare {params.settings} > {log} 2>&1"
 
 
 checkpoint prepare_targets:
     input:
-        model=run.model,
-        train=ancient(run.train),
+        model=made(run.model),
+        train=ancient(made(run.train)),
         files=lambda wildcards: local_files(
             settings, settings.targets[wildcards.targets].split
         ),
     output:
-        directory(run.targets("{targets}")),
+        made(run.targets("{targets}")),
     log:
         log_of("data/targets/{targets}"),
     benchmark:
@@ -76,14 +76,14 @@ checkpoint prepare_targets:
         **step("prepare-targets"),
         classes=train_classes,
     message:
-        "prepare: targets {wildcards.targets} into {output}"
+        "prepare: targets {wildcards.targets}"
     shell:
         "trak-steps prepare-targets --targets {wildcards.targets} {params.settings} > {log} 2>&1"
 
 
 rule data:
     input:
-        run.train,
-        [run.targets(name) for name in TARGETS],
+        made(run.train),
+        [made(run.targets(name)) for name in TARGETS],
     message:
         "data: done"

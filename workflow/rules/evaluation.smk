@@ -1,9 +1,9 @@
-# Whether the scores can be trusted: models trained again on parts of the train set, and what comes out.
+# Whether the scores can be trusted: models retrained on parts of the train set.
 
 
 rule plan_subsets:
     input:
-        train=ancient(run.train),
+        train=ancient(made(run.train)),
     output:
         run.plan("subsets"),
     log:
@@ -28,10 +28,10 @@ rule plan_subsets:
 
 rule plan_removal:
     input:
-        train=ancient(run.train),
-        targets=[ancient(run.targets(name)) for name in TARGETS],
-        checkpoint=run.checkpoint(LAST[0]),
-        scores=run.scores(TARGETS[0]),
+        train=ancient(made(run.train)),
+        targets=[ancient(made(run.targets(name))) for name in TARGETS],
+        checkpoint=made(run.checkpoint(LAST[0])),
+        scores=made(run.scores(TARGETS[0])),
     output:
         run.plan("removal"),
     log:
@@ -58,9 +58,9 @@ rule plan_removal:
 
 rule retrain_subsets:
     input:
-        model=run.model,
-        train=ancient(run.train),
-        targets=[ancient(run.targets(name)) for name in TARGETS],
+        model=made(run.model),
+        train=ancient(made(run.train)),
+        targets=[ancient(made(run.targets(name))) for name in TARGETS],
         plan=run.plan("subsets"),
     output:
         run.retrained("subsets", "{shard}"),
@@ -80,18 +80,19 @@ rule retrain_subsets:
         output_code=MODEL_OUTPUT,
         rows=train_rows,
         target_rows=all_target_rows,
+        plan="subsets",
     message:
-        "evaluation: models of the plan subsets, part {wildcards.shard}"
+        "retrain: models of the plan subsets, part {wildcards.shard}"
     shell:
-        "trak-steps retrain --plan subsets --shard {wildcards.shard} "
+        "trak-steps retrain --plan {params.plan} --shard {wildcards.shard} "
         "{params.settings} > {log} 2>&1"
 
 
-rule retrain_removal:
+use rule retrain_subsets as retrain_removal with:
     input:
-        model=run.model,
-        train=ancient(run.train),
-        targets=[ancient(run.targets(name)) for name in TARGETS],
+        model=made(run.model),
+        train=ancient(made(run.train)),
+        targets=[ancient(made(run.targets(name))) for name in TARGETS],
         plan=run.plan("removal"),
     output:
         run.retrained("removal", "{shard}"),
@@ -99,44 +100,27 @@ rule retrain_removal:
         log_of("evaluation/retrained/removal/{shard}"),
     benchmark:
         time_of("evaluation/retrained/removal/{shard}")
-    conda:
-        "../envs/trak.yaml"
-    threads: settings.execution.threads
-    resources:
-        mem_mb=memory,
-        runtime=480,
-        gpu=GPU,
     params:
         **step("retrain-removal"),
         output_code=MODEL_OUTPUT,
         rows=train_rows,
         target_rows=all_target_rows,
+        plan="removal",
     message:
-        "evaluation: models of the plan removal, part {wildcards.shard}"
-    shell:
-        "trak-steps retrain --plan removal --shard {wildcards.shard} "
-        "{params.settings} > {log} 2>&1"
+        "retrain: models of the plan removal, part {wildcards.shard}"
 
 
 rule measure_lds:
     input:
-        train=ancient(run.train),
-        targets=[ancient(run.targets(name)) for name in TARGETS],
+        train=ancient(made(run.train)),
+        targets=[ancient(made(run.targets(name))) for name in TARGETS],
         plan=run.plan("subsets"),
         retrained=[run.retrained("subsets", part) for part in plan_shards("subsets")],
-        checkpoints=[run.checkpoint(name) for name in CHECKPOINTS],
-        shards=lambda wildcards: [
-            run.train_shard(name, shard)
-            for name in CHECKPOINTS
-            for shard in shards(wildcards)
-        ],
-        target_features=[
-            run.target_features(name, targets)
-            for name in CHECKPOINTS
-            for targets in TARGETS
-        ],
-        kernels=[run.kernel(name) for name in CHECKPOINTS],
-        scores=[run.scores(name) for name in TARGETS],
+        checkpoints=[made(run.checkpoint(name)) for name in CHECKPOINTS],
+        shards=train_features,
+        target_features=target_features(TARGETS),
+        kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
+        scores=[made(run.scores(name)) for name in TARGETS],
     output:
         run.lds,
         run.lds_curves,
@@ -164,8 +148,8 @@ rule measure_lds:
 
 rule measure_removal:
     input:
-        train=ancient(run.train),
-        targets=[ancient(run.targets(name)) for name in TARGETS],
+        train=ancient(made(run.train)),
+        targets=[ancient(made(run.targets(name))) for name in TARGETS],
         plan=run.plan("removal"),
         retrained=[run.retrained("removal", part) for part in plan_shards("removal")],
     output:
@@ -195,13 +179,9 @@ rule measure_removal:
 
 rule find_mislabelled:
     input:
-        train=ancient(run.train),
-        shards=lambda wildcards: [
-            run.train_shard(name, shard)
-            for name in CHECKPOINTS
-            for shard in shards(wildcards)
-        ],
-        kernels=[run.kernel(name) for name in CHECKPOINTS],
+        train=ancient(made(run.train)),
+        shards=train_features,
+        kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
     output:
         run.suspects,
         run.mislabelled,
@@ -229,19 +209,11 @@ rule find_mislabelled:
 
 rule measure_stability:
     input:
-        train=ancient(run.train),
-        targets=[ancient(run.targets(name)) for name in TARGETS],
-        shards=lambda wildcards: [
-            run.train_shard(name, shard)
-            for name in CHECKPOINTS
-            for shard in shards(wildcards)
-        ],
-        target_features=[
-            run.target_features(name, targets)
-            for name in CHECKPOINTS
-            for targets in TARGETS
-        ],
-        kernels=[run.kernel(name) for name in CHECKPOINTS],
+        train=ancient(made(run.train)),
+        targets=[ancient(made(run.targets(name))) for name in TARGETS],
+        shards=train_features,
+        target_features=target_features(TARGETS),
+        kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
     output:
         run.stability,
     log:
@@ -268,7 +240,7 @@ rule measure_stability:
 
 rule evaluation:
     input:
-        # Of checkpoints that were brought along, no one here knows how to train them again.
+        # How imported checkpoints were trained is not known here.
         [] if settings.checkpoints.existing else [run.lds, run.removal],
         run.mislabelled,
         run.stability,

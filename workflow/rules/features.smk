@@ -1,16 +1,16 @@
-# Features: gradients of the model output, projected. One job a shard, one a target set.
+# Features: gradients of the model output, projected. A job has all checkpoints of a training.
 
 
 rule featurize:
     input:
-        checkpoint=run.checkpoint("{checkpoint}"),
-        train=ancient(run.train),
+        checkpoints=[made(run.checkpoint(name)) for name in of_training("{training}")],
+        train=ancient(made(run.train)),
     output:
-        directory(run.train_shard("{checkpoint}", "{shard}")),
+        [made(run.train_shard(name, "{shard}")) for name in of_training("{training}")],
     log:
-        log_of("features/{checkpoint}/train/{shard}"),
+        log_of("features/{training}/train/{shard}"),
     benchmark:
-        time_of("features/{checkpoint}/train/{shard}")
+        time_of("features/{training}/train/{shard}")
     conda:
         "../envs/trak.yaml"
     threads: settings.execution.threads
@@ -23,22 +23,25 @@ rule featurize:
         output_code=MODEL_OUTPUT,
         rows=shard_rows,
     message:
-        "featurize: checkpoint {wildcards.checkpoint}, shard {wildcards.shard}"
+        "featurize: training {wildcards.training}, shard {wildcards.shard}"
     shell:
-        "trak-steps featurize --checkpoint {wildcards.checkpoint} --shard {wildcards.shard} "
+        "trak-steps featurize --training {wildcards.training} --shard {wildcards.shard} "
         "{params.settings} > {log} 2>&1"
 
 
 rule featurize_targets:
     input:
-        checkpoint=run.checkpoint("{checkpoint}"),
-        targets=ancient(run.targets("{targets}")),
+        checkpoints=[made(run.checkpoint(name)) for name in of_training("{training}")],
+        targets=ancient(made(run.targets("{targets}"))),
     output:
-        directory(run.target_features("{checkpoint}", "{targets}")),
+        [
+            made(run.target_features(name, "{targets}"))
+            for name in of_training("{training}")
+        ],
     log:
-        log_of("features/{checkpoint}/targets/{targets}"),
+        log_of("features/{training}/targets/{targets}"),
     benchmark:
-        time_of("features/{checkpoint}/targets/{targets}")
+        time_of("features/{training}/targets/{targets}")
     conda:
         "../envs/trak.yaml"
     threads: settings.execution.threads
@@ -51,23 +54,15 @@ rule featurize_targets:
         output_code=MODEL_OUTPUT,
         rows=target_rows,
     message:
-        "featurize: checkpoint {wildcards.checkpoint}, targets {wildcards.targets}"
+        "featurize: training {wildcards.training}, targets {wildcards.targets}"
     shell:
-        "trak-steps featurize --checkpoint {wildcards.checkpoint} --targets {wildcards.targets} "
+        "trak-steps featurize --training {wildcards.training} --targets {wildcards.targets} "
         "{params.settings} > {log} 2>&1"
 
 
 rule features:
     input:
-        lambda wildcards: [
-            run.train_shard(name, shard)
-            for name in CHECKPOINTS
-            for shard in shards(wildcards)
-        ],
-        [
-            run.target_features(name, targets)
-            for name in CHECKPOINTS
-            for targets in TARGETS
-        ],
+        train_features,
+        target_features(TARGETS),
     message:
         "features: done"

@@ -1,16 +1,16 @@
-# The kernel of each checkpoint, summed over its shards.
+# The kernel of each checkpoint, summed over its shards. A job has all checkpoints of a training.
 
 
 rule kernel:
     input:
-        train=ancient(run.train),
-        shards=train_shards,
+        train=ancient(made(run.train)),
+        shards=train_features,
     output:
-        directory(run.kernel("{checkpoint}")),
+        [made(run.kernel(name)) for name in of_training("{training}")],
     log:
-        log_of("kernel/{checkpoint}"),
+        log_of("kernel/{training}"),
     benchmark:
-        time_of("kernel/{checkpoint}")
+        time_of("kernel/{training}")
     conda:
         "../envs/trak.yaml"
     threads: settings.execution.threads
@@ -22,13 +22,13 @@ rule kernel:
         **step("kernel"),
         output_code=MODEL_OUTPUT,
     message:
-        "kernel: checkpoint {wildcards.checkpoint}"
+        "kernel: training {wildcards.training}"
     shell:
-        "trak-steps kernel --checkpoint {wildcards.checkpoint} {params.settings} > {log} 2>&1"
+        "trak-steps kernel --training {wildcards.training} {params.settings} > {log} 2>&1"
 
 
 rule kernels:
     input:
-        [run.kernel(name) for name in CHECKPOINTS],
+        [made(run.kernel(name)) for name in CHECKPOINTS],
     message:
         "kernels: done"

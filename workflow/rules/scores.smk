@@ -3,17 +3,13 @@
 
 rule score:
     input:
-        train=ancient(run.train),
-        targets=ancient(run.targets("{targets}")),
-        shards=lambda wildcards: [
-            run.train_shard(name, shard)
-            for name in CHECKPOINTS
-            for shard in shards(wildcards)
-        ],
-        target_features=[run.target_features(name, "{targets}") for name in CHECKPOINTS],
-        kernels=[run.kernel(name) for name in CHECKPOINTS],
+        train=ancient(made(run.train)),
+        targets=ancient(made(run.targets("{targets}"))),
+        shards=train_features,
+        target_features=target_features(["{targets}"]),
+        kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
     output:
-        directory(run.scores("{targets}")),
+        made(run.scores("{targets}")),
     log:
         log_of("scores/{targets}"),
     benchmark:
@@ -38,9 +34,9 @@ rule score:
 
 rule rank:
     input:
-        train=ancient(run.train),
-        targets=ancient(run.targets("{targets}")),
-        scores=run.scores("{targets}"),
+        train=ancient(made(run.train)),
+        targets=ancient(made(run.targets("{targets}"))),
+        scores=made(run.scores("{targets}")),
     output:
         run.top("{targets}"),
     log:
@@ -66,7 +62,7 @@ rule rank:
 
 rule scores:
     input:
-        [run.scores(name) for name in TARGETS],
+        [made(run.scores(name)) for name in TARGETS],
         [run.top(name) for name in TARGETS],
     message:
         "scores: done"

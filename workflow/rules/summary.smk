@@ -3,14 +3,10 @@
 
 rule summarize:
     input:
-        train=ancient(run.train),
-        targets=[ancient(run.targets(name)) for name in TARGETS],
-        target_features=[
-            run.target_features(name, targets)
-            for name in CHECKPOINTS
-            for targets in TARGETS
-        ],
-        scores=[run.scores(name) for name in TARGETS],
+        train=ancient(made(run.train)),
+        targets=[ancient(made(run.targets(name))) for name in TARGETS],
+        target_features=target_features(TARGETS),
+        scores=[made(run.scores(name)) for name in TARGETS],
         tops=[run.top(name) for name in TARGETS],
     output:
         run.summary,
@@ -36,15 +32,11 @@ rule summarize:
 
 rule provenance:
     input:
-        checkpoints=[run.checkpoint(name) for name in CHECKPOINTS],
-        shards=lambda wildcards: [
-            run.train_shard(name, shard)
-            for name in CHECKPOINTS
-            for shard in shards(wildcards)
-        ],
-        kernels=[run.kernel(name) for name in CHECKPOINTS],
-        train=ancient(run.train),
-        targets=[ancient(run.targets(name)) for name in TARGETS],
+        checkpoints=[made(run.checkpoint(name)) for name in CHECKPOINTS],
+        shards=train_features,
+        kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
+        train=ancient(made(run.train)),
+        targets=[ancient(made(run.targets(name))) for name in TARGETS],
         summary=run.summary,
     output:
         run.provenance,

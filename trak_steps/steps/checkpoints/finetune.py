@@ -1,4 +1,4 @@
-"""Step ``finetune``: one training run, of which one or more states become checkpoints."""
+"""Step ``finetune``: one training, whose end and intermediate checkpoints serve."""
 
 import os
 import shutil
@@ -16,17 +16,19 @@ from trak_steps.model.recipe import Recipe
 from trak_steps.model.training import finetune
 from trak_steps.run.identity import recipe_settings
 from trak_steps.run.layout import Layout, state_name
+from trak_steps.store.artefact import keep
 from trak_steps.store.atomic import complete_or_absent
 from trak_steps.store.folder import check_folder
 from trak_steps.store.lock import one_at_a_time
 from trak_steps.store.manifest import FILE, Manifest
+from trak_steps.store.tree import RECEIPT
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
 VERSION = 1
 
 
-def run(layout: Layout, settings: Settings, training_run: int) -> None:
-    """Write ``checkpoints/<m>`` for each kept state of one run."""
+def run(layout: Layout, settings: Settings, training: int) -> None:
+    """Write ``checkpoints/<m>`` for each kept fraction of one training."""
     train = PreparedRows.load(layout.train)
     base = check_folder(layout.model, "model")
     train.manifest.require(
@@ -34,71 +36,52 @@ def run(layout: Layout, settings: Settings, training_run: int) -> None:
         made_from={layout.name(layout.model): base.content},
         settings={"seed": settings.seed, "max_length": settings.model.max_length},
     )
-    recipe = Recipe(
-        **settings.finetune.model_dump(),
-        seed=settings.seed + training_run,
-        keep=tuple(sorted(settings.checkpoints.keep)),
-    )
     device = training_device(settings.execution.device)
-    made_from = {
-        layout.name(layout.model): base.content,
-        layout.name(train.path): train.content,
-    }
-    manifests = {
+    wanted = {
         fraction: Manifest(
             "checkpoint",
-            made_from=made_from,
-            settings=recipe_settings(settings, training_run),
-            version=VERSION,
-            details={
-                "checkpoint": state_name(str(training_run), fraction),
-                "fraction": fraction,
-                "keep": list(recipe.keep),
+            made_from={
+                layout.name(layout.model): base.content,
+                layout.name(train.path): train.content,
             },
+            settings=recipe_settings(settings, training),
+            version=VERSION,
+            details={"checkpoint": state_name(str(training), fraction), "fraction": fraction},
         )
-        for fraction in recipe.keep
+        for fraction in sorted(settings.checkpoints.keep)
     }
-    work = layout.training(str(training_run))
+    work = layout.training(str(training))
 
     def wait(holder: str) -> None:
-        say(f"{work}: waiting for process {holder}, which trains the same run")
+        say(f"{work}: waiting for process {holder}, which does the same training")
 
-    with one_at_a_time(layout.lock(f"training-{training_run}"), wait):
-        # By another process, perhaps the orphan of a killed Snakemake.
-        if _are_made(layout, manifests):
-            say("these checkpoints are made already; delete them to train again")
-            return
-        _train(layout, settings, train, recipe, manifests, work, device.type == "cpu")
-
-
-def _are_made(layout: Layout, manifests: dict[float, Manifest]) -> bool:
-    """Whether all of these checkpoints are there, whole, and made from the same things."""
-    for manifest in manifests.values():
-        path = layout.checkpoint(str(manifest.details["checkpoint"]))
-        try:
-            check_folder(path, "checkpoint").require(
-                path,
-                made_from=manifest.made_from,
-                settings=manifest.settings,
-                version=manifest.version,
-            )
-        except TrakError:
-            return False
-    return True
+    with one_at_a_time(layout.lock(f"training-{training}"), wait):
+        # Some may have been kept before, or made by another process: the orphan of a killed Snakemake.
+        missing = {
+            fraction: manifest
+            for fraction, manifest in wanted.items()
+            if not keep(layout.checkpoint(str(manifest.details["checkpoint"])), manifest)
+        }
+        if len(missing) < len(wanted):
+            say(f"kept {len(wanted) - len(missing)} of {len(wanted)} checkpoints: made from the same")
+        if missing:
+            _train(layout, settings, train, training, missing, work, device.type == "cpu")
 
 
 def _train(
     layout: Layout,
     settings: Settings,
     train: PreparedRows,
-    recipe: Recipe,
-    manifests: dict[float, Manifest],
+    training: int,
+    wanted: dict[float, Manifest],
     work: Path,
     cpu: bool,
 ) -> None:
     trust = settings.model.trust_remote_code
     inputs = [name for name in ("input_ids", "token_type_ids") if name in train.rows.column_names]
-    states = finetune(
+    made_from = next(iter(wanted.values())).made_from
+    recipe = Recipe(**settings.finetune.model_dump(), seed=settings.seed + training)
+    kept = finetune(
         lambda: load_for_training(
             layout.model,
             outputs=train.outputs,
@@ -109,31 +92,28 @@ def _train(
         load_tokenizer(layout.model, max_length=settings.model.max_length, trust_remote_code=trust),
         train.rows.select_columns([*inputs, "label"]).rename_column("label", "labels"),
         recipe,
+        fractions=wanted,
         work=work,
-        identity={
-            "made_from": dict(manifests[recipe.keep[-1]].made_from),
-            "version": VERSION,
-        },
-        save_every=settings.execution.save_every,
+        identity={"made_from": dict(made_from), "version": VERSION},
+        save_minutes=settings.execution.save_minutes,
         cpu=cpu,
     )
-    if Manifest.load(layout.model, "model").content not in manifests[recipe.keep[-1]].made_from.values():
+    if Manifest.load(layout.model, "model").content not in made_from.values():
         raise TrakError(f"{layout.model}: was replaced while it was fine-tuned; run this again")
-    for fraction, state in states.items():
-        _check(state, train, trust)
-        path = layout.checkpoint(str(manifests[fraction].details["checkpoint"]))
-        _save(path, state, layout.model, manifests[fraction])
+    for fraction, folder in kept.items():
+        _check(folder, train, trust)
+        path = layout.checkpoint(str(wanted[fraction].details["checkpoint"]))
+        _save(path, folder, layout.model, wanted[fraction])
         say(f"wrote {path}")
-    # The states stay until Snakemake, too, knows that they are done: see housekeeping.
-    shutil.rmtree(work / "trainer", ignore_errors=True)
+    shutil.rmtree(work, ignore_errors=True)
 
 
-def _check(state: Path, train: PreparedRows, trust_remote_code: bool) -> None:
+def _check(folder: Path, train: PreparedRows, trust_remote_code: bool) -> None:
     """A training that diverged leaves weights that are not finite: better to stop here."""
-    check_folder(state, "state")
+    check_folder(folder, "kept")
     try:
         load_classifier(
-            state,
+            folder,
             outputs=train.outputs,
             device=torch.device("cpu"),
             trust_remote_code=trust_remote_code,
@@ -154,13 +134,13 @@ def _link_or_copy(source: str, destination: str) -> str:
     return destination
 
 
-def _save(path: Path, state: Path, base: Path, manifest: Manifest) -> None:
-    """The state with the tokenizer's files, so that the folder loads on its own."""
+def _save(path: Path, kept: Path, base: Path, manifest: Manifest) -> None:
+    """The weights with the tokenizer's files, so that the folder loads on its own."""
     with complete_or_absent(path) as folder:
-        ignored = shutil.ignore_patterns(FILE)
-        shutil.copytree(state, folder, ignore=ignored, copy_function=_link_or_copy)
+        ignored = shutil.ignore_patterns(FILE, RECEIPT)
+        shutil.copytree(kept, folder, ignore=ignored, copy_function=_link_or_copy)
         for file in base.iterdir():
-            wanted = file.suffix in (".json", ".txt", ".model") and file.name != FILE
-            if wanted and not (folder / file.name).exists():
+            own = file.suffix in (".json", ".txt", ".model") and file.name != FILE
+            if own and not (folder / file.name).exists():
                 shutil.copyfile(file, folder / file.name)
         manifest.save(folder)

@@ -133,16 +133,15 @@ class Retrainer:
         return retrain(self._base, self._train.rows, kept, self._recipe(seed), cpu=cpu)
 
     def _recipe(self, seed: int) -> Recipe:
-        return Recipe(**self._settings.finetune.model_dump(), seed=seed, keep=())
+        return Recipe(**self._settings.finetune.model_dump(), seed=seed)
 
     def identity(self, kept: NDArray[np.bool_], seed: int, targets: str) -> Identity:
         """What decides a model's answers to a target set."""
-        recipe = {name: value for name, value in vars(self._recipe(seed)).items() if name != "keep"}
         model = {
             "base": self.content,
             "train": self._train.content,
             "version": VERSION,
-            "recipe": recipe,
+            "recipe": vars(self._recipe(seed)),
             "kept": hashlib.sha256(np.packbits(kept).tobytes()).hexdigest(),
         }
         output = self._settings.features.model_output

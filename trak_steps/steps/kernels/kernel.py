@@ -1,5 +1,7 @@
 """Step ``kernel``: one checkpoint's kernel, summed over its shards, and its Cholesky factor."""
 
+from dataclasses import replace
+
 import torch
 
 from trak_steps.config import Settings
@@ -11,6 +13,7 @@ from trak_steps.model.device import pick_device
 from trak_steps.run.identity import kernel_settings
 from trak_steps.run.layout import Layout
 from trak_steps.run.parts import open_train_features
+from trak_steps.store.artefact import keep
 from trak_steps.store.kernel import save_kernel
 from trak_steps.store.manifest import Manifest
 
@@ -20,9 +23,18 @@ VERSION = 1
 
 def run(layout: Layout, settings: Settings, checkpoint: str) -> None:
     """Write ``kernel/<m>.zarr``."""
-    identity = kernel_settings(settings)
     train = PreparedRows.open(layout.train)
     features = open_train_features(layout, settings, checkpoint, train)
+    path = layout.kernel(checkpoint)
+    manifest = Manifest(
+        "kernel",
+        made_from={layout.name(shard.path): shard.manifest.content for shard in features.shards},
+        settings={**kernel_settings(settings), "checkpoint": checkpoint},
+        version=VERSION,
+    )
+    if keep(path, manifest):
+        say(f"kept {path}: made from the same")
+        return
     rows_at_once = max(1, settings.execution.memory_mb * 2**20 // (2 * 12 * features.dim))
     starts = range(0, len(train), rows_at_once)
     blocks = (
@@ -34,13 +46,6 @@ def run(layout: Layout, settings: Settings, checkpoint: str) -> None:
     if ridge is None:
         ridge = ridge_for(spectrum(kernel), settings.kernel.freedom)
     factor = factor_kernel(kernel, n, ridge)
-    manifest = Manifest(
-        "kernel",
-        made_from={layout.name(shard.path): shard.manifest.content for shard in features.shards},
-        settings={**identity, "checkpoint": checkpoint},
-        version=VERSION,
-        details={"rows": n, "ridge": ridge},
-    )
-    path = layout.kernel(checkpoint)
+    manifest = replace(manifest, details={"rows": n, "ridge": ridge})
     save_kernel(path, kernel.cpu().numpy(), factor.cpu().numpy(), manifest)
     say(f"wrote {path}: {n} rows, {features.dim} dimensions, ridge {ridge:.3g}")

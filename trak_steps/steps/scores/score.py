@@ -1,6 +1,7 @@
 """Step ``score``: every train row's score for every target of a set, in one pass over the features."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from trak_steps.run.parts import (
 )
 from trak_steps.scoring.scores import score_block
 from trak_steps.scoring.solve import solve_targets, whole
+from trak_steps.store.artefact import keep
 from trak_steps.store.features import TrainFeatures
 from trak_steps.store.kernel import KernelStore
 from trak_steps.store.manifest import Manifest
@@ -36,7 +38,6 @@ MAX_BLOCK = 4096
 
 def run(layout: Layout, settings: Settings, targets: str) -> None:
     """Write ``scores/<set>.zarr``."""
-    identity = score_settings(settings)
     train = PreparedRows.load(layout.train)
     target_rows = PreparedRows.load(layout.targets(targets))
     Lineage(layout, Manifest.load).check(target_rows.path, target_rows.manifest)
@@ -52,6 +53,21 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
     ]
     _require_one_version(features, kernels)
     require_one_recipe(layout, names, brought=bool(settings.checkpoints.existing))
+    path = layout.scores(targets)
+    manifest = Manifest(
+        "scores",
+        made_from={
+            layout.name(train.path): train.content,
+            layout.name(target_rows.path): target_rows.content,
+            **{layout.name(kernel.path): kernel.manifest.content for kernel in kernels},
+            **{layout.name(store.path): store.manifest.content for store in stores},
+        },
+        settings=score_settings(settings),
+        version=VERSION,
+    )
+    if keep(path, manifest):
+        say(f"kept {path}: made from the same")
+        return
     device = pick_device(settings.execution.device)
     block_rows = _block_rows(
         settings.execution.memory_mb * MIB, len(target_rows), features[0].dim, len(names)
@@ -78,7 +94,7 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
                 start, block.scores.float().cpu().numpy(), block.std.float().cpu().numpy()
             )
 
-    path = layout.scores(targets)
+    details = {"train": len(train), "targets": len(target_rows), "block_rows": block_rows}
     save_scores(
         path,
         blocks(),
@@ -91,18 +107,7 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
             "target_margin": ("target", np.mean([store.column("margin") for store in stores], 0)),
         },
         block_rows=block_rows,
-        manifest=Manifest(
-            "scores",
-            made_from={
-                layout.name(train.path): train.content,
-                layout.name(target_rows.path): target_rows.content,
-                **{layout.name(kernel.path): kernel.manifest.content for kernel in kernels},
-                **{layout.name(store.path): store.manifest.content for store in stores},
-            },
-            settings=identity,
-            version=VERSION,
-            details={"train": len(train), "targets": len(target_rows), "block_rows": block_rows},
-        ),
+        manifest=replace(manifest, details=details),
     )
     say(f"wrote {path}")
 
