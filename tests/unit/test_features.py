@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from trak_steps.errors import TrakError
-from trak_steps.features import Features, compute_features
+from trak_steps.gradients.featurize import Features, compute_features
 from trak_steps.gradients.rows import Row
 from trak_steps.gradients.source import Outputs
 from trak_steps.projection import DenseProjection, Parameter, Sketch

@@ -9,9 +9,9 @@ from trak_steps.config import Settings
 from trak_steps.config.settings import FeatureSettings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
-from trak_steps.features import compute_features
 from trak_steps.fingerprint import fingerprint
 from trak_steps.gradients.budget import tokens_at_once
+from trak_steps.gradients.featurize import compute_features
 from trak_steps.gradients.functional import FunctionalGradients
 from trak_steps.gradients.hooks import HookedGradients
 from trak_steps.gradients.model_output import (
