@@ -152,11 +152,10 @@ def _hard_layers() -> Iterator[tuple[str, Tensor]]:
 
 
 def _run(source: HookedGradients, projection: Projection, rows: Sequence[Row]) -> Array:
-    found = compute_features(
+    (found,) = compute_features(
         source,
         projection,
-        rows,
-        np.arange(len(rows)),
+        [(rows, np.arange(len(rows)))],
         memory=2**30,
         dtype="float32",
         advance=lambda _: None,

@@ -30,9 +30,9 @@ from trak_steps.progress import counter, say
 from trak_steps.projection import DenseProjection, FoldProjection, Parameter, Projection
 from trak_steps.projection.base import projection_key, total_size
 from trak_steps.steps.identity import feature_settings, recipe_settings
-from trak_steps.steps.tokens import as_rows
+from trak_steps.steps.tokens import read_windows, shortest_and_longest
 from trak_steps.store.codecs import codec_arguments
-from trak_steps.store.features import save_features
+from trak_steps.store.features import new_features
 from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import Manifest
 
@@ -50,17 +50,17 @@ def run_train(layout: Layout, settings: Settings, checkpoint: str, shard: int) -
             f"{settings.features.shard_size} end before it"
         )
     path = layout.train_shard(checkpoint, f"{shard:05d}")
-    _featurize(layout, settings, checkpoint, rows, start, stop, path)
+    featurize_rows(layout, settings, checkpoint, rows, start, stop, path)
 
 
 def run_targets(layout: Layout, settings: Settings, checkpoint: str, targets: str) -> None:
     """Write ``features/<m>/targets/<set>.zarr``."""
     rows = PreparedRows.open(layout.targets(targets))
     path = layout.target_features(checkpoint, targets)
-    _featurize(layout, settings, checkpoint, rows, 0, len(rows), path)
+    featurize_rows(layout, settings, checkpoint, rows, 0, len(rows), path)
 
 
-def _featurize(
+def featurize_rows(
     layout: Layout,
     settings: Settings,
     checkpoint: str,
@@ -69,6 +69,19 @@ def _featurize(
     stop: int,
     path: Path,
 ) -> None:
+    """Write the features that a checkpoint gives of the rows with places ``start`` to ``stop``.
+
+    They are written as they are computed: what is held does not grow with the number of rows.
+
+    Args:
+        layout: where the run's outputs lie.
+        settings: of the run.
+        checkpoint: its name.
+        rows: the train set or a target set.
+        start: the first row's place in it.
+        stop: one past the last one's.
+        path: the store.
+    """
     # What code this is has to be asked before the work: a file may be edited meanwhile.
     code, identity = fingerprint("steps.featurize"), feature_settings(settings)
     folder = layout.checkpoint(checkpoint)
@@ -79,7 +92,6 @@ def _featurize(
     chosen = settings.features
     device = pick_device(settings.execution.device)
     precision = _precision(chosen, device)
-    memory = settings.execution.memory_mb * MIB
     model = load_classifier(
         folder,
         outputs=rows.outputs,
@@ -88,12 +100,11 @@ def _featurize(
         # For torch.func, since the fused ones have no batching rule and would run row by row.
         attention="eager" if chosen.gradients == "functional" else None,
     )
-    inputs = rows.inputs(start, stop)
-    tokenised = as_rows(inputs)
     output = _model_output(chosen, rows)
     parameters = select_parameters(model, chosen.parameters.include, chosen.parameters.exclude)
     size = total_size(parameters)
-    longest = max(tokenised, key=len)
+    shortest, longest = shortest_and_longest(rows, start, stop)
+    memory = settings.execution.memory_mb * MIB
     source: GradientSource
     if chosen.gradients == "functional":
         source = FunctionalGradients(model, output, parameters, memory // 4)
@@ -106,25 +117,12 @@ def _featurize(
             output,
             parameters,
             tokens=tokens,
-            example=min(tokenised, key=len),
+            example=shortest,
             precision=precision,
         )
     projection = _projection(chosen, parameters, settings.seed, checkpoint, device)
     say(f"{path}: {stop - start} rows, {size:,} parameters to {chosen.dim} dimensions on {device}")
-    check_gradients(model, output, source, projection, tokenised, precision)
-    ids = inputs["row"].to_numpy(zero_copy_only=False)
-    with counter(stop - start, "features", "row") as advance:
-        features = compute_features(
-            source,
-            projection,
-            tokenised,
-            ids,
-            memory=memory // 2,
-            dtype=chosen.dtype,
-            advance=advance,
-        )
-    if Manifest.load(folder, "checkpoint").content != of_checkpoint.content:
-        raise TrakError(f"{folder}: was replaced while its features were computed; run this again")
+    check_gradients(model, output, source, projection, [shortest, longest], precision)
     manifest = Manifest(
         "features",
         made_from={
@@ -135,14 +133,29 @@ def _featurize(
         code=code,
         details={"start": start, "stop": stop, "codec": chosen.codec, "keep_bits": chosen.keep_bits},
     )
-    columns = {
-        "loss_weight": features.loss_weight,
-        "margin": features.margin,
-        "prediction": features.prediction,
-        "row": features.row,
-    }
     codec = codec_arguments(chosen.codec, chosen.keep_bits, chosen.dtype)
-    save_features(path, features.features, columns, manifest, codec)
+    with (
+        new_features(path, (stop - start, chosen.dim), chosen.dtype, manifest, codec) as writer,
+        counter(stop - start, "features", "row") as advance,
+    ):
+        for found in compute_features(
+            source,
+            projection,
+            read_windows(rows, start, stop),
+            memory=memory // 2,
+            dtype=chosen.dtype,
+            advance=advance,
+        ):
+            columns = {
+                "loss_weight": found.loss_weight,
+                "margin": found.margin,
+                "prediction": found.prediction,
+                "row": found.row,
+            }
+            writer.add(found.features, columns)
+            del found  # or these features would be held while the next are computed
+        if Manifest.load(folder, "checkpoint").content != of_checkpoint.content:
+            raise TrakError(f"{folder}: was replaced while its features were computed; run this again")
     say(f"wrote {path}")
 
 
