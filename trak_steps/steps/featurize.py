@@ -37,6 +37,8 @@ from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import Manifest
 
 MIB = 2**20
+# Where a precision is taken: float16 loses small gradients, and a CPU gains nothing by it.
+_DEVICES = {torch.bfloat16: ("cuda", "cpu"), torch.float16: ("cuda",)}
 
 
 def run_train(layout: Layout, settings: Settings, checkpoint: str, shard: int) -> None:
@@ -122,7 +124,16 @@ def featurize_rows(
         )
     projection = _projection(chosen, parameters, settings.seed, checkpoint, device)
     say(f"{path}: {stop - start} rows, {size:,} parameters to {chosen.dim} dimensions on {device}")
-    check_gradients(model, output, source, projection, [shortest, longest], precision)
+    try:
+        check_gradients(model, output, source, projection, [shortest, longest], precision)
+    except RuntimeError as error:
+        if precision == torch.float32 or isinstance(error, torch.OutOfMemoryError):
+            raise
+        # Some models' own code adds or fills numbers of two types, which torch refuses.
+        raise TrakError(
+            f"features.precision: {type(model).__name__} cannot be run in {chosen.precision} "
+            f"({error}); set features.precision: float32"
+        ) from error
     manifest = Manifest(
         "features",
         made_from={
@@ -198,13 +209,16 @@ def _model_output(chosen: FeatureSettings, rows: PreparedRows) -> ModelOutput:
 
 def _precision(chosen: FeatureSettings, device: torch.device) -> torch.dtype:
     precision: torch.dtype = getattr(torch, chosen.precision)
-    if precision != torch.float32 and device.type != "cuda":
+    if precision == torch.float32:
+        return precision
+    if chosen.gradients == "functional":
+        raise TrakError("features.precision: features.gradients: functional runs in float32 only")
+    if device.type not in _DEVICES[precision]:
+        on_cpu = " or bfloat16" if device.type == "cpu" else ""
         raise TrakError(
             f"features.precision: {chosen.precision} needs a GPU, this step runs on {device}; "
-            "set features.precision: float32"
+            f"set features.precision: float32{on_cpu}"
         )
-    if precision != torch.float32 and chosen.gradients == "functional":
-        raise TrakError("features.precision: features.gradients: functional runs in float32 only")
     return precision
 
 
