@@ -10,8 +10,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from benchmarks.measure.models import batches
-from trak_steps.features import compute_features
 from trak_steps.gradients.budget import CPU_TOKENS
+from trak_steps.gradients.featurize import compute_features
 from trak_steps.gradients.hooks import HookedGradients
 from trak_steps.gradients.model_output import TextClassification
 from trak_steps.gradients.rows import Row
@@ -152,11 +152,10 @@ def _hard_layers() -> Iterator[tuple[str, Tensor]]:
 
 
 def _run(source: HookedGradients, projection: Projection, rows: Sequence[Row]) -> Array:
-    found = compute_features(
+    (found,) = compute_features(
         source,
         projection,
-        rows,
-        np.arange(len(rows)),
+        [(rows, np.arange(len(rows)))],
         memory=2**30,
         dtype="float32",
         advance=lambda _: None,

@@ -1,16 +1,25 @@
-"""Features in the rows' order, whatever the batches; numbers that are not finite name their row."""
+"""Features in the rows' order, whatever the batches; numbers that are not finite name their row.
 
-from collections.abc import Sequence
+They come window by window, and what is held does not grow with their number.
+"""
+
+import tracemalloc
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from trak_steps.errors import TrakError
-from trak_steps.features import Features, compute_features
+from trak_steps.gradients.featurize import WINDOW, Features, compute_features, window_slices
 from trak_steps.gradients.rows import Row
 from trak_steps.gradients.source import Outputs
 from trak_steps.projection import DenseProjection, Parameter, Sketch
+from trak_steps.store.codecs import codec_arguments
+from trak_steps.store.features import FeatureStore, new_features
+from trak_steps.store.manifest import Manifest
 
 SIZE, DIM = 10, 4
 
@@ -51,11 +60,10 @@ def featurize(
     projection = DenseProjection("normal", size=SIZE, dim=DIM, key=1, device=torch.device("cpu"))
     ids = 100 + np.arange(len(rows))
     done: list[int] = []
-    found = compute_features(
+    (found,) = compute_features(
         source or Lengths(),
         projection,
-        rows,
-        ids,
+        [(rows, ids)],
         memory=memory,
         dtype=dtype,
         advance=done.append,
@@ -118,3 +126,95 @@ def test_float16_that_overflows_names_the_row_and_the_setting() -> None:
     assert featurize([1.0, 2.0], dtype="float16").features.dtype == np.float16
     with pytest.raises(TrakError, match=r"row 101: .* in float16; set features\.dtype: float32"):
         featurize([1.0, 1e6], dtype="float16")
+
+
+def test_windows_begin_at_the_same_rows_whatever_the_shard() -> None:
+    whole = list(window_slices(0, 3 * WINDOW + 5))
+    assert [(w.start, w.stop) for w in whole] == [
+        (0, WINDOW),
+        (WINDOW, 2 * WINDOW),
+        (2 * WINDOW, 3 * WINDOW),
+        (3 * WINDOW, 3 * WINDOW + 5),
+    ]
+    shards = [*window_slices(0, 2 * WINDOW), *window_slices(2 * WINDOW, 3 * WINDOW + 5)]
+    assert shards == whole
+    # A shard that begins elsewhere gets the rest of the window first.
+    assert list(window_slices(WINDOW - 7, WINDOW + 3)) == [
+        slice(WINDOW - 7, WINDOW),
+        slice(WINDOW, WINDOW + 3),
+    ]
+    assert list(window_slices(5, 5)) == []
+
+
+def windows(n: int, size: int) -> Iterator[tuple[list[Row], NDArray[np.int64]]]:
+    """Rows made as they are asked for."""
+    for start in range(0, n, size):
+        places = range(start, min(start + size, n))
+        yield (
+            [Row([5] * (1 + i % 3), float(i % 7 + 1)) for i in places],
+            100 + np.arange(start, places.stop),
+        )
+
+
+def test_windows_give_what_all_rows_at_once_give() -> None:
+    """To rounding, since a projection multiplies as many rows as are there."""
+    projection = DenseProjection("normal", size=SIZE, dim=DIM, key=1, device=torch.device("cpu"))
+
+    def run(size: int) -> list[Features]:
+        return list(
+            compute_features(
+                Lengths(),
+                projection,
+                windows(50, size),
+                memory=10**6,
+                dtype="float32",
+                advance=lambda _: None,
+            )
+        )
+
+    (whole,) = run(50)
+    parts = run(16)
+    assert [len(part.row) for part in parts] == [16, 16, 16, 2]
+    for name in ("row", "margin", "loss_weight", "prediction"):
+        together = np.concatenate([getattr(part, name) for part in parts])
+        assert together.dtype == getattr(whole, name).dtype
+        assert np.array_equal(together, getattr(whole, name))
+    features = np.concatenate([part.features for part in parts])
+    assert np.abs(features - whole.features).max() < 1e-6 * np.abs(whole.features).max()
+
+
+def _peak(path: Path, n: int, dim: int) -> int:
+    """The most bytes that Python's and NumPy's memory takes while n rows are featurized and written."""
+    projection = DenseProjection("normal", size=SIZE, dim=dim, key=1, device=torch.device("cpu"))
+    manifest = Manifest("features", settings={"dim": dim}, details={"start": 0, "stop": n})
+    codec = codec_arguments("none", 10, "float32")
+    tracemalloc.start()
+    try:
+        with new_features(path, (n, dim), "float32", manifest, codec) as writer:
+            for found in compute_features(
+                Lengths(),
+                projection,
+                windows(n, 64),
+                memory=10**7,
+                dtype="float32",
+                advance=lambda _: None,
+            ):
+                writer.add(found.features, {"row": found.row, "margin": found.margin})
+                del found
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_ten_times_as_many_rows_need_no_more_memory(tmp_path: Path) -> None:
+    """4 MB of features against 42: beside a window and a chunk, 12 bytes a row are held here."""
+    _peak(tmp_path / "first.zarr", 64, 512)  # what libraries keep after their first use
+    few, many = 2048, 20480
+    peak = _peak(tmp_path / "few.zarr", few, 512)
+    assert _peak(tmp_path / "many.zarr", many, 512) < 1.1 * peak + 3 * 12 * many
+    store = FeatureStore.open(tmp_path / "many.zarr")
+    assert store.column("row").tolist() == list(range(100, 100 + many))
+    # Row i's gradient is its label throughout, so its features are so many times row 0's.
+    labels = np.arange(many) % 7 + 1.0
+    expected = np.outer(labels, store.features(0, 1)[0])
+    assert np.abs(store.features(0, many) - expected).max() < 1e-5 * np.abs(expected).max()

@@ -21,32 +21,40 @@ from trak_steps.projection.base import total_size
 CPU = torch.device("cpu")
 
 
-def check(family: str = "bert", projection: str = "fold", spoil: str = "") -> None:
+def check(
+    family: str = "bert",
+    projection: str = "fold",
+    spoil: str = "",
+    by: float = 0.01,
+    precision: torch.dtype = torch.float32,
+) -> None:
     model = classifier(family)
     parameters = select_parameters(model, [".*"], [])
     rows = rows_of([5, 12, 8], family)
-    source = HookedGradients(model, TextClassification(), parameters, tokens=64, example=rows[0])
+    source = HookedGradients(
+        model, TextClassification(), parameters, tokens=64, example=rows[0], precision=precision
+    )
     made: Projection
     if projection == "fold":
         made = FoldProjection(parameters, dim=32, key=1, device=CPU)
     else:
         made = DenseProjection("normal", size=total_size(parameters), dim=32, key=1, device=CPU)
-    checked = Spoiled(source, spoil) if spoil else source
-    check_gradients(model, TextClassification(), checked, made, rows)
+    checked = Spoiled(source, spoil, by) if spoil else source
+    check_gradients(model, TextClassification(), checked, made, rows, precision)
 
 
 class Spoiled:
     """A source that gets one parameter wrong."""
 
-    def __init__(self, source: HookedGradients, name: str) -> None:
+    def __init__(self, source: HookedGradients, name: str, by: float) -> None:
         self.parameters, self.tokens = source.parameters, source.tokens
-        self._source, self._name = source, name
+        self._source, self._name, self._by = source, name, by
 
     def run(self, rows: Sequence[Row], sketch: Sketch) -> Outputs:
         outputs = self._source.run(rows, sketch)
         for parameter in self.parameters:
             if parameter.name == self._name:
-                sketch.add(parameter, torch.full((len(rows), parameter.size), 0.01))
+                sketch.add(parameter, torch.full((len(rows), parameter.size), self._by))
         return outputs
 
 
@@ -54,6 +62,19 @@ class Spoiled:
 def test_right_gradients_pass(family: str) -> None:
     check(family)
     check(family, projection="normal")
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_right_gradients_pass_in_low_precision(family: str, precision: torch.dtype) -> None:
+    check(family, precision=precision)
+    check(family, projection="normal", precision=precision)
+
+
+def test_a_wrong_gradient_stops_in_low_precision_too() -> None:
+    name = "bert.pooler.dense.weight"
+    with pytest.raises(TrakError, match=f"self-check: the gradient of {name} is not autograd's"):
+        check(spoil=name, by=0.1, precision=torch.bfloat16)
 
 
 @pytest.mark.parametrize(

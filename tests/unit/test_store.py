@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray
 from numpy.typing import NDArray
+from zarr.storage import LocalStore
 
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows, digest_rows
@@ -21,7 +23,8 @@ from trak_steps.steps.kernels import kernel
 from trak_steps.steps.scores import rank, score
 from trak_steps.store.atomic import complete_or_absent
 from trak_steps.store.codecs import codec_arguments
-from trak_steps.store.features import FeatureStore, TrainFeatures, save_features
+from trak_steps.store.features import FeatureStore, TrainFeatures, new_features, save_features
+from trak_steps.store.group import group_manifest, new_array, new_group
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.scores import ScoreStore
 
@@ -134,6 +137,68 @@ def test_a_chunk_that_is_missing_is_found(tmp_path: Path) -> None:
     next(file for file in (path / "features").rglob("c/*/*") if file.is_file()).unlink()
     with pytest.raises(TrakError, match="its features/c/0/0 is missing"):
         FeatureStore.open(path).features(0, 30)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("blocks", [[1] * 10, [4, 6], [7, 3], [10]], ids=str)
+def test_blocks_of_any_size_give_the_same_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blocks: list[int], dtype: str
+) -> None:
+    """Chunks of four rows, each written once, and the last one cut off."""
+    features = np.random.default_rng(0).standard_normal((10, 7)).astype(dtype)
+    monkeypatch.setattr("trak_steps.store.features.CHUNK_BYTES", 4 * 7 * features.itemsize)
+    whole = group_manifest(store(tmp_path / "whole.zarr", features), "features")
+    written: list[str] = []
+    put = LocalStore.set
+
+    async def counted(self: LocalStore, key: str, value: Any) -> None:
+        written.append(key)
+        await put(self, key, value)
+
+    monkeypatch.setattr(LocalStore, "set", counted)
+    manifest = Manifest("features", settings={"dim": 7}, details={"start": 0, "stop": 10})
+    codec = codec_arguments("none", 10, dtype)
+    with new_features(tmp_path / "s.zarr", (10, 7), dtype, manifest, codec) as writer:
+        start = 0
+        for rows in blocks:
+            columns = {
+                "loss_weight": np.ones(rows, np.float32),
+                "margin": np.ones(rows, np.float32),
+                "prediction": np.zeros(rows, np.int64),
+                "row": np.arange(start, start + rows),
+            }
+            writer.add(features[start : start + rows], columns)
+            start += rows
+    found = group_manifest(tmp_path / "s.zarr", "features")
+    assert found.files == whole.files
+    chunks = [key for key in written if key.startswith("features/c/")]
+    assert sorted(chunks) == ["features/c/0/0", "features/c/1/0", "features/c/2/0"]
+    assert (FeatureStore.open(tmp_path / "s.zarr").features(0, 10) == features).all()
+
+
+@pytest.mark.parametrize("rows", [3, 5])
+def test_a_store_with_too_few_or_too_many_rows_does_not_appear(tmp_path: Path, rows: int) -> None:
+    manifest = Manifest("features", settings={"dim": 2}, details={"start": 0, "stop": 4})
+    codec = codec_arguments("none", 10, "float32")
+
+    def write() -> None:
+        with new_features(tmp_path / "s.zarr", (4, 2), "float32", manifest, codec) as writer:
+            writer.add(np.ones((rows, 2), np.float32), {"row": np.arange(rows)})
+
+    with pytest.raises(ValueError, match=f"{rows}.* for a store of 4"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_that_were_never_written_are_not_taken_for_zeros(tmp_path: Path) -> None:
+    manifest = Manifest("features", settings={"dim": 2}, details={"start": 0, "stop": 4})
+    with new_group(tmp_path / "s.zarr", manifest) as group:
+        array = new_array(group, "features", (4, 2), "float32", ("row", "dim"), chunks=(2, 2))
+        array[0:2] = np.zeros((2, 2), np.float32)
+    opened = FeatureStore.open(tmp_path / "s.zarr")
+    assert (opened.features(0, 2) == 0).all()
+    with pytest.raises(TrakError, match="missing or non-finite"):
+        opened.features(0, 4)
 
 
 def test_a_store_of_another_kind_or_none_is_refused(tmp_path: Path) -> None:

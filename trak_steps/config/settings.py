@@ -259,8 +259,9 @@ class FeatureSettings(Section):
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         "float32",
-        description="what the model's pass is computed in, below float32 by autocast and on a GPU "
-        "only; features are added up in float32",
+        description="what the model's pass is computed in, below float32 by autocast (`float16` on a "
+        "GPU only; on a CPU `bfloat16` is slower unless the processor has it); features are added up "
+        "in float32",
     )
     parameters: ParameterSettings = Field(
         default_factory=ParameterSettings,

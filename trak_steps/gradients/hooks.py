@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 
 from trak_steps.console.progress import say
 from trak_steps.errors import TrakError
+from trak_steps.gradients.autocast import autocast
 from trak_steps.gradients.frozen import differentiating
 from trak_steps.gradients.model_output import ModelOutput, predict
 from trak_steps.gradients.rows import Row, collate
@@ -56,7 +57,7 @@ class HookedGradients:
         parameters: what to differentiate it by.
         tokens: how many tokens, with padding, may be run together.
         example: any row, to see how the model uses its parameters.
-        precision: what the pass is computed in; below float32 by autocast, on a GPU.
+        precision: what the pass is computed in; below float32 by autocast.
     """
 
     def __init__(
@@ -106,7 +107,6 @@ class HookedGradients:
         batch = collate(rows, device, self._pad)
         labels = batch.pop("label")
         catch = _Catch(len(rows), sketch)
-        low = self._precision != torch.float32
         handles = [
             hooked.module.register_forward_hook(partial(catch.called, hooked), with_kwargs=True)
             for hooked in self._hooked
@@ -115,9 +115,10 @@ class HookedGradients:
         gradients: Sequence[Tensor | None] = [None] * len(by_autograd)
         try:
             with differentiating(self._model, by_autograd), torch.enable_grad():
-                with torch.autocast(device.type, self._precision, enabled=low):
+                with autocast(device, self._precision):
                     logits = self._model(**batch).logits
-                logits = logits.float() if low else logits
+                if self._precision != torch.float32:
+                    logits = logits.float()
                 margin = self._output.output(logits, labels)
                 if margin.requires_grad:
                     inputs = [*by_autograd, *catch.leaves]

@@ -4,7 +4,8 @@ A group of ``features`` [n, k], ``loss_weight``, ``margin``, ``prediction`` and 
 says of which data, checkpoint and projection, and of which places of the set (``start``, ``stop``).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,81 @@ import zarr
 from numpy.typing import NDArray
 
 from trak_steps.errors import TrakError
-from trak_steps.store.group import new_group, open_group, put_array, read_array
+from trak_steps.store.group import new_array, new_group, open_group, put_array, read_array
 from trak_steps.store.manifest import Manifest
 
 KIND = "features"
 CHUNK_BYTES = 2**21
+
+
+class FeatureWriter:
+    """Takes the features of consecutive rows, block by block, and writes every chunk once.
+
+    Rows that do not fill a chunk wait for those that follow: at most :data:`CHUNK_BYTES`, or a row.
+    """
+
+    def __init__(self, array: zarr.Array[Any]) -> None:
+        self._array = array
+        self._n, dim = array.shape
+        self._waiting = np.empty((array.chunks[0], dim), array.dtype)
+        self._taken = 0
+        self._columns: dict[str, list[NDArray[Any]]] = {}
+
+    def add(self, features: NDArray[np.floating], columns: Mapping[str, NDArray[Any]]) -> None:
+        """Take the rows that follow.
+
+        Args:
+            features: [b, k]; not kept.
+            columns: ``loss_weight``, ``margin``, ``prediction`` and ``row``, [b] each. They are written
+                at the end, in the type of the first block.
+
+        Raises:
+            ValueError: if there are more rows than the store was made for.
+        """
+        if self._taken + len(features) > self._n:
+            raise ValueError(f"{self._taken + len(features)} rows for a store of {self._n}")
+        for name, values in columns.items():
+            self._columns.setdefault(name, []).append(values)
+        size = len(self._waiting)
+        while len(features):
+            filled = self._taken % size
+            some = features[: size - filled]
+            self._waiting[filled : filled + len(some)] = some
+            self._taken += len(some)
+            if self._taken % size == 0 or self._taken == self._n:
+                start = (self._taken - 1) // size * size
+                self._array[start : self._taken] = self._waiting[: self._taken - start]
+            features = features[len(some) :]
+
+    def finish(self, group: zarr.Group) -> None:
+        """Write the columns. Raises ValueError if rows are missing."""
+        if self._taken != self._n:
+            raise ValueError(f"{self._taken} rows for a store of {self._n}")
+        for name, parts in self._columns.items():
+            put_array(group, name, np.concatenate(parts, dtype=parts[0].dtype), ("row",))
+
+
+@contextmanager
+def new_features(
+    path: Path, shape: tuple[int, int], dtype: str, manifest: Manifest, codec: Mapping[str, Any]
+) -> Iterator[FeatureWriter]:
+    """A new feature store that appears under ``path`` when the body ends, complete or absent.
+
+    Args:
+        path: where.
+        shape: n, k.
+        dtype: of the features.
+        manifest: goes into the attributes.
+        codec: of the features (see :mod:`trak_steps.store.codecs`).
+    """
+    n, dim = shape
+    rows = max(1, min(n, CHUNK_BYTES // (dim * np.dtype(dtype).itemsize)))
+    with new_group(path, manifest) as group:
+        writer = FeatureWriter(
+            new_array(group, "features", shape, dtype, ("row", "dim"), chunks=(rows, dim), codec=codec)
+        )
+        yield writer
+        writer.finish(group)
 
 
 def save_features(
@@ -28,21 +99,10 @@ def save_features(
     manifest: Manifest,
     codec: Mapping[str, Any],
 ) -> None:
-    """Write a feature store, complete or absent.
-
-    Args:
-        path: where.
-        features: [n, k].
-        columns: ``loss_weight``, ``margin``, ``prediction`` and ``row``, [n] each.
-        manifest: goes into the attributes.
-        codec: of the features (see :mod:`trak_steps.store.codecs`).
-    """
+    """Write a feature store whose features are all there, [n, k] (see :func:`new_features`)."""
     n, dim = features.shape
-    rows = max(1, min(n, CHUNK_BYTES // (dim * features.itemsize)))
-    with new_group(path, manifest) as group:
-        put_array(group, "features", features, ("row", "dim"), chunks=(rows, dim), codec=codec)
-        for name, values in columns.items():
-            put_array(group, name, values, ("row",))
+    with new_features(path, (n, dim), str(features.dtype), manifest, codec) as writer:
+        writer.add(features, columns)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import zarr
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from trak_steps.errors import TrakError
 from trak_steps.store.atomic import complete_or_absent
@@ -44,6 +44,32 @@ def _seal(folder: Path, manifest: Manifest) -> None:
     write_receipt(folder, whole["content"])
 
 
+def new_array(
+    group: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: DTypeLike,
+    dimensions: tuple[str, ...],
+    *,
+    chunks: tuple[int, ...] | None = None,
+    codec: Mapping[str, Any] = PLAIN,
+    attributes: Mapping[str, Any] | None = None,
+) -> zarr.Array[Any]:
+    """An array to be written. Floats that never are read as NaN, never as zero."""
+    return group.create_array(
+        name,
+        shape=shape,
+        dtype=np.dtype(dtype),
+        chunks=chunks or tuple(max(1, extent) for extent in shape),
+        dimension_names=dimensions,
+        fill_value=np.nan if np.dtype(dtype).kind == "f" else 0,
+        attributes=dict(attributes or {}),
+        # Zeros are numbers like others: every chunk is written, so that one that is missing is damage.
+        config={"write_empty_chunks": True},
+        **codec,
+    )
+
+
 def put_array(
     group: zarr.Group,
     name: str,
@@ -54,18 +80,16 @@ def put_array(
     codec: Mapping[str, Any] = PLAIN,
     attributes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a whole array. Floats that were never written read as NaN, never as zero."""
-    array = group.create_array(
+    """Write a whole array."""
+    array = new_array(
+        group,
         name,
-        shape=values.shape,
-        dtype=values.dtype,
-        chunks=chunks or tuple(max(1, extent) for extent in values.shape),
-        dimension_names=dimensions,
-        fill_value=np.nan if values.dtype.kind == "f" else 0,
-        attributes=dict(attributes or {}),
-        # Zeros are numbers like others: every chunk is written, so that one that is missing is damage.
-        config={"write_empty_chunks": True},
-        **codec,
+        values.shape,
+        values.dtype,
+        dimensions,
+        chunks=chunks,
+        codec=codec,
+        attributes=attributes,
     )
     array[...] = values
 

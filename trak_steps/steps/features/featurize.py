@@ -1,6 +1,7 @@
 """Step ``featurize``: the features of one shard of the train set, or of one target set."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,8 +11,8 @@ from trak_steps.config.settings import FeatureSettings
 from trak_steps.console.progress import counter, say
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
-from trak_steps.features import compute_features
 from trak_steps.gradients.budget import tokens_at_once
+from trak_steps.gradients.featurize import compute_features
 from trak_steps.gradients.functional import FunctionalGradients
 from trak_steps.gradients.hooks import HookedGradients
 from trak_steps.gradients.model_output import (
@@ -29,9 +30,10 @@ from trak_steps.projection.base import projection_key, total_size
 from trak_steps.run.identity import feature_settings, recipe_settings
 from trak_steps.run.layout import Layout
 from trak_steps.run.lineage import Lineage
-from trak_steps.run.model_inputs import as_rows
+from trak_steps.run.model_inputs import read_windows, shortest_and_longest
+from trak_steps.store.artefact import keep
 from trak_steps.store.codecs import codec_arguments
-from trak_steps.store.features import save_features
+from trak_steps.store.features import new_features
 from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import Manifest
 
@@ -39,6 +41,8 @@ from trak_steps.store.manifest import Manifest
 VERSION = 1
 
 MIB = 2**20
+# Where a precision is taken: float16 loses small gradients, and a CPU gains nothing by it.
+_DEVICES = {torch.bfloat16: ("cuda", "cpu"), torch.float16: ("cuda",)}
 
 
 def run_train(layout: Layout, settings: Settings, checkpoint: str, shard: int) -> None:
@@ -52,17 +56,17 @@ def run_train(layout: Layout, settings: Settings, checkpoint: str, shard: int) -
             f"{settings.features.shard_size} end before it"
         )
     path = layout.train_shard(checkpoint, f"{shard:05d}")
-    _featurize(layout, settings, checkpoint, rows, start, stop, path)
+    featurize_rows(layout, settings, checkpoint, rows, start, stop, path)
 
 
 def run_targets(layout: Layout, settings: Settings, checkpoint: str, targets: str) -> None:
     """Write ``features/<m>/targets/<set>.zarr``."""
     rows = PreparedRows.open(layout.targets(targets))
     path = layout.target_features(checkpoint, targets)
-    _featurize(layout, settings, checkpoint, rows, 0, len(rows), path)
+    featurize_rows(layout, settings, checkpoint, rows, 0, len(rows), path)
 
 
-def _featurize(
+def featurize_rows(
     layout: Layout,
     settings: Settings,
     checkpoint: str,
@@ -71,16 +75,40 @@ def _featurize(
     stop: int,
     path: Path,
 ) -> None:
-    identity = feature_settings(settings)
+    """Write the features that a checkpoint gives of the rows with places ``start`` to ``stop``.
+
+    They are written as they are computed: what is held does not grow with the number of rows.
+
+    Args:
+        layout: where the run's outputs lie.
+        settings: of the run.
+        checkpoint: its name.
+        rows: the train set or a target set.
+        start: the first row's place in it.
+        stop: one past the last one's.
+        path: the store.
+    """
     folder = layout.checkpoint(checkpoint)
     of_checkpoint = _check_inputs(layout, settings, checkpoint, rows)
     rows_name = layout.name(rows.path)
     if rows.path == layout.train:
         rows_name += f"#{start}:{stop}"
     chosen = settings.features
+    manifest = Manifest(
+        "features",
+        made_from={
+            layout.name(folder): of_checkpoint.content,
+            rows_name: rows.content_of(start, stop),
+        },
+        settings={**feature_settings(settings), "checkpoint": checkpoint},
+        version=VERSION,
+        details={"start": start, "stop": stop, "codec": chosen.codec, "keep_bits": chosen.keep_bits},
+    )
+    if keep(path, manifest):
+        say(f"kept {path}: made from the same")
+        return
     device = pick_device(settings.execution.device)
     precision = _precision(chosen, device)
-    memory = settings.execution.memory_mb * MIB
     model = load_classifier(
         folder,
         outputs=rows.outputs,
@@ -89,12 +117,11 @@ def _featurize(
         # For torch.func, since the fused ones have no batching rule and would run row by row.
         attention="eager" if chosen.gradients == "functional" else None,
     )
-    inputs = rows.inputs(start, stop)
-    tokenised = as_rows(inputs)
     output = _model_output(chosen, rows)
     parameters = select_parameters(model, chosen.parameters.include, chosen.parameters.exclude)
     size = total_size(parameters)
-    longest = max(tokenised, key=len)
+    shortest, longest = shortest_and_longest(rows, start, stop)
+    memory = settings.execution.memory_mb * MIB
     source: GradientSource
     if chosen.gradients == "functional":
         source = FunctionalGradients(model, output, parameters, memory // 4)
@@ -107,43 +134,45 @@ def _featurize(
             output,
             parameters,
             tokens=tokens,
-            example=min(tokenised, key=len),
+            example=shortest,
             precision=precision,
         )
     projection = _projection(chosen, parameters, settings.seed, checkpoint, device)
     say(f"{path}: {stop - start} rows, {size:,} parameters to {chosen.dim} dimensions on {device}")
-    check_gradients(model, output, source, projection, tokenised, precision)
-    ids = inputs["row"].to_numpy(zero_copy_only=False)
-    with counter(stop - start, "features", "row") as advance:
-        features = compute_features(
+    try:
+        check_gradients(model, output, source, projection, [shortest, longest], precision)
+    except RuntimeError as error:
+        if precision == torch.float32 or isinstance(error, torch.OutOfMemoryError):
+            raise
+        # Some models' own code adds or fills numbers of two types, which torch refuses.
+        raise TrakError(
+            f"features.precision: {type(model).__name__} cannot be run in {chosen.precision} "
+            f"({error}); set features.precision: float32"
+        ) from error
+    manifest = replace(manifest, settings={**manifest.settings, "size": size})
+    codec = codec_arguments(chosen.codec, chosen.keep_bits, chosen.dtype)
+    with (
+        new_features(path, (stop - start, chosen.dim), chosen.dtype, manifest, codec) as writer,
+        counter(stop - start, "features", "row") as advance,
+    ):
+        for found in compute_features(
             source,
             projection,
-            tokenised,
-            ids,
+            read_windows(rows, start, stop),
             memory=memory // 2,
             dtype=chosen.dtype,
             advance=advance,
-        )
-    if Manifest.load(folder, "checkpoint").content != of_checkpoint.content:
-        raise TrakError(f"{folder}: was replaced while its features were computed; run this again")
-    manifest = Manifest(
-        "features",
-        made_from={
-            layout.name(folder): of_checkpoint.content,
-            rows_name: rows.content_of(start, stop),
-        },
-        settings={**identity, "checkpoint": checkpoint, "size": size},
-        version=VERSION,
-        details={"start": start, "stop": stop, "codec": chosen.codec, "keep_bits": chosen.keep_bits},
-    )
-    columns = {
-        "loss_weight": features.loss_weight,
-        "margin": features.margin,
-        "prediction": features.prediction,
-        "row": features.row,
-    }
-    codec = codec_arguments(chosen.codec, chosen.keep_bits, chosen.dtype)
-    save_features(path, features.features, columns, manifest, codec)
+        ):
+            columns = {
+                "loss_weight": found.loss_weight,
+                "margin": found.margin,
+                "prediction": found.prediction,
+                "row": found.row,
+            }
+            writer.add(found.features, columns)
+            del found  # or these features would be held while the next are computed
+        if Manifest.load(folder, "checkpoint").content != of_checkpoint.content:
+            raise TrakError(f"{folder}: was replaced while its features were computed; run this again")
     say(f"wrote {path}")
 
 
@@ -186,13 +215,16 @@ def _model_output(chosen: FeatureSettings, rows: PreparedRows) -> ModelOutput:
 
 def _precision(chosen: FeatureSettings, device: torch.device) -> torch.dtype:
     precision: torch.dtype = getattr(torch, chosen.precision)
-    if precision != torch.float32 and device.type != "cuda":
+    if precision == torch.float32:
+        return precision
+    if chosen.gradients == "functional":
+        raise TrakError("features.precision: features.gradients: functional runs in float32 only")
+    if device.type not in _DEVICES[precision]:
+        on_cpu = " or bfloat16" if device.type == "cpu" else ""
         raise TrakError(
             f"features.precision: {chosen.precision} needs a GPU, this step runs on {device}; "
-            "set features.precision: float32"
+            f"set features.precision: float32{on_cpu}"
         )
-    if precision != torch.float32 and chosen.gradients == "functional":
-        raise TrakError("features.precision: features.gradients: functional runs in float32 only")
     return precision
 
 

@@ -1,6 +1,6 @@
 """Features of rows: their gradients, projected, with margin and loss weight from the same pass."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +13,17 @@ from trak_steps.gradients.rows import Row, batch_end
 from trak_steps.gradients.source import GradientSource, Outputs, concatenate
 from trak_steps.projection.base import Projection, Sketch
 
+# Rows that are read, sorted by length and batched together. A constant: were it to depend on the memory,
+# the machine or the number of rows, so would the batches, and the last digits of the features. Features
+# of so many rows are held at once, 4 MB with k = 1024.
+WINDOW = 1024
 # What the CPU's allocator and CUDA's libraries say, which have no exception of their own.
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED", "out of memory")
 
 
 @dataclass(frozen=True)
 class Features:
-    """Of n rows, in their order.
+    """Of the n rows of a window, in their order.
 
     Attributes:
         features: φ, [n, k].
@@ -36,33 +40,60 @@ class Features:
     row: NDArray[np.int64]
 
 
+def window_slices(start: int, stop: int) -> Iterator[slice]:
+    """The windows that the places ``start`` to ``stop`` of a set lie in, cut off at both ends.
+
+    Windows begin at multiples of :data:`WINDOW` in the set. So rows keep their neighbours, and their
+    features to the last bit, however the set is cut into shards at such multiples.
+    """
+    while start < stop:
+        end = min(start - start % WINDOW + WINDOW, stop)
+        yield slice(start, end)
+        start = end
+
+
 def compute_features(
     source: GradientSource,
     projection: Projection,
-    rows: Sequence[Row],
-    row_ids: NDArray[np.int64],
+    windows: Iterable[tuple[Sequence[Row], NDArray[np.int64]]],
     *,
     memory: int,
     dtype: str,
     advance: Callable[[int], None],
-) -> Features:
-    """Featurize rows, in batches of like length, as many in one sketch as the memory allows.
+) -> Iterator[Features]:
+    """Featurize rows, window by window: what is held does not grow with their number.
 
-    A batch that runs out of memory is halved, and so are those that follow.
+    Within a window rows of like length are batched, as many in one sketch as the memory allows. A batch
+    that runs out of memory is halved, and so are those that follow.
 
     Args:
         source: computes the gradients.
         projection: projects them.
-        rows: n tokenised rows.
-        row_ids: their ids, for messages and the result, [n].
+        windows: the tokenised rows of each window, and their ids for messages and the result.
         memory: bytes for the sketch.
         dtype: ``float32`` or ``float16``, of the features.
         advance: is told how many rows were done, to show progress.
 
+    Yields:
+        The features of each window.
+
     Raises:
-        TrakError: naming the first row whose margin, loss weight or features are not finite, or
-            overflow in ``dtype``; or that does not fit into memory alone.
+        TrakError: naming a row whose margin, loss weight or features are not finite, or overflow in
+            ``dtype``; or that does not fit into memory alone.
     """
+    for rows, row_ids in windows:
+        yield _window(source, projection, rows, row_ids, memory, dtype, advance)
+
+
+def _window(
+    source: GradientSource,
+    projection: Projection,
+    rows: Sequence[Row],
+    row_ids: NDArray[np.int64],
+    memory: int,
+    dtype: str,
+    advance: Callable[[int], None],
+) -> Features:
     n = len(rows)
     features = np.empty((n, projection.dim), dtype)
     loss_weight = np.empty(n, np.float32)
