@@ -1,4 +1,4 @@
-"""Peak memory of a featurize job, with few rows and with ten times as many."""
+"""Peak memory of a featurize job, with few rows and with ten times as many in the same shard."""
 
 import multiprocessing
 import re
@@ -10,14 +10,14 @@ from trak_steps.config import Settings
 from trak_steps.run.layout import Layout
 
 
-def peaks(qnli: Qnli, counts: Sequence[int], shard_size: int) -> dict[int, float]:
-    """Peak resident megabytes of the first shard's job in runs of so many rows."""
+def peaks(qnli: Qnli, counts: Sequence[int]) -> dict[int, float]:
+    """Peak resident megabytes of the one job of runs of so many rows, all of them in one shard."""
     trained = qnli.fine_tuned()
     found = {}
     for count in counts:
         run = f"benchmark-memory-{count}-{qnli.digest}"
         layout = qnli.brought(run, count, trained.checkpoint("0"))
-        settings = qnli.settings(run, count, trained.checkpoint("0"), shard_size=shard_size)
+        settings = qnli.settings(run, count, trained.checkpoint("0"), shard_size=count)
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             found[count] = pool.apply(_featurize, (layout.root, settings.model_dump()))
     return found
