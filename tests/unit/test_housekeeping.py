@@ -2,16 +2,20 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from datasets import packaged_modules
 
 from trak_steps import inputs
 from trak_steps.config import parse_settings
+from trak_steps.data.patterns import BUILDERS
 from trak_steps.errors import TrakError
 from trak_steps.housekeeping import Plan, drop_surplus, tidy
 from trak_steps.layout import Layout
-from trak_steps.model import fetch
+from trak_steps.model.fetch import fetch_model
 
 
 def test_a_plan_is_carried_out_by_one_alone(tmp_path: Path) -> None:
@@ -37,8 +41,41 @@ def test_finished_trainings_are_tidied_away_and_unfinished_ones_are_not(tmp_path
     assert [path.name for path in layout.training("x").parent.iterdir()] == ["1"]
 
 
-def test_every_file_of_a_model_that_is_copied_is_an_input() -> None:
-    assert {*fetch.SMALL, *fetch.WEIGHTS, *fetch.CODE} <= set(inputs.MODEL_FILES)
+def test_the_files_of_a_model_that_are_copied_are_inputs(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("a.safetensors", "config.json", "vocab.txt", "s.model", "chat.jinja", "code.py"):
+        (folder / name).write_text("{}")
+    for name in ("pytorch_model.bin", "README.md"):
+        (folder / name).write_text("")
+    fetch_model(str(folder), tmp_path / "copy", setting="x", weights=False, trust_remote_code=True)
+    copied = {path.name for path in (tmp_path / "copy").iterdir()}
+    found = {Path(file).name for file in inputs.local_model(str(folder))}
+    assert found == copied | {"a.safetensors"}
+    assert len(found) == 6
+
+
+def test_what_the_workflow_asks_for_its_inputs_loads_no_large_library() -> None:
+    heavy = ["torch", "transformers", "datasets", "huggingface_hub", "pyarrow", "scipy"]
+    asked = f"import sys, trak_steps.inputs; print([m for m in {heavy} if m in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert said.stdout == "[]\n"
+
+
+def test_a_folder_that_has_the_name_of_a_reader_is_no_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (*BUILDERS, "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rows.csv").write_text("a\n")
+    for name in BUILDERS:
+        assert inputs.local_files(parse_settings({"dataset": {"path": name}}), "train") == []
+    assert inputs.local_files(parse_settings({"dataset": {"path": "mine"}}), "train") == [
+        "mine/rows.csv"
+    ]
+    # A reader that `datasets` did not know would be a folder after all.
+    assert BUILDERS - {"demo"} <= set(packaged_modules._PACKAGED_DATASETS_MODULES)
 
 
 def test_the_files_that_a_run_is_made_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
