@@ -83,9 +83,11 @@ def _load(config: Path | None, overrides: list[str] | None) -> Settings:
     """All settings, with those from the workflow."""
     how = os.environ.get(EXECUTION_VARIABLE)
     given = overrides or []
-    if config is None and not any(override.startswith("run=") for override in given):
+    of_workflow = config is None and any(override.startswith("run=") for override in given)
+    if config is None and not of_workflow:
         config = DEMO
-    return load_settings(config, [*([f"{EXECUTION}={how}"] if how else []), *given])
+    laid_over = [*([f"{EXECUTION}={how}"] if how else []), *given]
+    return load_settings(config, laid_over, partial=of_workflow)
 
 
 def _view(step: str, settings: Settings, results: Path, targets: str = "") -> tuple[Layout, Settings]:

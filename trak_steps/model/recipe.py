@@ -8,6 +8,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from trak_steps.model.schedule import training_steps
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -30,7 +32,7 @@ class Recipe:
 
     def steps(self, n: int) -> int:
         """Optimizer steps for n rows."""
-        return max(1, math.ceil(self.epochs * math.ceil(n / self.batch_size)))
+        return training_steps(n, epochs=self.epochs, batch_size=self.batch_size)
 
 
 def training_arguments(

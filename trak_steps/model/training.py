@@ -31,6 +31,7 @@ from transformers import (
 
 from trak_steps.errors import TrakError
 from trak_steps.model.recipe import Recipe, training_arguments
+from trak_steps.model.schedule import step_of
 from trak_steps.progress import say
 from trak_steps.store.atomic import complete_or_absent, flush, saying_what_the_disk_refused
 from trak_steps.store.folder import check_folder
@@ -104,7 +105,7 @@ class _KeepStates(TrainerCallback):  # type: ignore[misc]
     """Saves the model when the training has come to a kept fraction."""
 
     def __init__(self, states: dict[float, Path], steps: int) -> None:
-        self._at = [(max(1, round(fraction * steps)), path) for fraction, path in states.items()]
+        self._at = [(step_of(fraction, steps), path) for fraction, path in states.items()]
 
     def on_step_end(
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any

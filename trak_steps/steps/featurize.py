@@ -24,7 +24,7 @@ from trak_steps.gradients.selfcheck import check_gradients
 from trak_steps.gradients.source import GradientSource, select_parameters
 from trak_steps.layout import Layout
 from trak_steps.lineage import Lineage
-from trak_steps.model.device import pick_device
+from trak_steps.model.device import check_device, pick_device
 from trak_steps.model.load import load_classifier
 from trak_steps.progress import counter, say
 from trak_steps.projection import DenseProjection, FoldProjection, Parameter, Projection
@@ -77,8 +77,9 @@ def _featurize(
     if rows.path == layout.train:
         rows_name += f"#{start}:{stop}"
     chosen = settings.features
+    check_device(settings.execution.device, precision=chosen.precision)
     device = pick_device(settings.execution.device)
-    precision = _precision(chosen, device)
+    precision: torch.dtype = getattr(torch, chosen.precision)
     memory = settings.execution.memory_mb * MIB
     model = load_classifier(
         folder,
@@ -181,18 +182,6 @@ def _model_output(chosen: FeatureSettings, rows: PreparedRows) -> ModelOutput:
     output = load_model_output(chosen.model_output, chosen.loss_temperature)
     check_model_output(output, chosen.model_output, rows.outputs)
     return output
-
-
-def _precision(chosen: FeatureSettings, device: torch.device) -> torch.dtype:
-    precision: torch.dtype = getattr(torch, chosen.precision)
-    if precision != torch.float32 and device.type != "cuda":
-        raise TrakError(
-            f"features.precision: {chosen.precision} needs a GPU, this step runs on {device}; "
-            "set features.precision: float32"
-        )
-    if precision != torch.float32 and chosen.gradients == "functional":
-        raise TrakError("features.precision: features.gradients: functional runs in float32 only")
-    return precision
 
 
 def _batch_memory(device: torch.device, memory: int) -> int:

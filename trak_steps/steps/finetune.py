@@ -14,6 +14,7 @@ from trak_steps.layout import Layout, state_name
 from trak_steps.model.device import training_device
 from trak_steps.model.load import load_classifier, load_for_training, load_tokenizer
 from trak_steps.model.recipe import Recipe
+from trak_steps.model.schedule import falling_together
 from trak_steps.model.training import finetune
 from trak_steps.progress import say
 from trak_steps.steps.identity import recipe_settings
@@ -37,6 +38,9 @@ def run(layout: Layout, settings: Settings, training_run: int) -> None:
         seed=settings.seed + training_run,
         keep=tuple(sorted(settings.checkpoints.keep)),
     )
+    together = falling_together(recipe.keep, recipe.steps(len(train)))
+    if together:
+        raise TrakError(together)
     device = training_device(settings.execution.device)
     made_from = {
         layout.name(layout.model): base.content,

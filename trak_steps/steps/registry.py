@@ -66,7 +66,15 @@ STEPS = {
     "model": Step("base_model", ("run", "model.trust_remote_code")),
     "prepare": Step(
         "prepare",
-        ("run", *_ROWS, "dataset.train_split", "dataset.train_size", "dataset.flip_labels"),
+        (
+            "run",
+            *_ROWS,
+            "dataset.train_split",
+            "dataset.train_size",
+            "dataset.flip_labels",
+            "checkpoints.classes",
+            "features.model_output",
+        ),
         after=("model",),
     ),
     "prepare-targets": Step(
