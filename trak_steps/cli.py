@@ -89,11 +89,11 @@ def _load(config: Path | None, overrides: list[str] | None) -> Settings:
     """All settings, with those from the workflow."""
     handed = json.loads(os.environ.get(HANDED_VARIABLE, "{}"))
     given = overrides or []
-    if config is None and not any(override.startswith("run=") for override in given):
+    of_workflow = config is None and any(override.startswith("run=") for override in given)
+    if config is None and not of_workflow:
         config = DEMO
-    return load_settings(
-        config, [*(f"{name}={json.dumps(value)}" for name, value in handed.items()), *given]
-    )
+    laid_over = [*(f"{name}={json.dumps(value)}" for name, value in handed.items()), *given]
+    return load_settings(config, laid_over, partial=of_workflow)
 
 
 def _view(step: str, settings: Settings, results: Path, targets: str = "") -> tuple[Layout, Settings]:

@@ -48,10 +48,10 @@ DAMAGES: tuple[Damage, ...] = (flip_bit, flip_bit, overwrite, cut, lengthen, los
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files of an output, Snakemake's aside."""
+    """The files of an output, Snakemake's and the receipt aside."""
     if path.is_file():
         return [path]
-    return sorted(f for f in path.rglob("*") if f.is_file() and not f.name.startswith("."))
+    return sorted(f for f in path.rglob("*") if f.is_file() and f.name[0] != "." and f.name != RECEIPT)
 
 
 def means_the_same(file: Path, before: bytes) -> bool:

@@ -1,6 +1,8 @@
 """Damage in the state of an unfinished training: never resumed from, and the end is the same."""
 
 import shutil
+from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,23 @@ from trak_steps.run.layout import Layout
 from trak_steps.steps.checkpoints import finetune
 from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.folder import check_folder
-from trak_steps.workflow.housekeeping import tidy
 
-SETTINGS = small_settings(finetune={"epochs": 2}, execution={"save_every": 0.25})
+SETTINGS = small_settings(finetune={"epochs": 2}, execution={"save_minutes": 2})
 STOPPED_AT = 7  # of eight steps, saved after every other one; the state at half is kept after four
+
+
+@pytest.fixture(autouse=True, scope="module")
+def a_step_a_minute() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "now", count(step=60).__next__)
+        yield
 
 
 class StoppedError(Exception):
     """Stands for a kill -9."""
 
 
-class Stop(training._KeepStates):
+class Stop(training._Keep):
     """Keeps states like the real callback, until the training is killed."""
 
     def on_step_begin(self, *arguments: Any, **_: Any) -> None:
@@ -50,7 +58,7 @@ def stopped(
     whole, broken = layouts
     finetune.run(whole, SETTINGS, 0)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "_KeepStates", Stop)
+        patch.setattr(training, "_Keep", Stop)
         assert issubclass(Stop, TrainerCallback)
         with pytest.raises(StoppedError):
             finetune.run(broken, SETTINGS, 0)
@@ -66,11 +74,11 @@ def _states(layout: Layout) -> dict[str, Path]:
     return {
         "newest save": work / "trainer" / "checkpoint-6",
         "older save": work / "trainer" / "checkpoint-4",
-        "kept state": work / "states" / "0.5",
+        "kept weights": work / "kept" / "0.5",
     }
 
 
-@pytest.mark.parametrize("what", ["newest save", "older save", "kept state"])
+@pytest.mark.parametrize("what", ["newest save", "older save", "kept weights"])
 def test_every_change_is_found(stopped: tuple[Layout, list[str]], what: str) -> None:
     path = _states(stopped[0])[what]
     artefact_manifest(path)
@@ -93,8 +101,8 @@ def test_every_change_is_found(stopped: tuple[Layout, list[str]], what: str) -> 
     ("what", "says"),
     [
         (["newest save"], "resuming at checkpoint-4"),
-        (["newest save", "older save"], "training 8 steps\n"),
-        (["kept state"], "trained from the beginning"),
+        (["newest save", "older save"], "training 8 of 8 steps\n"),
+        (["kept weights"], "trained again"),
         ([], "resuming at checkpoint-6"),
     ],
 )
@@ -121,20 +129,32 @@ def test_a_damaged_state_is_not_resumed_from(
 def test_what_is_trained_is_not_trained_again(
     stopped: tuple[Layout, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither if another process made the checkpoints, nor if Snakemake deleted them unknowing."""
+    """Neither if another process made the checkpoints, nor if only some are missing."""
     layout = Layout(tmp_path / "run")
     shutil.copytree(stopped[0].root, layout.root)
     finetune.run(layout, SETTINGS, 0)
     assert "resuming at checkpoint-6" in capsys.readouterr().err
+    assert not layout.training("0").exists()
+    (layout.checkpoint("0") / "done").unlink()  # as Snakemake does before a job
     finetune.run(layout, SETTINGS, 0)
-    assert "made already" in capsys.readouterr().err
-    for name in ("0", "0-0.5"):
-        shutil.rmtree(layout.checkpoint(name))
+    assert "kept 2 of 2 checkpoints" in capsys.readouterr().err
+    assert (layout.checkpoint("0") / "done").is_file()
+    shutil.rmtree(layout.checkpoint("0-0.5"))
     finetune.run(layout, SETTINGS, 0)
-    assert "trained already" in capsys.readouterr().err
+    assert "training 4 of 8 steps" in capsys.readouterr().err
     assert _contents(layout) == stopped[1]
-    shutil.rmtree(layout.checkpoint("0"))
-    assert tidy(layout) == [layout.training("0")]
-    finetune.run(layout, SETTINGS, 0)
-    assert "training 8 steps" in capsys.readouterr().err
+
+
+def test_an_intermediate_checkpoint_is_added_without_training_on(
+    stopped: tuple[Layout, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An unfinished training that is past it begins anew; what was kept of it stays."""
+    layout = Layout(tmp_path / "run")
+    shutil.copytree(stopped[0].root, layout.root)
+    more = small_settings(
+        finetune={"epochs": 2}, execution={"save_minutes": 2}, checkpoints={"keep": [0.25, 0.5, 1.0]}
+    )
+    finetune.run(layout, more, 0)
+    assert "training 8 of 8 steps\n" in capsys.readouterr().err
     assert _contents(layout) == stopped[1]
+    assert layout.checkpoint("0-0.25").is_dir()

@@ -18,6 +18,7 @@ from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout
 from trak_steps.steps.data import model as base_model
 from trak_steps.steps.data import prepare, prepare_targets
+from trak_steps.workflow.inputs import local_files
 
 Columns = dict[str, list[Any]]
 PAIRS: Columns = {
@@ -102,9 +103,43 @@ def test_labels_of_every_kind_become_class_numbers(
 
 def test_floats_are_regressed_on(tmp_path: Path, layout: Layout) -> None:
     file = write(tmp_path, "parquet", {**PAIRS, "label": [0.5, 2.0, 3.5, 5.0]})
-    rows = prepared(layout, settings_of(file))
+    settings = settings_of(file)
+    custom = {**settings.model_dump(), "features": {"model_output": "my_task:Similarity"}}
+    rows = prepared(layout, parse_settings(custom))
     assert rows.column("label").tolist() == [0.5, 2.0, 3.5, 5.0]
     assert (rows.label_names, rows.outputs) == ([], 1)
+
+
+def test_floats_are_refused_before_anything_is_trained_where_the_model_output_wants_classes(
+    tmp_path: Path, layout: Layout
+) -> None:
+    settings = settings_of(write(tmp_path, "parquet", {**PAIRS, "label": [0.0, 1.0, 1.0, 0.0]}))
+    with pytest.raises(TrakError) as error:
+        prepared(layout, settings)
+    for part in ("`label` holds floats", "text_classification", "integers", "features.model_output"):
+        assert part in str(error.value)
+    assert not layout.train.exists()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "json"])
+def test_files_in_folders_at_any_depth(tmp_path: Path, layout: Layout, kind: str) -> None:
+    for depth, folder in enumerate(["data", "data/one", "data/one/two/three"]):
+        (tmp_path / folder).mkdir(parents=True)
+        changed = {**PAIRS, "question": [f"{word} {depth}" for word in PAIRS["question"]]}
+        write(tmp_path / folder, kind, changed)
+    settings = settings_of(str(tmp_path / "data" / "**" / f"*.{kind}"), kind)
+    rows = prepared(layout, settings)
+    assert set(rows.column("question").tolist()) == {
+        f"{word} {depth}" for word in PAIRS["question"] for depth in range(3)
+    }
+    files = local_files(settings, "train")
+    assert [Path(file).relative_to(tmp_path).as_posix() for file in files] == [
+        f"data/one/train.{kind}",
+        f"data/one/two/three/train.{kind}",
+        f"data/train.{kind}",
+    ]
+    deepest = settings_of(str(tmp_path / "data" / "**" / "three" / "*"), kind)
+    assert len(prepared(layout, deepest)) == 4
 
 
 def test_one_text_column_and_rows_by_their_own_id(tmp_path: Path, layout: Layout) -> None:
@@ -141,7 +176,6 @@ def test_targets_use_the_classes_of_the_train_set(tmp_path: Path, layout: Layout
         ({}, {"train_size": 5}, "5 rows are asked for, the split has 4"),
         ({}, {"train_split": "test"}, "test"),
         ({}, {"data_files": {"train": "nowhere.csv"}}, "dataset.data_files.train: there is no file"),
-        ({"label": [0.5, 1.0, 2.0, 3.0]}, {"flip_labels": 0.5}, "dataset.flip_labels: regression"),
     ],
 )
 def test_bad_input_is_named_and_leaves_nothing(
@@ -157,6 +191,14 @@ def test_bad_input_is_named_and_leaves_nothing(
     assert message in str(error.value) or re.search(message, str(error.value))
     assert not layout.train.exists()
     assert not any(layout.train.parent.glob("*")) if layout.train.parent.exists() else True
+
+
+def test_labels_to_regress_on_are_not_flipped(tmp_path: Path, layout: Layout) -> None:
+    file = write(tmp_path, "parquet", {**PAIRS, "label": [0.5, 1.0, 2.0, 3.0]})
+    settings = settings_of(file, flip_labels=0.5)
+    custom = {**settings.model_dump(), "features": {"model_output": "my_task:Similarity"}}
+    with pytest.raises(TrakError, match=r"dataset\.flip_labels: regression"):
+        prepared(layout, parse_settings(custom))
 
 
 def test_an_unknown_label_in_the_targets_is_named(tmp_path: Path, layout: Layout) -> None:

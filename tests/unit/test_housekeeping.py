@@ -2,43 +2,81 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from datasets import packaged_modules
 
 from trak_steps.config import parse_settings
+from trak_steps.data.patterns import BUILDERS
 from trak_steps.errors import TrakError
-from trak_steps.model import fetch
+from trak_steps.model.fetch import fetch_model
 from trak_steps.run.layout import Layout
 from trak_steps.workflow import inputs
-from trak_steps.workflow.housekeeping import Plan, drop_surplus, tidy
+from trak_steps.workflow.housekeeping import Turn, drop_empty, drop_surplus
 
 
-def test_a_plan_is_carried_out_by_one_alone(tmp_path: Path) -> None:
+def test_a_turn_is_taken_by_one_alone(tmp_path: Path) -> None:
     layout = Layout(tmp_path)
-    first, second = Plan.begin(layout), Plan.begin(layout)
-    held = first.carry_out()
-    third = Plan.begin(layout)
+    first, second = Turn.begin(layout), Turn.begin(layout)
+    held = first.take()
+    third = Turn.begin(layout)
     works = rf"another Snakemake works on this run \(process {os.getpid()} on"
     with pytest.raises(TrakError, match=works):
-        second.carry_out()
+        second.take()
     os.close(held)
     for stale in (second, third):
         with pytest.raises(TrakError, match="worked on this run while this one planned"):
-            stale.carry_out()
-    os.close(Plan.begin(layout).carry_out())
+            stale.take()
+    os.close(Turn.begin(layout).take())
 
 
-def test_finished_trainings_are_tidied_away_and_unfinished_ones_are_not(tmp_path: Path) -> None:
-    layout = Layout(tmp_path)
-    (layout.training("0") / "states").mkdir(parents=True)
-    (layout.training("1") / "trainer").mkdir(parents=True)
-    assert tidy(layout) == [layout.training("0")]
-    assert [path.name for path in layout.training("x").parent.iterdir()] == ["1"]
+def test_folders_of_outputs_that_failed_are_removed(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "run")
+    layout.train_shard("0", "00000").mkdir(parents=True)
+    layout.kernel("0").mkdir(parents=True)
+    (layout.kernel("0") / "zarr.json").write_text("{}")
+    drop_empty(layout)
+    assert [path.name for path in layout.root.iterdir()] == ["kernel"]
 
 
-def test_every_file_of_a_model_that_is_copied_is_an_input() -> None:
-    assert {*fetch.SMALL, *fetch.WEIGHTS, *fetch.CODE} <= set(inputs.MODEL_FILES)
+def test_the_files_of_a_model_that_are_copied_are_inputs(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("a.safetensors", "config.json", "vocab.txt", "s.model", "chat.jinja", "code.py"):
+        (folder / name).write_text("{}")
+    for name in ("pytorch_model.bin", "README.md"):
+        (folder / name).write_text("")
+    fetch_model(str(folder), tmp_path / "copy", setting="x", weights=False, trust_remote_code=True)
+    copied = {path.name for path in (tmp_path / "copy").iterdir()}
+    found = {Path(file).name for file in inputs.local_model(str(folder))}
+    assert found == copied | {"a.safetensors"}
+    assert len(found) == 6
+
+
+def test_what_the_workflow_asks_for_its_inputs_loads_no_large_library() -> None:
+    heavy = ["torch", "transformers", "datasets", "huggingface_hub", "pyarrow", "scipy"]
+    asked = f"import sys, trak_steps.inputs; print([m for m in {heavy} if m in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
+    assert said.stdout == "[]\n"
+
+
+def test_a_folder_that_has_the_name_of_a_reader_is_no_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (*BUILDERS, "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "rows.csv").write_text("a\n")
+    for name in BUILDERS:
+        assert inputs.local_files(parse_settings({"dataset": {"path": name}}), "train") == []
+    assert inputs.local_files(parse_settings({"dataset": {"path": "mine"}}), "train") == [
+        "mine/rows.csv"
+    ]
+    # A reader that `datasets` did not know would be a folder after all.
+    assert BUILDERS - {"demo"} <= set(packaged_modules._PACKAGED_DATASETS_MODULES)
 
 
 def test_the_files_that_a_run_is_made_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

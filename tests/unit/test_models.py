@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
+from trak_steps.model import fetch as fetch_module
 from trak_steps.model.demo import make_demo_model
-from trak_steps.model.device import pick_device
 from trak_steps.model.fetch import fetch_model
 from trak_steps.model.load import load_classifier, load_for_training, load_tokenizer
 from trak_steps.run.layout import Layout
@@ -90,6 +91,61 @@ def test_only_pickled_weights_are_refused(folder: Path, tmp_path: Path) -> None:
         fetch(folder, tmp_path)
 
 
+class Hub:
+    """A hub with one model, of which it gives the files that are asked for."""
+
+    name = "some/model"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def download(self, name: str, allow_patterns: list[str]) -> str:
+        assert name == self.name
+        copy = self.folder.parent / "cache"
+        shutil.rmtree(copy, ignore_errors=True)
+        copy.mkdir()
+        for file in self.folder.iterdir():
+            if any(fnmatch(file.name, pattern) for pattern in allow_patterns):
+                shutil.copyfile(file, copy / file.name)
+        return str(copy)
+
+    def list_repo_files(self, name: str) -> list[str]:
+        assert name == self.name
+        return ["onnx/other.bin", *(file.name for file in self.folder.iterdir())]
+
+
+@pytest.fixture
+def hub(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
+    made = Hub(folder)
+    monkeypatch.setattr(fetch_module, "snapshot_download", made.download)
+    monkeypatch.setattr(fetch_module, "HfApi", lambda: made)
+    return made
+
+
+def test_a_model_of_the_hub_with_pickled_weights_alone_is_said_to_have_those(
+    hub: Hub, tmp_path: Path
+) -> None:
+    (hub.folder / "model.safetensors").unlink()
+    with pytest.raises(TrakError, match=r"some/model has no weights"):
+        fetch(Path("some/model"), tmp_path)
+    (hub.folder / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(TrakError, match=r"some/model holds pickled weights \(pytorch_model\.bin\)"):
+        fetch(Path("some/model"), tmp_path)
+
+
+def test_a_hub_that_does_not_list_its_files_leaves_what_was_known(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (hub.folder / "model.safetensors").unlink()
+
+    def offline() -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(fetch_module, "HfApi", offline)
+    with pytest.raises(TrakError, match=r"some/model has no weights"):
+        fetch(Path("some/model"), tmp_path)
+
+
 def test_a_folder_without_weights_is_refused(folder: Path, tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     with pytest.raises(TrakError, match="has no weights"):
@@ -160,11 +216,6 @@ def test_more_tokens_than_the_model_reads_are_refused(small_run: tuple[Layout, S
     layout, _ = small_run
     with pytest.raises(TrakError, match=r"model\.max_length: is 1000, this model reads 512"):
         load_tokenizer(layout.model, max_length=1000, trust_remote_code=False)
-
-
-def test_an_absent_device_is_named() -> None:
-    with pytest.raises(TrakError, match=r"execution\.device: cuda:99 cannot be used"):
-        pick_device("cuda:99")
 
 
 def test_existing_checkpoints_are_scored_and_nothing_is_trained(

@@ -4,6 +4,7 @@ import contextlib
 import json
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -50,6 +51,80 @@ def test_a_wrong_setting_is_named_with_what_is_allowed(override: str, message: s
     with pytest.raises(TrakError) as error:
         load_settings(None, [override])
     assert message in str(error.value)
+
+
+def test_checkpoints_on_the_same_step_are_refused_when_the_rows_are_known() -> None:
+    """100 rows in batches of 16 are 7 steps an epoch."""
+    values = {
+        "dataset": {"train_size": 100},
+        "finetune": {"epochs": 1, "batch_size": 16},
+        "checkpoints": {"keep": [1.0, 0.3, 0.25]},
+    }
+    with pytest.raises(TrakError, match=r"checkpoints\.keep: 0\.25 and 0\.3 both .* step 2 .* 7"):
+        parse_settings(values)
+    for other in (
+        {"dataset": {}},
+        {"finetune": {"epochs": 4, "batch_size": 16}},
+        {"checkpoints": {"keep": [1.0, 0.3], "existing": []}},
+        {"checkpoints": {"keep": [1.0, 0.3, 0.25], "existing": ["a"]}},
+    ):
+        parse_settings({**values, **other})
+
+
+def test_a_checkpoint_is_imported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "linked").symlink_to("a")
+    for other in ("a", "./a", "a/", str(tmp_path / "a"), "linked", "../" + tmp_path.name + "/a"):
+        with pytest.raises(TrakError, match=r"checkpoints: existing: 'a' and .* same checkpoint"):
+            parse_settings({"checkpoints": {"existing": ["a", "b", other]}})
+    with pytest.raises(TrakError, match=r"'org/m' and 'org/m'"):
+        parse_settings({"checkpoints": {"existing": ["org/m", "org/m"]}})
+    parse_settings({"checkpoints": {"existing": ["a", "org/m", "org/a", "~nobody-of-that-name/a"]}})
+
+
+def test_classes_are_of_imported_checkpoints_and_named_once() -> None:
+    with pytest.raises(TrakError, match=r"checkpoints\.classes: .*checkpoints\.existing"):
+        parse_settings({"checkpoints": {"classes": ["a", "b"]}})
+    with pytest.raises(TrakError, match=r"classes: names a class twice: 'a, a'"):
+        parse_settings({"checkpoints": {"classes": ["a", "a"], "existing": ["x"]}})
+    found = parse_settings({"checkpoints": {"classes": [1, 0], "existing": ["x"]}})
+    assert found.checkpoints.classes == ["1", "0"]
+
+
+def test_as_many_rows_as_there_are_cannot_be_left_out() -> None:
+    for rows in (30, 31):
+        values = {"dataset": {"train_size": 30}, "evaluation": {"removal": {"rows": rows}}}
+        with pytest.raises(TrakError, match=rf"evaluation\.removal\.rows: {rows} of 30"):
+            parse_settings(values)
+        # Of imported checkpoints nothing is retrained.
+        parse_settings({**values, "checkpoints": {"existing": ["x"]}})
+    fewer = {"dataset": {"train_size": 30}, "evaluation": {"removal": {"rows": 29}}}
+    assert parse_settings(fewer).evaluation.removal.rows == 29
+
+
+def test_few_rows_without_a_word_on_evaluation_are_a_run() -> None:
+    settings = parse_settings({"dataset": {"train_size": 1}, "checkpoints": {"keep": [1.0]}})
+    assert settings.evaluation.removal.rows > 1
+    assert parse_settings(settings.model_dump()) == settings
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"dataset": {"train_size": 10}, "finetune": {"epochs": 1}},
+        {"checkpoints": {"existing": ["x"], "classes": ["b", "a"]}, "execution": {"device": "cuda:1"}},
+    ],
+)
+def test_a_step_in_a_workflow_takes_the_settings_that_it_reads(values: dict[str, Any]) -> None:
+    """The defaults of those that it does not read say nothing about the run."""
+    allowed = {"checkpoints": {"keep": [1.0]}, **values}
+    settings = parse_settings(allowed)
+    for step in STEPS:
+        names = [*reads(step, settings, targets="validation"), "execution"]
+        words = shlex.split(arguments(settings, names))
+        loaded = load_settings(None, [word for word in words if word != "--set"], partial=True)
+        assert restrict(loaded, names) == restrict(settings, names)
 
 
 @pytest.mark.parametrize(

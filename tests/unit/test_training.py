@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,14 @@ from trak_steps.run.layout import Layout, checkpoint_names
 from trak_steps.steps.checkpoints import finetune
 
 FINETUNE = {"epochs": 2}  # 8 steps
-EXECUTION = {"save_every": 0.25}  # a save every 2
+EXECUTION = {"save_minutes": 2}  # with a step a minute: after every other one
+
+
+@pytest.fixture(autouse=True, scope="module")
+def a_step_a_minute() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "now", count(step=60).__next__)
+        yield
 
 
 class KilledError(Exception):
@@ -143,3 +151,16 @@ def test_names_of_checkpoints_do_not_depend_on_their_number() -> None:
     many = small_settings(checkpoints={"count": 3, "keep": [0.25, 1.0]})
     assert checkpoint_names(few.checkpoints) == ["0-0.25", "0"]
     assert set(checkpoint_names(few.checkpoints)) < set(checkpoint_names(many.checkpoints))
+
+
+def test_checkpoints_on_the_same_step_are_refused_before_anything_is_trained(
+    small_run: tuple[Layout, Settings], tmp_path: Path
+) -> None:
+    """Where the settings do not say how many rows there are: 60 in batches of 16 are 4 steps."""
+    layout = Layout(tmp_path / "run")
+    shutil.copytree(small_run[0].root / "model", layout.model)
+    shutil.copytree(small_run[0].train, layout.train)
+    settings = small_settings(checkpoints={"keep": [0.5, 0.6, 1.0]}, dataset={"train_size": None})
+    with pytest.raises(TrakError, match=r"checkpoints\.keep: 0\.5 and 0\.6 both fall on step 2 .* 4"):
+        finetune.run(layout, settings, 0)
+    assert not layout.training("0").exists()

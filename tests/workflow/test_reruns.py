@@ -81,7 +81,7 @@ OTHER_VALUES: dict[str, Any] = {
     "execution.batch_tokens": 512,
     "execution.memory_mb": 512,
 }
-ELSEWHERE = {"run", "checkpoints.existing"}
+ELSEWHERE = {"run", "checkpoints.existing", "checkpoints.classes"}
 # Rules by the step that they run; several run the same.
 RULES = {"featurize_targets": "featurize"}
 ABSENT = {"import-checkpoint"}  # a run has this or fine-tuning

@@ -34,13 +34,17 @@ SHOWN = 80
 PROBLEMS = 20
 
 
-def load_settings(file: Path | None, overrides: Iterable[str] = ()) -> Settings:
+def load_settings(
+    file: Path | None, overrides: Iterable[str] = (), *, partial: bool = False
+) -> Settings:
     """Read ``file`` (none: the defaults), lay ``key=value`` pairs over it and check the result.
 
     Args:
         file: YAML with the keys of :class:`Settings`.
         overrides: such as ``features.dim=256``; the value is read as YAML, so ``{dim: 256}`` and
             ``null`` work too.
+        partial: these are a step's settings and not all of a run's, so defaults that stand in for
+            the others say nothing.
 
     Raises:
         TrakError: naming each wrong setting, what was given and what is allowed.
@@ -48,15 +52,17 @@ def load_settings(file: Path | None, overrides: Iterable[str] = ()) -> Settings:
     values = read_file(file) if file else {}
     for override in overrides:
         _lay_over(values, override)
-    return parse_settings(values, source=str(file) if file else "the settings")
+    return parse_settings(values, source=str(file) if file else "the settings", partial=partial)
 
 
-def parse_settings(values: Mapping[str, Any], source: str = "the settings") -> Settings:
+def parse_settings(
+    values: Mapping[str, Any], source: str = "the settings", *, partial: bool = False
+) -> Settings:
     """Check a mapping of settings and fill in the defaults. Raises TrakError, as above."""
     if not isinstance(values, Mapping):
         raise TrakError(f"{source}: should be a mapping of settings to values, is {kind(values)}")
     try:
-        return Settings.model_validate(as_tree(values, source))
+        return Settings.model_validate(as_tree(values, source), context={"partial": partial})
     except ValidationError as error:
         problems = error.errors()
         said = list(dict.fromkeys(map(_explain, problems[:PROBLEMS])))

@@ -6,6 +6,7 @@ models, so this file is the only place where a setting is defined.
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -18,11 +19,16 @@ from pydantic import (
     model_validator,
 )
 
+from trak_steps.model.device import is_device, refused_use
+from trak_steps.model.schedule import falling_together, training_steps
+
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 TargetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
 Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 
+# The model output that needs no module of the user's.
+BUILT_IN = "text_classification"
 # More than any array or file can hold, and more than any rate or weight can be.
 COUNTABLE = 2**63
 MOST_RUNS = 10000
@@ -198,12 +204,43 @@ class CheckpointSettings(Section):
         description="bring your own: folders or hub ids of classifiers, or of PEFT adapters of "
         "classifiers; nothing is trained",
     )
+    classes: list[Text] = Field(
+        [],
+        description="with `existing`: the data's class names in the order of the classifiers' outputs, "
+        "for classifiers that name their classes otherwise, or not at all (`LABEL_0`, `LABEL_1`)",
+    )
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _numbers_are_names(cls, values: Any) -> Any:
+        """Classes that are integers in the data are called by them."""
+        if not isinstance(values, list):
+            return values
+        return [str(value) if type(value) is int else value for value in values]
 
     @model_validator(mode="after")
-    def _no_state_twice(self) -> Self:
+    def _nothing_twice(self) -> Self:
         if len({f"{fraction:g}" for fraction in self.keep}) != len(self.keep):
             raise ValueError(f"names the same state twice: {self.keep}")
+        for name, other in _same_folder(self.existing):
+            raise ValueError(f"existing: {name!r:.200} and {other!r:.200} are the same checkpoint")
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes: names a class twice: {', '.join(self.classes)!r:.200}")
         return self
+
+
+def _same_folder(names: list[str]) -> Iterator[tuple[str, str]]:
+    """Pairs of names of one hub id, or of one local folder."""
+    seen: dict[str, str] = {}
+    for name in names:
+        try:
+            folder = Path(name).expanduser()
+            meant = str(folder.resolve()) if folder.is_dir() else name
+        except (OSError, RuntimeError):  # too long for a path, or the home of nobody
+            meant = name
+        if meant in seen:
+            yield seen[meant], name
+        seen[meant] = name
 
 
 class FinetuneSettings(Section):
@@ -268,7 +305,7 @@ class FeatureSettings(Section):
         description="which parameters the gradient is taken over",
     )
     model_output: Text = Field(
-        "text_classification",
+        BUILT_IN,
         description="the function whose gradient is taken: `text_classification`, or "
         "`module:Class` for your own",
     )
@@ -289,9 +326,17 @@ class FeatureSettings(Section):
     @field_validator("model_output")
     @classmethod
     def _known_or_your_own(cls, name: str) -> str:
-        if name != "text_classification" and not re.fullmatch(r"[\w.]+:\w+", name):
-            raise ValueError(f"should be `text_classification` or `module:Class`; given {name!r}")
+        if name != BUILT_IN and not re.fullmatch(r"[\w.]+:\w+", name):
+            raise ValueError(f"should be `{BUILT_IN}` or `module:Class`; given {name!r}")
         return name
+
+    @model_validator(mode="after")
+    def _functional_runs_in_float32(self) -> Self:
+        if self.gradients == "functional" and self.precision != "float32":
+            raise ValueError(
+                f"precision: {self.precision} needs `gradients: hooks`; `functional` is float32 only"
+            )
+        return self
 
 
 class KernelSettings(Section):
@@ -401,7 +446,7 @@ class ExecutionSettings(Section):
     @field_validator("device")
     @classmethod
     def _name_of_a_device(cls, name: str) -> str:
-        if not re.fullmatch(r"[a-z]+(:[0-9]{1,4})?", name):
+        if not is_device(name):
             raise ValueError(f"should be `auto`, `cpu`, `cuda` or `cuda:1`; given {name!r:.80}")
         return name
 
@@ -446,4 +491,40 @@ class Settings(Section):
                 f"kernel.ridge is 0, and {size} train rows (dataset.train_size) cannot span "
                 f"{self.features.dim} dimensions (features.dim); set kernel.ridge above 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _device_is_able(self) -> Self:
+        refused = refused_use(self.execution.device, precision=self.features.precision)
+        if refused:
+            raise ValueError(refused)
+        return self
+
+    @model_validator(mode="after")
+    def _fit_together(self, info: ValidationInfo) -> Self:
+        """What only all settings of a run tell; a step in a workflow is given those that it reads."""
+        if info.context and info.context.get("partial"):
+            return self
+        if self.checkpoints.existing:
+            return self
+        if self.checkpoints.classes:
+            raise ValueError(
+                "checkpoints.classes: is of imported checkpoints, and checkpoints.existing names none"
+            )
+        refused = refused_use(self.execution.device, trains=True)
+        n = self.dataset.train_size
+        if n is not None and not refused:
+            recipe = self.finetune
+            steps = training_steps(n, epochs=recipe.epochs, batch_size=recipe.batch_size)
+            refused = falling_together(self.checkpoints.keep, steps)
+        rows = self.evaluation.removal.rows
+        # The default is no choice: a run of so few rows may want no evaluation.
+        chosen = rows != RemovalSettings.model_fields["rows"].default
+        if n is not None and chosen and rows >= n and not refused:
+            refused = (
+                f"evaluation.removal.rows: {rows} of {n} train rows (dataset.train_size) cannot be left "
+                "out; set it lower"
+            )
+        if refused:
+            raise ValueError(refused)
         return self

@@ -7,12 +7,12 @@ where values are nested deeper than its stack.
 import json
 import re
 from collections.abc import Mapping
-from glob import glob
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trak_steps.data.patterns import files_named
 from trak_steps.errors import TrakError
 
 LEVELS = 1000
@@ -30,7 +30,7 @@ def check_files(path: str, data_files: Mapping[str, str | list[str]] | None) -> 
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
             if "://" in pattern:
                 continue
-            files = [Path(file) for file in glob(pattern)]
+            files = [Path(file) for file in files_named(pattern)]
             if not files:
                 raise TrakError(
                     f"dataset.data_files.{split}: there is no file {Path(pattern).absolute()}"

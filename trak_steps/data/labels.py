@@ -62,34 +62,69 @@ def labels_of(rows: datasets.Dataset, column: str, where: str) -> Labels:
     return _with_two_classes(Labels(classes, tuple(map(str, classes))), column, where)
 
 
-def in_the_order_of(labels: Labels, id2label: Mapping[int, str], named: str) -> Labels:
-    """The classes in the order in which a checkpoint that was brought along has them.
+def in_the_order_of(
+    labels: Labels, id2label: Mapping[int, str], named: str, classes: Sequence[str] = ()
+) -> Labels:
+    """The classes in the order of an imported checkpoint's outputs.
 
     Names are compared without regard to case, unless the data's differ in nothing else. A checkpoint
-    whose classes have no names (``LABEL_0``, …) is taken to have them in the order of the data's.
+    whose classes have no names (``LABEL_0``, …) is taken to have them in the order of the data's,
+    unless ``classes`` says otherwise.
 
     Args:
         labels: of the data.
         id2label: of the checkpoint's configuration.
         named: the checkpoint, for messages.
+        classes: as ``checkpoints.classes``: the names in the order of the outputs.
 
     Raises:
-        TrakError: if the checkpoint names other classes than the data.
+        TrakError: if the checkpoint or ``classes`` names other classes than the data, or both name
+            the data's in different orders.
     """
-    order = [str(id2label[i]) for i in sorted(id2label)]
-    if labels.classes is None or order == [f"LABEL_{i}" for i in range(len(order))]:
+    if labels.classes is None:
+        if classes:
+            raise TrakError("checkpoints.classes: the labels are numbers to regress on; take it out")
         return labels
+    theirs = [str(id2label[i]) for i in sorted(id2label)]
+    own = None if names_no_classes(id2label, labels) else _reordered(labels, theirs)
+    if classes:
+        chosen = _reordered(labels, classes)
+        if chosen is None:
+            raise TrakError(
+                f"checkpoints.classes: names {some(classes)}; the data has {some(labels.names)}, each "
+                "of which it has to name once"
+            )
+        if own is not None and own != chosen:
+            raise TrakError(
+                f"checkpoints.classes: has the order {some(classes)}; {named} itself names its classes "
+                f"in the order {some(theirs)} (id2label in its config.json); take out or mend one"
+            )
+        return chosen
+    if own is None and not names_no_classes(id2label, labels):
+        raise TrakError(
+            f"checkpoints.existing: {named} has the classes {some(theirs)}, the data has "
+            f"{some(labels.names)}; name them alike in the checkpoint's config.json (id2label), or say "
+            "in checkpoints.classes in which order it has them"
+        )
+    return own or labels
+
+
+def names_no_classes(id2label: Mapping[int, str], labels: Labels) -> bool:
+    """Whether a checkpoint's classes have the names that stand for none, ``LABEL_0``, ``LABEL_1``, …"""
+    theirs = [str(id2label[i]) for i in sorted(id2label)]
+    placeholders = [f"LABEL_{i}" for i in range(len(theirs))]
+    return theirs == placeholders and set(labels.names) != set(placeholders)
+
+
+def _reordered(labels: Labels, order: Sequence[str]) -> Labels | None:
+    """The classes in an order given by their names; none if those are not the data's."""
+    assert labels.classes is not None
     names = list(labels.names)
     if len({name.casefold() for name in names}) == len(names):
         names, order = [name.casefold() for name in names], [name.casefold() for name in order]
     if sorted(order) != sorted(names):
-        theirs = some(str(id2label[i]) for i in sorted(id2label))
-        raise TrakError(
-            f"checkpoints.existing: {named} has the classes {theirs}, the data has "
-            f"{some(labels.names)}; name them alike in the checkpoint's config.json (id2label)"
-        )
-    place = {name: i for i, name in enumerate(names)}
-    chosen = [place[name] for name in order]
+        return None
+    chosen = [names.index(name) for name in order]
     return Labels(tuple(labels.classes[i] for i in chosen), tuple(labels.names[i] for i in chosen))
 
 

@@ -1,26 +1,28 @@
 """Bring a model's files into the run, so that every later job reads a local folder.
 
 A PEFT adapter (LoRA, say) is a folder without the model that it adapts: that is fetched too, and the
-adapter's own files go to a folder :data:`ADAPTER` within.
+adapter's own files go to a folder :data:`~trak_steps.model.files.ADAPTER` within.
 """
 
 import json
 import shutil
 from collections.abc import Iterable
+from fnmatch import fnmatch
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 
 from trak_steps.errors import TrakError
-
-SMALL = ("*.json", "*.txt", "*.model", "*.jinja")
-WEIGHTS = ("*.safetensors",)
-WEIGHTS_FILE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-ADAPTER = "adapter"
-ADAPTER_CONFIG = "adapter_config.json"
-CODE = ("*.py",)
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack")
+from trak_steps.model.files import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    CODE,
+    INDEX,
+    PICKLES,
+    SMALL,
+    WEIGHTS,
+    WEIGHTS_FILE,
+)
 
 
 def fetch_model(
@@ -57,7 +59,7 @@ def fetch_model(
         raise TrakError(f"{of}, which is an adapter itself; merge that one into its model first")
     _check(found, base, of, weights)
     if weights and not any(source.glob("*.safetensors")):
-        raise TrakError(f"{setting}: {name_or_path} has no adapter weights (adapter_model.safetensors)")
+        raise _no_weights(source, name_or_path, setting, "adapter_model.safetensors")
     _copy(found, destination, patterns)
     # The adapter's own tokenizer and classes, if it has any, count for more than its base's.
     _copy(source, destination, SMALL, but=ADAPTER_CONFIG)
@@ -124,13 +126,31 @@ def _check(folder: Path, named: str, setting: str, weights: bool) -> None:
         raise TrakError(f"{setting}: {named} has no config.json, so it is not a model's folder")
     if not weights or weight_files(folder):
         return
-    pickles = pickled(folder)
+    raise _no_weights(folder, named, setting, WEIGHTS_FILE)
+
+
+def _no_weights(folder: Path, named: str, setting: str, wanted: str) -> TrakError:
+    """Whether there are no weights at all, or only pickled ones."""
+    pickles = pickled(folder) or _pickled_on_the_hub(named)
     if pickles:
-        raise TrakError(
+        return TrakError(
             f"{setting}: {named} holds pickled weights ({pickles[0]}), which can run code when "
-            "they are read; save the model with `save_pretrained`, which writes model.safetensors"
+            f"they are read; save the model with `save_pretrained`, which writes {wanted}"
         )
-    raise TrakError(f"{setting}: {named} has no weights ({WEIGHTS_FILE})")
+    return TrakError(f"{setting}: {named} has no weights ({wanted})")
+
+
+def _pickled_on_the_hub(named: str) -> list[str]:
+    """What :func:`pickled` would give if everything were fetched; none where the hub cannot be asked."""
+    if Path(named).expanduser().is_dir():
+        return []
+    try:
+        names = HfApi().list_repo_files(named)
+    except Exception:  # a hub's client raises many kinds; all mean that it does not say
+        return []
+    return sorted(
+        name for name in names if "/" not in name and any(fnmatch(name, kind) for kind in PICKLES)
+    )
 
 
 def pickled(folder: Path) -> list[str]:

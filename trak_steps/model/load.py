@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,14 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from trak_steps.errors import TrakError
-from trak_steps.model.fetch import ADAPTER, ADAPTER_CONFIG, WEIGHTS_FILE, pickled, weight_files
+from trak_steps.model.fetch import pickled, weight_files
+from trak_steps.model.files import ADAPTER, ADAPTER_CONFIG, WEIGHTS_FILE
+
+if not sys.stderr.isatty():
+    logging.disable_progress_bar()
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 # Settings of a model that make a library fetch code and run it.

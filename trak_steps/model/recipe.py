@@ -8,6 +8,8 @@ from typing import Any
 
 from transformers import TrainingArguments
 
+from trak_steps.model.schedule import step_of, training_steps
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -28,11 +30,11 @@ class Recipe:
 
     def steps(self, n: int) -> int:
         """Optimizer steps for n rows."""
-        return max(1, math.ceil(self.epochs * math.ceil(n / self.batch_size)))
+        return training_steps(n, epochs=self.epochs, batch_size=self.batch_size)
 
     def step_at(self, fraction: float, n: int) -> int:
         """The step with which a fraction of the training for n rows ends; at least the first."""
-        return max(1, round(fraction * self.steps(n)))
+        return step_of(fraction, self.steps(n))
 
 
 def training_arguments(

@@ -132,9 +132,10 @@ class _SaveByTime(TrainerCallback):  # type: ignore[misc]
         self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Runs after each step."""
-        if now() - self._saved >= self._seconds and not control.should_training_stop:
+        moment = now()
+        if moment - self._saved >= self._seconds and not control.should_training_stop:
             control.should_save = True
-            self._saved = now()
+            self._saved = moment
 
 
 class _MarkSaves(TrainerCallback):  # type: ignore[misc]

@@ -6,9 +6,9 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from trak_steps.config.settings import BUILT_IN
+
 _STANDARD = Path(ast.__file__).parent
-# A model output of this package; what it computes is told by the versions of steps.
-BUILT_IN = "text_classification"
 
 
 def custom_code(model_output: str) -> str:

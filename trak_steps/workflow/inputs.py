@@ -7,18 +7,15 @@ prepared anew and begins with the same rows makes nothing run again for those.
 
 import json
 from functools import lru_cache
-from glob import glob
 from pathlib import Path
 from typing import Any
 
 from trak_steps.config import Settings
 from trak_steps.data.digests import load_digests, rows_content
+from trak_steps.data.patterns import files_named, local_folder
 from trak_steps.errors import TrakError
+from trak_steps.model.files import ADAPTER_CONFIG, COPIED
 from trak_steps.store.manifest import FILE, SEAL
-
-# What `trak_steps.model.fetch` copies of a model's folder.
-MODEL_FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.py")
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 def local_files(settings: Settings, split: str) -> list[str]:
@@ -28,8 +25,7 @@ def local_files(settings: Settings, split: str) -> list[str]:
     # `train[:100]` or `train+validation` is made of the files of some splits, so all count.
     groups = [named[split]] if split in named else list(named.values())
     patterns = [p for group in groups for p in ([group] if isinstance(group, str) else group)]
-    found = [glob(pattern, recursive=True) for pattern in patterns if "://" not in pattern]
-    files = {file for names in found for file in names if Path(file).is_file()}
+    files = {file for pattern in patterns for file in files_named(pattern)}
     return sorted(files | set(_files_below(dataset.path)))
 
 
@@ -47,7 +43,7 @@ def local_model(name_or_path: str) -> list[str]:
         folder = Path(name_or_path).expanduser()
         if not folder.is_dir():
             return []
-        files = {str(file) for pattern in MODEL_FILES for file in folder.glob(pattern) if file.is_file()}
+        files = {str(file) for pattern in COPIED for file in folder.glob(pattern) if file.is_file()}
         adapter = folder / ADAPTER_CONFIG
         base = json.loads(adapter.read_bytes()) if adapter.is_file() else None
     except (OSError, RuntimeError, ValueError):  # no such home, or damaged: the step says so
@@ -63,8 +59,8 @@ def local_model(name_or_path: str) -> list[str]:
 def _files_below(path: str) -> list[str]:
     """The files of a data set that is a local folder."""
     try:
-        folder = Path(path)
-        return [str(file) for file in folder.rglob("*") if file.is_file()] if folder.is_dir() else []
+        folder = local_folder(path)
+        return [str(file) for file in folder.rglob("*") if file.is_file()] if folder else []
     except OSError:
         return []
 

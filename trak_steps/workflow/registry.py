@@ -64,7 +64,15 @@ STEPS = {
     "model": Step("data.model", ("run", "model.trust_remote_code")),
     "prepare": Step(
         "data.prepare",
-        ("run", *_ROWS, "dataset.train_split", "dataset.train_size", "dataset.flip_labels"),
+        (
+            "run",
+            *_ROWS,
+            "dataset.train_split",
+            "dataset.train_size",
+            "dataset.flip_labels",
+            "checkpoints.classes",
+            "features.model_output",
+        ),
     ),
     "prepare-targets": Step("data.prepare_targets", ("run", *_ROWS, "targets.{targets}")),
     "finetune": Step("checkpoints.finetune", ("run", "seed", *_RECIPE)),

@@ -13,6 +13,7 @@ from trak_steps.errors import TrakError
 from trak_steps.model.device import training_device
 from trak_steps.model.load import load_classifier, load_for_training, load_tokenizer
 from trak_steps.model.recipe import Recipe
+from trak_steps.model.schedule import falling_together
 from trak_steps.model.training import finetune
 from trak_steps.run.identity import recipe_settings
 from trak_steps.run.layout import Layout, state_name
@@ -36,6 +37,9 @@ def run(layout: Layout, settings: Settings, training: int) -> None:
         made_from={layout.name(layout.model): base.content},
         settings={"seed": settings.seed, "max_length": settings.model.max_length},
     )
+    steps = Recipe(**settings.finetune.model_dump(), seed=settings.seed).steps(len(train))
+    if together := falling_together(settings.checkpoints.keep, steps):
+        raise TrakError(together)
     device = training_device(settings.execution.device)
     wanted = {
         fraction: Manifest(

@@ -2,22 +2,32 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
 from trak_steps.config import Settings
 from trak_steps.console.progress import say
-from trak_steps.data.labels import Labels, in_the_order_of, some
+from trak_steps.data.labels import Labels, in_the_order_of, names_no_classes, some
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
+from trak_steps.evaluation.class_order import other_order
+from trak_steps.gradients.rows import Row
 from trak_steps.model.fetch import fetch_model
+from trak_steps.model.forward import forward
 from trak_steps.model.load import load_classifier, load_tokenizer
 from trak_steps.run.layout import Layout
+from trak_steps.run.model_inputs import read_rows
 from trak_steps.store.atomic import complete_or_absent
 from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import Manifest
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
 VERSION = 1
+# Train rows that the order of the classes is tried on, read some at a time.
+ROWS = 256
+AT_ONCE = 8
 
 
 def run(layout: Layout, settings: Settings, checkpoint: int, named: str) -> None:
@@ -43,8 +53,10 @@ def run(layout: Layout, settings: Settings, checkpoint: int, named: str) -> None
             )
         except TrakError as error:
             raise TrakError(str(error).replace(str(folder), f"checkpoints.existing: {named}")) from error
-        _require_same_order(train, classifier.config.id2label, named)
+        labels = _require_same_order(train, classifier.config.id2label, named)
         _require_same_vocabulary(folder, layout.model, named, trust)
+        if labels.classes is not None:
+            _check_order_on_rows(classifier, train, labels, named)
         Manifest(
             "checkpoint",
             made_from={
@@ -57,15 +69,74 @@ def run(layout: Layout, settings: Settings, checkpoint: int, named: str) -> None
     say(f"wrote {path}")
 
 
-def _require_same_order(train: PreparedRows, id2label: dict[int, str], named: str) -> None:
-    """The labels are encoded once, in the order of the first checkpoint's classes."""
+def _require_same_order(train: PreparedRows, id2label: dict[int, str], named: str) -> Labels:
+    """The labels are encoded once, in the order of the first checkpoint's classes; gives those."""
     labels = Labels(tuple(range(train.outputs)) if train.label_names else None, tuple(train.label_names))
-    ordered = in_the_order_of(labels, id2label, named)
+    ordered = in_the_order_of(labels, id2label, named, train.label_names if _order_is_set(train) else ())
     if ordered.names != labels.names:
         raise TrakError(
             f"checkpoints.existing: {named} has its classes in the order {some(ordered.names)}, "
             f"the first checkpoint in the order {some(labels.names)}; score them in separate runs"
         )
+    return labels
+
+
+def _order_is_set(train: PreparedRows) -> bool:
+    """Whether `checkpoints.classes` gave the order of the classes."""
+    return bool(train.manifest.settings.get("classes"))
+
+
+def _check_order_on_rows(
+    classifier: PreTrainedModel, train: PreparedRows, labels: Labels, named: str
+) -> None:
+    """Hold the order of the classes against what the classifier says of some train rows.
+
+    Raises:
+        TrakError: if another order fits far better, and nobody gave this one; or if the classifier
+            cannot read the rows.
+    """
+    rows, sure = _some_rows(train)
+    numbers = np.array([row.label for row in rows], np.int64)
+    try:
+        predictions = forward(classifier, rows).logits.argmax(1).numpy()
+    except (IndexError, RuntimeError) as error:  # more tokens, or others, than it has embeddings for
+        words = str(error).strip().split("\n")[0]
+        raise TrakError(
+            f"checkpoints.existing: {named} cannot read the train rows ({words[:200]}); does it read "
+            "fewer tokens than the first checkpoint? set model.max_length lower"
+        ) from error
+    found = other_order(numbers[sure], predictions[sure], len(labels.names))
+    if found is None:
+        return
+    better = [labels.names[i] for i in found.classes]
+    said = (
+        f"of {sure.sum()} train rows it gets {found.accuracy:.0%} right if its outputs are "
+        f"{some(labels.names)}, in this order, and {found.better:.0%} if they are {some(better)}"
+    )
+    if _order_is_set(train) or not names_no_classes(classifier.config.id2label, labels):
+        given = "checkpoints.classes" if _order_is_set(train) else "id2label in its config.json"
+        say(
+            f"warning: checkpoints.existing: {named}: is the order of its classes, from {given}, right? "
+            f"{said[0].upper()}{said[1:]}"
+        )
+        return
+    raise TrakError(
+        f"checkpoints.existing: {named} does not name its classes (LABEL_0, …), and {said}; say in "
+        "checkpoints.classes which order it has: the data's class names, one for each output"
+    )
+
+
+def _some_rows(train: PreparedRows) -> tuple[list[Row], NDArray[np.bool_]]:
+    """Train rows from all over the set, which may be sorted by label, and which labels are unflipped."""
+    n = len(train)
+    starts = [0] if n <= ROWS else np.linspace(0, n - AT_ONCE, ROWS // AT_ONCE).astype(int).tolist()
+    ends = [n] if n <= ROWS else [start + AT_ONCE for start in starts]
+    rows: list[Row] = []
+    flipped: list[NDArray[np.bool_]] = []
+    for start, end in zip(starts, ends, strict=True):
+        rows += read_rows(train, start, end)
+        flipped.append(train.column("flipped", start, end))
+    return rows, ~np.concatenate(flipped)
 
 
 def _require_same_vocabulary(folder: Path, base: Path, named: str, trust: bool) -> None:

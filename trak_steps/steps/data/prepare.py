@@ -3,6 +3,7 @@
 import numpy as np
 
 from trak_steps.config import Settings
+from trak_steps.config.settings import BUILT_IN
 from trak_steps.data.labels import in_the_order_of, labels_of
 from trak_steps.data.select import choose_rows, flip_labels, row_ids
 from trak_steps.errors import TrakError
@@ -21,10 +22,17 @@ def run_train(layout: Layout, settings: Settings) -> None:
     where = f"split `{dataset.train_split}`"
     source = load_source(settings, dataset.train_split)
     labels = labels_of(source, dataset.label, where)
+    if labels.classes is None and settings.features.model_output == BUILT_IN:
+        raise TrakError(
+            f"{where}: the label column `{dataset.label}` holds floats, numbers to regress on, and "
+            f"features.model_output is {BUILT_IN}; if they are classes, cast the column to integers, "
+            "else name your own `module:Class` in features.model_output (see docs/own_task.md)"
+        )
     model = Manifest.load(layout.model, "model")  # its files are checked where rows are written
     if model.details["classifier"]:
         config = load_config(layout.model, trust_remote_code=settings.model.trust_remote_code)
-        labels = in_the_order_of(labels, config.id2label, model.details["source"])
+        order = settings.checkpoints.classes
+        labels = in_the_order_of(labels, config.id2label, model.details["source"], order)
     ids = row_ids(source, dataset.row_id, where)
     places = choose_rows(len(source), dataset.train_size, dataset.sample, settings.seed, "train set")
     rows = source.select(places)

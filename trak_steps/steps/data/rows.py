@@ -108,6 +108,7 @@ def write(
             "seed": settings.seed,
             "max_length": settings.model.max_length,
             "dataset": row_settings(dataset, train=train is None),
+            **({"classes": settings.checkpoints.classes} if train is None else {}),
         },
         version=version,
         details={"text": texts, "group": dataset.group, "flipped": int(chosen.flipped.sum())},

@@ -23,7 +23,7 @@ from trak_steps.gradients.model_output import (
 )
 from trak_steps.gradients.selfcheck import check_gradients
 from trak_steps.gradients.source import GradientSource, select_parameters
-from trak_steps.model.device import pick_device
+from trak_steps.model.device import check_device, pick_device
 from trak_steps.model.load import load_classifier
 from trak_steps.projection import DenseProjection, FoldProjection, Parameter, Projection
 from trak_steps.projection.base import projection_key, total_size
@@ -41,8 +41,6 @@ from trak_steps.store.manifest import Manifest
 VERSION = 1
 
 MIB = 2**20
-# Where a precision is taken: float16 loses small gradients, and a CPU gains nothing by it.
-_DEVICES = {torch.bfloat16: ("cuda", "cpu"), torch.float16: ("cuda",)}
 
 
 def run_train(layout: Layout, settings: Settings, checkpoint: str, shard: int) -> None:
@@ -107,8 +105,9 @@ def featurize_rows(
     if keep(path, manifest):
         say(f"kept {path}: made from the same")
         return
+    check_device(settings.execution.device, precision=chosen.precision)
     device = pick_device(settings.execution.device)
-    precision = _precision(chosen, device)
+    precision: torch.dtype = getattr(torch, chosen.precision)
     model = load_classifier(
         folder,
         outputs=rows.outputs,
@@ -211,21 +210,6 @@ def _model_output(chosen: FeatureSettings, rows: PreparedRows) -> ModelOutput:
     output = load_model_output(chosen.model_output, chosen.loss_temperature)
     check_model_output(output, chosen.model_output, rows.outputs)
     return output
-
-
-def _precision(chosen: FeatureSettings, device: torch.device) -> torch.dtype:
-    precision: torch.dtype = getattr(torch, chosen.precision)
-    if precision == torch.float32:
-        return precision
-    if chosen.gradients == "functional":
-        raise TrakError("features.precision: features.gradients: functional runs in float32 only")
-    if device.type not in _DEVICES[precision]:
-        on_cpu = " or bfloat16" if device.type == "cpu" else ""
-        raise TrakError(
-            f"features.precision: {chosen.precision} needs a GPU, this step runs on {device}; "
-            f"set features.precision: float32{on_cpu}"
-        )
-    return precision
 
 
 def _batch_memory(device: torch.device, memory: int) -> int:
