@@ -4,7 +4,7 @@ import json
 import re
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -13,12 +13,14 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
 from trak_steps.errors import TrakError
 from trak_steps.model.fetch import ADAPTER, ADAPTER_CONFIG, WEIGHTS_FILE, pickled, weight_files
+
+if TYPE_CHECKING:  # takes two seconds, which a step that reads only the tokenizer need not wait
+    from transformers import PreTrainedModel
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 # Settings of a model that make a library fetch code and run it.
@@ -75,7 +77,7 @@ def load_classifier(
     device: torch.device,
     trust_remote_code: bool,
     attention: str | None = None,
-) -> PreTrainedModel:
+) -> "PreTrainedModel":
     """A fine-tuned classifier in float32, dropout off; of an adapted one only the adapter trainable.
 
     Args:
@@ -132,7 +134,7 @@ def load_classifier(
     return model.to(device).eval()
 
 
-def _adapted(model: PreTrainedModel, adapter: Path, trust_remote_code: bool) -> PreTrainedModel:
+def _adapted(model: "PreTrainedModel", adapter: Path, trust_remote_code: bool) -> "PreTrainedModel":
     """A model with its adapter, the adapter's parameters alone trainable."""
     values = _read_json(adapter / ADAPTER_CONFIG)
     for key in ADAPTER_CODE:
@@ -168,7 +170,7 @@ def load_for_training(
     label_names: list[str],
     trust_remote_code: bool,
     dropout: float | None = None,
-) -> PreTrainedModel:
+) -> "PreTrainedModel":
     """A model to fine-tune, in float32: the folder's weights, or random ones where it has none.
 
     A new classification head (and pooler) is random, so seed before.
@@ -289,7 +291,7 @@ def _of_another_shape(report: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _check_weights(folder: Path, model: PreTrainedModel, advice: str) -> None:
+def _check_weights(folder: Path, model: "PreTrainedModel", advice: str) -> None:
     """Refuse weights that are integers, which lack their scale, or not finite."""
     parameters = dict(model.named_parameters())
     prefix = f"{model.base_model_prefix}."

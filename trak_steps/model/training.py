@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import datasets
+import pyarrow as pa
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedModel,
@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from trak_steps.errors import TrakError
-from trak_steps.model.recipe import Recipe, training_arguments
+from trak_steps.model.recipe import Recipe, training_arguments, training_rows
 from trak_steps.progress import say
 from trak_steps.store.atomic import complete_or_absent, flush, saying_what_the_disk_refused
 from trak_steps.store.folder import check_folder
@@ -40,7 +40,7 @@ from trak_steps.store.manifest import Manifest
 def finetune(
     make_model: Callable[[], PreTrainedModel],
     tokenizer: PreTrainedTokenizerBase,
-    rows: datasets.Dataset,
+    rows: pa.Table,
     recipe: Recipe,
     *,
     work: Path,
@@ -53,7 +53,7 @@ def finetune(
     Args:
         make_model: builds the model to train; called after the random numbers are seeded.
         tokenizer: pads the batches.
-        rows: columns of model inputs and ``labels``.
+        rows: the tokenised train set, with a column ``label``.
         recipe: how to train.
         work: the folder of the unfinished state.
         identity: JSON values that, with the recipe, say what is trained.
@@ -87,7 +87,7 @@ def finetune(
                 save_steps=max(1, math.ceil(save_every * steps)),
                 save_total_limit=2,
             ),
-            train_dataset=rows,
+            train_dataset=training_rows(rows),
             data_collator=DataCollatorWithPadding(tokenizer),
             callbacks=[_KeepStates(states, steps), _MarkSaves()],
         )
