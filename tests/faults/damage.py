@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from trak_steps.store.tree import RECEIPT
+
 Damage = Callable[[Path, np.random.Generator], None]
 
 

@@ -129,8 +129,8 @@ def test_the_top_file_holds_the_strongest_rows_with_their_texts(
     place_of = {int(row): place for place, row in enumerate(train.column("row"))}
     for row in rows:
         place = place_of[row["train_row"]]
-        assert row["train_question"] == train.rows[place]["question"]
-        assert row["target_sentence"] == targets.rows[row["target"]]["sentence"]
+        assert row["train_question"] == train.table["question"][place].as_py()
+        assert row["target_sentence"] == targets.table["sentence"][row["target"]].as_py()
         assert row["train_label_name"] == train.label_names[row["train_label"]]
         assert row["score"] == scores[place, row["target"]]
         column = sorted(scores[:, row["target"]], reverse=row["side"] == "proponent")

@@ -278,8 +278,10 @@ def test_suspects_come_with_what_argues_against_them(done: Evaluated) -> None:
         np.testing.assert_allclose(row["against_std"], std[worst, suspect], rtol=1e-2)
         stable = np.abs(score) > 2 * std  # of one run, whose states have to do
         assert row["against_sign_stable"] == stable[worst, suspect].tolist()
-        assert row["text_question"] == train.rows[int(suspect)]["question"]
-        assert row["against_text_sentence"] == [train.rows[int(place)]["sentence"] for place in worst]
+        assert row["text_question"] == train.table["question"][int(suspect)].as_py()
+        assert row["against_text_sentence"] == [
+            train.table["sentence"][int(place)].as_py() for place in worst
+        ]
     assert table["flipped"].to_pylist() == train.column("flipped")[order].tolist()
     assert {"label_name", "predicted_name", "against_label_name"} <= set(table.column_names)
     figures, _ = load_document(layout.mislabelled, "suspects")

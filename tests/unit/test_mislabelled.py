@@ -173,11 +173,11 @@ def test_names_of_text_columns_meet_no_other_and_only_texts_shown_are_read(
 
     def renamed(path: Path) -> PreparedRows:
         train = load(path)
-        long = [f"{text} ".ljust(LONGEST + 5, "x") for text in train.rows["sentence"]]
-        rows = train.rows.rename_column("question", "score").remove_columns("sentence")
+        long = [f"{text} ".ljust(LONGEST + 5, "x") for text in train.table["sentence"].to_pylist()]
+        rows = train.table.rename_columns({"question": "score"}).drop_columns("sentence")
         details = {**train.manifest.details, "text": ["score", "label_name"]}
         manifest = replace(train.manifest, details=details)
-        return replace(train, manifest=manifest, rows=rows.add_column("label_name", long))
+        return replace(train, manifest=manifest, table=rows.append_column("label_name", [long]))
 
     def numbers_only(self: PreparedRows, name: str, *rest: Any) -> np.ndarray:
         assert name not in self.text_columns

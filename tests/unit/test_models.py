@@ -80,7 +80,7 @@ def test_every_family_goes_through_training_and_features(
     featurize.run_train(run, settings, "0", 0)
     store = FeatureStore.open(run.train_shard("0", "00000"))
     assert store.features(0, 20).shape == (20, 16)
-    has_types = "token_type_ids" in PreparedRows.load(run.train).rows.column_names
+    has_types = "token_type_ids" in PreparedRows.load(run.train).table.column_names
     assert has_types == (family not in ("roberta", "distilbert", "modernbert"))
 
 

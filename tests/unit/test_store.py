@@ -6,10 +6,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import xarray
 from numpy.typing import NDArray
@@ -18,6 +20,7 @@ from zarr.storage import LocalStore
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows, digest_rows
 from trak_steps.errors import TrakError
+from trak_steps.model.recipe import training_rows
 from trak_steps.run.layout import Layout
 from trak_steps.steps.kernels import kernel
 from trak_steps.steps.scores import rank, score
@@ -291,11 +294,36 @@ def test_scores_open_in_xarray_with_their_labels(small_run: tuple[Layout, Settin
 def test_the_digest_of_rows_is_of_their_values(small_run: tuple[Layout, Settings]) -> None:
     layout, _ = small_run
     rows = PreparedRows.load(layout.train)
-    names = rows.rows.column_names
+    names = rows.table.column_names
     table = rows.manifest.details["table_digest"]
-    assert digest_rows(rows.rows, names) == table
-    assert digest_rows(rows.rows.flatten_indices(), names) == table
-    assert digest_rows(rows.rows.select(range(59)), names) != table
+    assert digest_rows(rows.table, names) == table
+    in_chunks = pa.concat_tables([rows.table.slice(0, 7), rows.table.slice(7)])
+    assert digest_rows(in_chunks, names) == table
+    assert digest_rows(rows.table.slice(0, 59), names) != table
+
+
+def test_prepared_rows_stay_on_the_disk_until_they_are_used(small_run: tuple[Layout, Settings]) -> None:
+    layout, _ = small_run
+    before = pa.total_allocated_bytes()
+    rows = PreparedRows.open(layout.train)
+    assert pa.total_allocated_bytes() == before
+    # The Trainer's view of them copies nothing either.
+    trained_on = training_rows(rows.table)
+    assert pa.total_allocated_bytes() == before
+    assert trained_on.column_names[-1] == "labels"
+    assert trained_on[7]["input_ids"] == rows.table["input_ids"][7].as_py()
+    assert trained_on[7]["labels"] == rows.table["label"][7].as_py()
+
+
+def test_some_rows_are_taken_from_many_batches(small_run: tuple[Layout, Settings]) -> None:
+    rows = PreparedRows.load(small_run[0].train)
+    many = replace(rows, table=pa.concat_tables([rows.table.slice(i, 7) for i in range(0, 60, 7)]))
+    places = np.array([0, 6, 7, 30, 59])
+    taken = many.take(places, ["question", "row"])
+    assert taken.column_names == ["question", "row"]
+    assert taken["row"].to_pylist() == rows.column("row")[places].tolist()
+    assert taken["question"].to_pylist() == rows.column("question")[places].tolist()
+    assert len(many.take(np.array([], int), ["row"])) == 0
 
 
 def _remove(path: Path) -> None:

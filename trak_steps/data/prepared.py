@@ -1,9 +1,9 @@
 """Rows that are chosen, labelled and tokenised: the folder ``data/train`` or ``data/targets/<set>``.
 
-The folder holds an Arrow data set (``rows``), the digest of each row (``digests.npy``) and a
-manifest. Columns: ``row`` (id in the source), the text columns under their own names, ``label``,
-``flipped``, ``group`` where one is set, and the tokenizer's ``input_ids`` (with ``token_type_ids``
-where the model has them), without padding.
+The folder holds the rows as an Arrow IPC stream (``rows.arrow``), the digest of each row
+(``digests.npy``) and a manifest. Columns: ``row`` (id in the source), the text columns under their own
+names, ``label``, ``flipped``, ``group`` where one is set, and the tokenizer's ``input_ids`` (with
+``token_type_ids`` where the model has them), without padding.
 
 A row's digest is of what a model sees of it and is asked about it: id, tokens and label. So one
 knows what some rows of a set are, without reading the others, and a larger set that begins with the
@@ -11,13 +11,12 @@ same rows is known to do so.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -28,17 +27,26 @@ from trak_steps.store.atomic import complete_or_absent
 from trak_steps.store.manifest import FILE, Manifest, digest_json
 from trak_steps.store.tree import check_tree
 
-ROWS = "rows"
+ROWS = "rows.arrow"
 TOKENS = ("input_ids", "token_type_ids")
+# Rows of one record batch. Some rows are found by reading no other batches than theirs.
+BATCH = 1000
 
 
 @dataclass(frozen=True)
 class PreparedRows:
-    """A prepared set of n rows, read lazily from disk."""
+    """A prepared set of n rows.
+
+    Attributes:
+        path: of its folder.
+        manifest: of its folder.
+        table: all columns, memory-mapped: a value is read from disk where it is used.
+        digests: of each row, [n, 32].
+    """
 
     path: Path
     manifest: Manifest
-    rows: datasets.Dataset
+    table: pa.Table
     digests: NDArray[np.uint8]
 
     @classmethod
@@ -54,26 +62,22 @@ class PreparedRows:
     @classmethod
     def _load(cls, path: Path, *, large: bool) -> "PreparedRows":
         manifest = Manifest.load(path, "data")
-        check_tree(
-            path,
-            manifest.files,
-            but=(FILE,),
-            only=lambda name: large or not name.endswith(".arrow"),
-        )
+        check_tree(path, manifest.files, but=(FILE,), only=lambda name: large or name != ROWS)
         try:
-            rows = datasets.load_from_disk(str(path / ROWS))
-        except Exception as error:  # whatever pyarrow and datasets raise for damaged files
+            with pa.memory_map(str(path / ROWS)) as file, pa.ipc.open_stream(file) as stream:
+                table = stream.read_all()
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise TrakError(f"{path}: its rows cannot be read ({error}); rerun prepare") from error
         digests = load_digests(path)
-        if not len(rows) == len(digests) == manifest.details["rows"]:
+        if not len(table) == len(digests) == manifest.details["rows"]:
             raise TrakError(
-                f"{path}: holds {len(rows)} rows and {len(digests)} digests, its manifest says "
+                f"{path}: holds {len(table)} rows and {len(digests)} digests, its manifest says "
                 f"{manifest.details['rows']} rows; rerun prepare"
             )
-        return cls(path, manifest, rows, digests)
+        return cls(path, manifest, table, digests)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.table)
 
     @property
     def content(self) -> str:
@@ -106,9 +110,17 @@ class PreparedRows:
 
     def column(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[Any]:
         """A column of numbers or texts, of the rows from ``start`` to ``stop``."""
-        table = self.rows.with_format("arrow")[start : len(self) if stop is None else stop]
-        values: NDArray[Any] = table[name].to_numpy(zero_copy_only=False)
+        stop = len(self) if stop is None else stop
+        values: NDArray[Any] = self.table[name].slice(start, stop - start).to_numpy()
         return values
+
+    def take(self, places: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+        """Some columns of the rows at ``places``, which ascend; of other rows nothing is copied."""
+        assert (np.diff(places) > 0).all()
+        wanted = np.zeros(len(self), bool)
+        wanted[places] = True
+        # A filter goes batch by batch; `Table.take` may copy whole columns first.
+        return self.table.select(list(columns)).filter(pa.array(wanted)).combine_chunks()
 
     def inputs(self, start: int, stop: int) -> pa.Table:
         """What models see of the rows from ``start`` to ``stop``: ``row``, ``label`` and tokens.
@@ -117,7 +129,10 @@ class PreparedRows:
             TrakError: if a row is not what its digest says.
         """
         try:
-            table = _inputs(self.rows).with_format("arrow")[start:stop].combine_chunks()
+            table = _inputs(self.table).slice(start, stop - start)
+            # A length that is damaged would have memory read that is not the table's.
+            table.validate(full=True)
+            table = table.combine_chunks()
             wrong = np.flatnonzero((digest_inputs(table) != self.digests[start:stop]).any(axis=1))
         except (pa.ArrowException, ValueError, OSError) as error:
             raise TrakError(f"{self.path}: its rows cannot be read ({error}); rerun prepare") from error
@@ -142,7 +157,7 @@ def token_lists(inputs: pa.Table) -> list[dict[str, list[int]]]:
     ]
 
 
-def save(path: Path, rows: datasets.Dataset, manifest: Manifest, classes: dict[str, Any]) -> None:
+def save(path: Path, rows: pa.Table, manifest: Manifest, classes: dict[str, Any]) -> None:
     """Write a prepared folder, complete or absent.
 
     Args:
@@ -151,12 +166,16 @@ def save(path: Path, rows: datasets.Dataset, manifest: Manifest, classes: dict[s
         manifest: without content, which is filled in.
         classes: JSON values that say what the labels mean; they go to the manifest's details.
     """
-    digests = _digests(rows)
+    rows = rows.replace_schema_metadata(None)
+    digests = np.concatenate([digest_inputs(table) for table in _batches(_inputs(rows))])
     known = digest_json(classes)
     details = {**manifest.details, **classes, "rows": len(rows), "classes_digest": known}
     details["table_digest"] = digest_rows(rows, rows.column_names)
     with complete_or_absent(path) as folder:
-        rows.save_to_disk(str(folder / ROWS), num_proc=None)
+        folder.mkdir()
+        with pa.ipc.new_stream(str(folder / ROWS), rows.schema) as file:
+            for table in _batches(rows):
+                file.write_table(table)
         np.save(folder / DIGESTS, digests)
         Manifest(
             manifest.kind,
@@ -168,16 +187,14 @@ def save(path: Path, rows: datasets.Dataset, manifest: Manifest, classes: dict[s
         ).save(folder)
 
 
-def _inputs(rows: datasets.Dataset) -> datasets.Dataset:
-    names = [name for name in TOKENS if name in rows.column_names]
-    return rows.select_columns(["row", "label", *names])
+def _inputs(rows: pa.Table) -> pa.Table:
+    return rows.select(["row", "label", *(name for name in TOKENS if name in rows.column_names)])
 
 
-def _digests(rows: datasets.Dataset) -> NDArray[np.uint8]:
-    """The digest of each row, [n, 32]."""
-    inputs = _inputs(rows).with_format("arrow")
-    parts = [digest_inputs(table.combine_chunks()) for table in inputs.iter(batch_size=1000)]
-    return np.concatenate(parts)
+def _batches(rows: pa.Table) -> Iterator[pa.Table]:
+    """The rows in tables of one record batch each."""
+    for start in range(0, len(rows), BATCH):
+        yield rows.slice(start, BATCH).combine_chunks()
 
 
 def digest_inputs(table: pa.Table) -> NDArray[np.uint8]:
@@ -212,17 +229,14 @@ def digest_inputs(table: pa.Table) -> NDArray[np.uint8]:
     return np.frombuffer(bytes(digests), np.uint8).reshape(n, 32)
 
 
-def digest_rows(rows: datasets.Dataset, columns: Sequence[str]) -> str:
+def digest_rows(rows: pa.Table, columns: Sequence[str]) -> str:
     """The SHA-256 of the named columns' values, whatever files and chunks they lie in."""
     digest = hashlib.sha256()
     sink = pa.PythonFile(_Hashing(digest), mode="w")
-    writer = None
-    for table in rows.select_columns(list(columns)).with_format("arrow").iter(batch_size=1000):
-        plain = table.combine_chunks().replace_schema_metadata(None)
-        writer = writer or pa.ipc.new_stream(sink, plain.schema)
-        writer.write_table(plain)
-    if writer:
-        writer.close()
+    plain = rows.select(list(columns)).replace_schema_metadata(None)
+    with pa.ipc.new_stream(sink, plain.schema) as writer:
+        for table in _batches(plain):
+            writer.write_table(table)
     return digest.hexdigest()
 
 

@@ -5,7 +5,7 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -14,7 +14,6 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
-    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging
@@ -25,6 +24,9 @@ from trak_steps.model.files import ADAPTER, ADAPTER_CONFIG, WEIGHTS_FILE
 
 if not sys.stderr.isatty():
     logging.disable_progress_bar()
+
+if TYPE_CHECKING:  # takes two seconds, which a step that reads only the tokenizer need not wait
+    from transformers import PreTrainedModel
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 # Settings of a model that make a library fetch code and run it.
@@ -81,7 +83,7 @@ def load_classifier(
     device: torch.device,
     trust_remote_code: bool,
     attention: str | None = None,
-) -> PreTrainedModel:
+) -> "PreTrainedModel":
     """A fine-tuned classifier in float32, dropout off; of an adapted one only the adapter trainable.
 
     Args:
@@ -138,7 +140,7 @@ def load_classifier(
     return model.to(device).eval()
 
 
-def _adapted(model: PreTrainedModel, adapter: Path, trust_remote_code: bool) -> PreTrainedModel:
+def _adapted(model: "PreTrainedModel", adapter: Path, trust_remote_code: bool) -> "PreTrainedModel":
     """A model with its adapter, the adapter's parameters alone trainable."""
     values = _read_json(adapter / ADAPTER_CONFIG)
     for key in ADAPTER_CODE:
@@ -174,7 +176,7 @@ def load_for_training(
     label_names: list[str],
     trust_remote_code: bool,
     dropout: float | None = None,
-) -> PreTrainedModel:
+) -> "PreTrainedModel":
     """A model to fine-tune, in float32: the folder's weights, or random ones where it has none.
 
     A new classification head (and pooler) is random, so seed before.
@@ -295,7 +297,7 @@ def _of_another_shape(report: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _check_weights(folder: Path, model: PreTrainedModel, advice: str) -> None:
+def _check_weights(folder: Path, model: "PreTrainedModel", advice: str) -> None:
     """Refuse weights that are integers, which lack their scale, or not finite."""
     parameters = dict(model.named_parameters())
     prefix = f"{model.base_model_prefix}."

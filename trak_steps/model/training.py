@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import datasets
+import pyarrow as pa
 from transformers import (
     DataCollatorWithPadding,
     PreTrainedModel,
@@ -31,7 +31,7 @@ from transformers import (
 
 from trak_steps.console.progress import say
 from trak_steps.errors import TrakError
-from trak_steps.model.recipe import Recipe, training_arguments
+from trak_steps.model.recipe import Recipe, training_arguments, training_rows
 from trak_steps.store.atomic import complete_or_absent, flush, saying_what_the_disk_refused
 from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import Manifest
@@ -42,7 +42,7 @@ now = time.monotonic
 def finetune(
     make_model: Callable[[], PreTrainedModel],
     tokenizer: PreTrainedTokenizerBase,
-    rows: datasets.Dataset,
+    rows: pa.Table,
     recipe: Recipe,
     *,
     fractions: Iterable[float],
@@ -56,7 +56,7 @@ def finetune(
     Args:
         make_model: builds the model to train; called after the random numbers are seeded.
         tokenizer: pads the batches.
-        rows: columns of model inputs and ``labels``; n of them.
+        rows: the tokenised train set, with a column ``label``; n of them.
         recipe: how to train.
         fractions: of the training, at whose ends the weights are kept. The training stops at the last.
         work: the folder of the unfinished training.
@@ -90,7 +90,7 @@ def finetune(
             args=training_arguments(
                 recipe, steps, work / "trainer", cpu=cpu, save_strategy="no", save_total_limit=2
             ),
-            train_dataset=rows,
+            train_dataset=training_rows(rows),
             data_collator=DataCollatorWithPadding(tokenizer),
             callbacks=[_Keep(at), _SaveByTime(60 * save_minutes), _MarkSaves()],
         )

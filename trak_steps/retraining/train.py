@@ -8,15 +8,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, set_seed
 
 from trak_steps.model.load import load_for_training, load_tokenizer
-from trak_steps.model.recipe import Recipe, training_arguments
-
-INPUTS = ("input_ids", "token_type_ids")
+from trak_steps.model.recipe import Recipe, training_arguments, training_rows
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Base:
 
 
 def retrain(
-    base: Base, rows: datasets.Dataset, kept: NDArray[np.bool_], recipe: Recipe, *, cpu: bool
+    base: Base, rows: pa.Table, kept: NDArray[np.bool_], recipe: Recipe, *, cpu: bool
 ) -> PreTrainedModel:
     """Train as :func:`trak_steps.model.training.finetune` does, and save nothing on the way.
 
@@ -53,9 +51,7 @@ def retrain(
     Returns:
         The model at the end of its training, in evaluation mode.
     """
-    names = [name for name in INPUTS if name in rows.column_names]
-    part = rows.select_columns([*names, "label"]).rename_column("label", "labels")
-    part = part.select(np.flatnonzero(kept))
+    part = training_rows(rows).select(np.flatnonzero(kept))
     tokenizer = load_tokenizer(
         base.folder, max_length=base.max_length, trust_remote_code=base.trust_remote_code
     )

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from trak_steps.errors import TrakError
-from trak_steps.store import document, group, table
+from trak_steps.store import document, table
 from trak_steps.store.folder import check_folder
+from trak_steps.store.group_manifest import check_group, group_manifest
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.tree import RECEIPT, is_there, write_receipt
 
@@ -18,7 +19,7 @@ def artefact_manifest(path: Path, kind: str | None = None) -> Manifest:
     if not is_there(path):
         raise TrakError(f"{path}: is missing; run the step that makes it")
     if path.suffix == ".zarr":
-        return group.group_manifest(path, kind)
+        return group_manifest(path, kind)
     if path.is_dir():
         return Manifest.load(path, kind)
     if path.suffix == ".parquet":
@@ -34,7 +35,7 @@ def check_artefact(path: Path, kind: str | None = None) -> Manifest:
     """
     found = artefact_manifest(path, kind)
     if path.suffix == ".zarr":
-        group.check_group(path, found)
+        check_group(path, found)
     elif path.is_dir():
         check_folder(path, kind)
     elif path.suffix == ".parquet":

@@ -13,13 +13,11 @@ from numpy.typing import DTypeLike, NDArray
 from trak_steps.errors import TrakError
 from trak_steps.store.atomic import complete_or_absent
 from trak_steps.store.codecs import codec_arguments
-from trak_steps.store.manifest import Manifest, digest_json, read_json, sealed
-from trak_steps.store.tree import check_tree, digest_tree, is_there, write_receipt
+from trak_steps.store.group_manifest import AT, DOCUMENT, group_manifest
+from trak_steps.store.manifest import Manifest, digest_json, sealed
+from trak_steps.store.tree import digest_tree, is_there, write_receipt
 from trak_steps.store.verified import AlteredError, VerifiedStore
 
-# Where the manifest lies in the group's own document.
-DOCUMENT = "zarr.json"
-AT = ("attributes", "manifest")
 PLAIN = codec_arguments("none", 0, "float32")
 
 
@@ -92,16 +90,6 @@ def put_array(
         attributes=attributes,
     )
     array[...] = values
-
-
-def group_manifest(path: Path, kind: str | None) -> Manifest:
-    """The manifest of a Zarr group. Raises TrakError if it is missing, altered, or of another kind."""
-    return Manifest.from_document(read_json(path / DOCUMENT, makes=str(path)), kind, path, at=AT)
-
-
-def check_group(path: Path, manifest: Manifest) -> None:
-    """Hold all files of a group to their digests. Raises TrakError naming the first that differs."""
-    check_tree(path, manifest.files, but=(DOCUMENT,))
 
 
 def open_group(path: Path, kind: str, *, step: str) -> tuple[zarr.Group, Manifest]:

@@ -82,7 +82,6 @@ def _train(
     cpu: bool,
 ) -> None:
     trust = settings.model.trust_remote_code
-    inputs = [name for name in ("input_ids", "token_type_ids") if name in train.rows.column_names]
     made_from = next(iter(wanted.values())).made_from
     recipe = Recipe(**settings.finetune.model_dump(), seed=settings.seed + training)
     kept = finetune(
@@ -94,7 +93,7 @@ def _train(
             trust_remote_code=trust,
         ),
         load_tokenizer(layout.model, max_length=settings.model.max_length, trust_remote_code=trust),
-        train.rows.select_columns([*inputs, "label"]).rename_column("label", "labels"),
+        train.table,
         recipe,
         fractions=wanted,
         work=work,

@@ -119,7 +119,7 @@ def write(
         "label_names": list(labels.names),
         "outputs": labels.outputs,
     }
-    save(path, prepared, manifest, classes)
+    save(path, prepared.with_format("arrow")[:], manifest, classes)
     lengths = [len(tokens) for tokens in prepared["input_ids"]]
     say(f"wrote {path}: {len(prepared)} rows of {np.mean(lengths):.0f} tokens on average")
 

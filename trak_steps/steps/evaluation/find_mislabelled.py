@@ -268,5 +268,5 @@ def _predicted(features: list[TrainFeatures], rows: Places) -> Places:
 def _texts(train: PreparedRows, places: Places) -> dict[str, pa.Array]:
     """The texts of some rows, [q] each, by column; no others are read."""
     some, back = np.unique(places, return_inverse=True)
-    picked = train.rows.select_columns(train.text_columns).with_format("arrow").select(some)[:]
+    picked = train.take(some, train.text_columns)
     return {name: cut(picked[name]).combine_chunks().take(pa.array(back)) for name in train.text_columns}

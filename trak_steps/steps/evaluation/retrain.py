@@ -130,7 +130,7 @@ class Retrainer:
     def train(self, kept: NDArray[np.bool_], seed: int) -> PreTrainedModel:
         """A model trained on the rows kept."""
         cpu = self._device.type == "cpu"
-        return retrain(self._base, self._train.rows, kept, self._recipe(seed), cpu=cpu)
+        return retrain(self._base, self._train.table, kept, self._recipe(seed), cpu=cpu)
 
     def _recipe(self, seed: int) -> Recipe:
         return Recipe(**self._settings.finetune.model_dump(), seed=seed)

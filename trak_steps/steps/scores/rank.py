@@ -120,10 +120,10 @@ def _table(
     for name, values in (("sign_stable", of.stable), ("rank_best", of.best), ("rank_worst", of.worst)):
         columns[name] = pa.array(values.reshape(-1), mask=~known)
     for name, rows, where in (("train", train, place), ("target", targets, target)):
-        picked = rows.rows.with_format("arrow").select(np.unique(where))[:]
-        back = np.searchsorted(np.unique(where), where)
+        some, back = np.unique(where, return_inverse=True)
         kept = ["row", "label", *rows.text_columns]
-        kept += [column for column in ("flipped", "group") if column in picked.column_names]
+        kept += [column for column in ("flipped", "group") if column in rows.table.column_names]
+        picked = rows.take(some, kept)
         for column in kept:
             values = picked[column]
             if column in rows.text_columns:

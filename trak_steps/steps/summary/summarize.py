@@ -90,7 +90,7 @@ def _figures(
 
 def _recall(layout: Layout, targets: str, rows: PreparedRows, train: PreparedRows) -> dict[str, float]:
     """Recall of the target's own group among the top proponents, where groups are known."""
-    if "group" not in rows.rows.column_names or "group" not in train.rows.column_names:
+    if "group" not in rows.table.column_names or "group" not in train.table.column_names:
         return {}
     table, _ = load_table(layout.top(targets), "top")
     wanted = (pc.field("side") == "proponent") & (pc.field("rank") <= RECALL_AT)
