@@ -19,11 +19,11 @@ from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.recall import group_recall
 from trak_steps.kernel.gram import factor_kernel, solve_kernel, sum_kernel
 from trak_steps.kernel.ridge import ridge_for, spectrum
-from trak_steps.run.layout import Layout, checkpoint_names, last_states
+from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints
 from trak_steps.scoring.scores import balanced
 from trak_steps.store.features import FeatureStore, TrainFeatures
 
-FREEDOMS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
+DOFS = (0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 TOP = 10
 CPU = torch.device("cpu")
 
@@ -37,7 +37,7 @@ def main() -> None:
     train, targets = PreparedRows.load(layout.train), PreparedRows.load(layout.targets("validation"))
     n, groups = len(train), train.column("group")
     names = checkpoint_names(settings.checkpoints)
-    last = last_states(settings.checkpoints)
+    last = final_checkpoints(settings.checkpoints)
     sets = {m: TrainFeatures(sorted(layout.train_features(m).glob("*.zarr")), n) for m in names}
     features = {m: torch.from_numpy(of_train.features(0, n)) for m, of_train in sets.items()}
     stores = {m: FeatureStore.open(layout.target_features(m, "validation")) for m in names}
@@ -54,11 +54,11 @@ def main() -> None:
     def scored(some: list[str], solved: list[Tensor]) -> Tensor:
         return torch.stack([features[m] @ w.T for m, w in zip(some, solved, strict=True)]).mean(0)
 
-    print("| freedom | last states | all states | all states, balanced |")
+    print("| effective_dof | last states | all states | all states, balanced |")
     print("| --- | --- | --- | --- |")
-    for freedom in FREEDOMS:
+    for dof in DOFS:
         solved = {
-            m: solve_kernel(factor_kernel(kernels[m], n, ridge_for(spectra[m], freedom)), wanted[m])
+            m: solve_kernel(factor_kernel(kernels[m], n, ridge_for(spectra[m], dof)), wanted[m])
             for m in names
         }
         alike = balanced(list(solved.values()), [kernels[m] for m in names], n)
@@ -67,7 +67,7 @@ def main() -> None:
             recall(scored(names, list(solved.values()))),
             recall(scored(names, alike)),
         ]
-        print(f"| {freedom:g} | " + " | ".join(f"{value:.2f}" for value in found) + " |")
+        print(f"| {dof:g} | " + " | ".join(f"{value:.2f}" for value in found) + " |")
     plain = [solve_kernel(factor_kernel(kernels[m], n, 0.0), wanted[m]) for m in last]
     weight = torch.from_numpy(np.mean([sets[m].column("loss_weight") for m in last], 0))
     print(f"\nreference rule {recall(scored(last, plain) * weight[:, None]):.2f}, ", end="")

@@ -31,7 +31,7 @@ from trak_steps.config import Settings, load_settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.lds import Truth, measure
 from trak_steps.evaluation.predictions import Predictions
-from trak_steps.run.layout import Layout, checkpoint_names, last_states, run_of
+from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints, training_of
 from trak_steps.run.parts import open_retrained
 from trak_steps.store.document import load_document
 
@@ -173,7 +173,9 @@ def compare(config: Path, dense: Path | None) -> dict[str, Any]:
         predicted: Array = kept @ scores.numpy()
         return predicted
 
-    ways = {name: sums(of) for name, of in ways_to_score(states, last_states(settings.checkpoints))}
+    ways = {
+        name: sums(of) for name, of in ways_to_score(states, final_checkpoints(settings.checkpoints))
+    }
     by_states = Predictions(layout, settings, train, kept).of_hidden_states({TARGETS: targets})
     ways["last hidden state"] = by_states[TARGETS]
     ways["same label"] = truth.classes[:, targets.column("label")]
@@ -204,7 +206,7 @@ def compare(config: Path, dense: Path | None) -> dict[str, Any]:
 
 
 def _of_first_runs(names: Iterable[str]) -> list[str]:
-    return [name for name in names if int(run_of(name)) < DENSE_RUNS]
+    return [name for name in names if int(training_of(name)) < DENSE_RUNS]
 
 
 def _states(layout: Layout, settings: Settings, n: int) -> dict[str, State]:

@@ -1,4 +1,4 @@
-"""What tests of hostile input share: input that would run code, and what the person is told."""
+"""What tests of hostile input share: input that would run code, and what the user is told."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ class Creates:
 
 
 def message(call: Callable[[], object]) -> str:
-    """What the person is told."""
+    """What the user is told."""
     with pytest.raises(TrakError) as error:
         call()
     return str(error.value)

@@ -55,7 +55,7 @@ ROWS: dict[str, tuple[str, ...]] = {
 _KINDS: tuple[dict[str, Any], ...] = (
     {},
     {"model": {"name_or_path": "other"}},
-    {"checkpoints": {"existing": ["brought along"]}},
+    {"checkpoints": {"existing": ["imported"]}},
 )
 
 

@@ -1,4 +1,4 @@
-"""A copy of the project in which a run lives, driven through Snakemake as a person would."""
+"""A copy of the project in which a run lives, driven through Snakemake as a user would."""
 
 import os
 import re

@@ -17,7 +17,7 @@ from trak_steps.config import Settings, load_settings, restrict
 from trak_steps.console.printable import printable
 from trak_steps.console.progress import quiet_libraries
 from trak_steps.errors import TrakError
-from trak_steps.run.layout import Layout, fractions, state_name
+from trak_steps.run.layout import Layout, checkpoint_name, fractions
 from trak_steps.workflow.registry import HANDED, HANDED_VARIABLE, reads
 
 app = typer.Typer(
@@ -34,7 +34,7 @@ DEMO = Path("config/config.yaml")
 
 
 def _checkpoint(name: str | None) -> str | None:
-    """A name as :func:`~trak_steps.run.layout.state_name` makes them: it becomes part of a path."""
+    """A name as :func:`~trak_steps.run.layout.checkpoint_name` makes them: it becomes part of a path."""
     if name is None:
         return None
     training, dash, fraction = name.partition("-")
@@ -71,7 +71,7 @@ Set = Annotated[
 Results = Annotated[Path, typer.Option(help="Folder of all runs.")]
 Source = Annotated[
     str | None,
-    typer.Option(help="The classifier to bring along; without: from `checkpoints.existing`."),
+    typer.Option(help="The classifier to import; without: from `checkpoints.existing`."),
 ]
 Checkpoint = Annotated[
     str | None, typer.Option(callback=_checkpoint, help="A checkpoint's name, such as 0 or 0-0.5.")
@@ -120,7 +120,7 @@ def _checkpoints(settings: Settings, checkpoint: str | None, training: int | Non
         raise typer.BadParameter("give either --checkpoint or --training")
     if checkpoint is not None:
         return [checkpoint]
-    return [state_name(str(training), fraction) for fraction in fractions(settings.checkpoints)]
+    return [checkpoint_name(str(training), fraction) for fraction in fractions(settings.checkpoints)]
 
 
 @app.command()

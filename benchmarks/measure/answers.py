@@ -52,7 +52,7 @@ def put(layout: Layout, settings: Settings, targets: str, file: Path) -> int:
     """Put the answers of a file where a run whose subsets are planned finds them; gives how many.
 
     The code that trains may be another than the file's models were trained by, and so may libraries and
-    machine: one of them is trained again, and has to say the same.
+    machine: one of them is retrained, and has to say the same.
     """
     table = pq.read_table(file)
     wanted = _of(layout, settings, targets)
@@ -70,7 +70,7 @@ def put(layout: Layout, settings: Settings, targets: str, file: Path) -> int:
             answers = Answers(np.array(row["margin"], np.float32), np.array(row["prediction"]))
             found.append((kept, int(seed), answers))
     if found and not _same(retrainer, *found[0], targets):
-        print(f"{file}: a model that is trained again says something else; models are trained")
+        print(f"{file}: a model that is retrained says something else; models are trained")
         return 0
     for kept, seed, answers in found:
         save_answers(layout.retrained_models, retrainer.identity(kept, seed, targets), answers)

@@ -11,7 +11,7 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
-from benchmarks.measure.ways import FREEDOM, FREEDOMS, POWERS, RIDGES
+from benchmarks.measure.ways import DOF, DOFS, POWERS, RIDGES
 
 KIND = "class_adjusted"
 BEST_OF_ALL, WEAKER, WEAKEST = "C0", "C1", "C2"
@@ -32,7 +32,7 @@ def draw(figures: Path, path: Path) -> Path:
     with plt.rc_context({"svg.hashsalt": "scoring", "svg.fonttype": "none", "font.size": 9}):
         figure, axes = plt.subplots(2, 3, figsize=(11, 6.4), sharey=True, layout="constrained")
         panels = axes.ravel()
-        _freedom(panels[0], ways)
+        _effective_dof(panels[0], ways)
         _ridge(panels[1], ways)
         _dim(panels[2], ways)
         _runs(panels[3], ways)
@@ -66,11 +66,11 @@ def _curve(panel: Axes, x: list[Any], values: list[dict[str, float]], label: str
     )
 
 
-def _freedom(panel: Axes, ways: dict[str, Any]) -> None:
-    named = [ways["default" if share == FREEDOM else f"freedom {share}"] for share in FREEDOMS]
-    _curve(panel, list(FREEDOMS), named, "all states", BEST_OF_ALL)
-    panel.set(xscale="log", xlabel="kernel.freedom")
-    panel.set_xticks(FREEDOMS, [f"{share:g}" for share in FREEDOMS])
+def _effective_dof(panel: Axes, ways: dict[str, Any]) -> None:
+    named = [ways["default" if share == DOF else f"effective_dof {share}"] for share in DOFS]
+    _curve(panel, list(DOFS), named, "all states", BEST_OF_ALL)
+    panel.set(xscale="log", xlabel="kernel.effective_dof")
+    panel.set_xticks(DOFS, [f"{share:g}" for share in DOFS])
     panel.minorticks_off()
 
 

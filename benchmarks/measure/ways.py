@@ -14,11 +14,11 @@ from torch.nn.functional import normalize
 
 from trak_steps.evaluation.sums import fold
 from trak_steps.kernel.ridge import ridge_for, without_rounding
-from trak_steps.run.layout import Layout, run_of
+from trak_steps.run.layout import Layout, training_of
 from trak_steps.store.features import FeatureStore, TrainFeatures
 
-FREEDOM = 0.2
-FREEDOMS = (0.05, 0.1, 0.2, 0.4, 0.8)
+DOF = 0.2
+DOFS = (0.05, 0.1, 0.2, 0.4, 0.8)
 RIDGES = (0.1, 1.0, 10.0, 100.0)
 POWERS = (0.5, 1.0)
 REFERENCE_DIMS = (256, 512)
@@ -63,7 +63,7 @@ class State:
     def scores(
         self,
         *,
-        freedom: float | None = FREEDOM,
+        effective_dof: float | None = DOF,
         ridge: float = 0.0,
         dim: int | None = None,
         centre: bool = False,
@@ -74,7 +74,7 @@ class State:
         """Scores of all train rows for all targets, [n, t].
 
         Args:
-            freedom: share of the degrees of freedom; none for a ridge in mean diagonal entries.
+            effective_dof: share of the degrees of freedom; none for a ridge in mean diagonal entries.
             ridge: that.
             dim: k, if fewer than there are.
             centre: take the mean feature off.
@@ -94,7 +94,7 @@ class State:
         within = train * (self.weight * (1 - self.weight)).sqrt()[:, None] if weighted else train
         changed = centre or unit or of_loss or weighted or dim != self.dim
         gram = Gram(within @ within.T) if changed else self._gram
-        added = gram.added(freedom) if freedom is not None else ridge * gram.trace / dim
+        added = gram.added(effective_dof) if effective_dof is not None else ridge * gram.trace / dim
         solved = gram.solve(added, within @ targets.T)
         if not weighted:
             return solved
@@ -103,7 +103,7 @@ class State:
     def weight_out_of_sample(self) -> Tensor:
         """1 − p of each row as if it had not been trained on, [n], from its leverage in the kernel."""
         gram = self._gram
-        leverage = gram.solve(gram.added(FREEDOM), gram.matrix).diagonal().clamp(max=MOST_LEVERAGE)
+        leverage = gram.solve(gram.added(DOF), gram.matrix).diagonal().clamp(max=MOST_LEVERAGE)
         return torch.sigmoid(-(self.margin - leverage / (1 - leverage)))
 
 
@@ -115,9 +115,9 @@ class Gram:
         self.trace = float(matrix.trace())
         self._values, self._vectors = torch.linalg.eigh(matrix)
 
-    def added(self, freedom: float) -> float:
+    def added(self, effective_dof: float) -> float:
         """The ridge, in its own units, that leaves a share of the degrees of freedom."""
-        return ridge_for(without_rounding(self._values), freedom) * self.trace / len(self.matrix)
+        return ridge_for(without_rounding(self._values), effective_dof) * self.trace / len(self.matrix)
 
     def solve(self, added: float, right: Tensor) -> Tensor:
         """(G + added)⁻¹ G_z: the same as Φ (ΦᵀΦ + added)⁻¹ φ(z), for fewer rows than dimensions."""
@@ -137,7 +137,7 @@ def _one_kernel(states: list[State]) -> Tensor:
     gram = torch.stack([state.train @ state.train.T / scale for state, scale in pairs]).sum(0)
     right = torch.stack([state.train @ state.targets.T / scale for state, scale in pairs]).sum(0)
     whole = Gram(gram)
-    return whole.solve(whole.added(FREEDOM), right)
+    return whole.solve(whole.added(DOF), right)
 
 
 def _added_up(states: list[State]) -> State:
@@ -171,8 +171,8 @@ def ways_to_score(states: dict[str, State], last: list[str]) -> Iterator[tuple[s
     yield from _weights(states, last, default(every))
     yield from _kernels(states, last)
     yield "one kernel of all states", _one_kernel(list(states.values()))
-    runs = dict.fromkeys(run_of(name) for name in every)
-    of_runs = [[state for name, state in states.items() if run_of(name) == run] for run in runs]
+    runs = dict.fromkeys(training_of(name) for name in every)
+    of_runs = [[state for name, state in states.items() if training_of(name) == run] for run in runs]
     yield "one kernel of a run's states", balanced_mean([_one_kernel(of_run) for of_run in of_runs])
     yield "all states' features added up", _added_up(list(states.values())).scores()
     yield "a run's features added up", balanced_mean([_added_up(of_run).scores() for of_run in of_runs])
@@ -189,7 +189,7 @@ def _sets_of_states(
         yield f"states at {state}", default([name for name in early if name.endswith(f"-{state}")])
     for runs in range(1, len(last)):
         word = "1 run" if runs == 1 else f"{runs} runs"
-        some = [name for name in every if run_of(name) in map(run_of, last[:runs])]
+        some = [name for name in every if training_of(name) in map(training_of, last[:runs])]
         yield f"{word}, all states", default(some)
         yield f"{word}, last states", default(last[:runs])
 
@@ -210,8 +210,8 @@ def _kernels(states: dict[str, State], last: list[str]) -> Iterator[tuple[str, T
     dim = next(iter(states.values())).dim
     dims = [dim // 2**i for i in range(1, 5)][::-1]
     changes: dict[str, dict[str, Any]] = {
-        **{f"freedom {share}": {"freedom": share} for share in FREEDOMS if share != FREEDOM},
-        **{f"ridge {r:g} of the mean diagonal": {"freedom": None, "ridge": r} for r in RIDGES},
+        **{f"effective_dof {share}": {"effective_dof": share} for share in DOFS if share != DOF},
+        **{f"ridge {r:g} of the mean diagonal": {"effective_dof": None, "ridge": r} for r in RIDGES},
         **{f"k = {k}": {"dim": k} for k in dims},
         "centred features": {"centre": True},
         "features of unit length": {"unit": True},

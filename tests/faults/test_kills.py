@@ -70,7 +70,7 @@ class Workspace:
         return Layout(self.root / "results" / RUN)
 
     def start(self) -> "subprocess.Popen[str]":
-        """The command that a person would run, in a session of its own."""
+        """The command that a user would run, in a session of its own."""
         (self.root / "killed.yaml").write_text(yaml.safe_dump(SETTINGS))
         return subprocess.Popen(
             [

@@ -227,6 +227,6 @@ def test_trained_and_brought_checkpoints_do_not_mix(copy_run: Callable[[], Run])
     seen = restrict(settings, ["run", "seed", "features", "execution", "model.trust_remote_code"])
     with pytest.raises(TrakError, match=r"checkpoints/0: was fine-tuned here, the settings say that"):
         featurize.run_train(layout, seen, "0", 0)
-    with pytest.raises(TrakError, match="was fine-tuned here, the settings say brought along"):
-        require_one_recipe(layout, ["0", "0-0.5"], brought=True)
-    require_one_recipe(layout, ["0", "0-0.5"], brought=False)
+    with pytest.raises(TrakError, match="was fine-tuned here, the settings say imported"):
+        require_one_recipe(layout, ["0", "0-0.5"], imported=True)
+    require_one_recipe(layout, ["0", "0-0.5"], imported=False)

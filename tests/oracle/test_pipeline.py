@@ -73,8 +73,8 @@ def free_ridge(kernel: Tensor, share: float) -> float:
     low, high = 1e-20 * kernel.trace(), 1e6 * kernel.trace()
     for _ in range(200):
         middle = (low * high).sqrt()
-        freedom = torch.trace(torch.linalg.solve(kernel + middle * eye, kernel))
-        low, high = (middle, high) if freedom > share * rank else (low, middle)
+        effective_dof = torch.trace(torch.linalg.solve(kernel + middle * eye, kernel))
+        low, high = (middle, high) if effective_dof > share * rank else (low, middle)
     return float(middle)
 
 
@@ -119,7 +119,9 @@ def test_scores_are_the_formula(
         phi = train_gradients @ P
         phi_targets = gradients(layout, checkpoint, targets)[0] @ P
         K = sum((torch.outer(row, row) for row in phi), torch.zeros(dim, dim, dtype=torch.float64))
-        added = free_ridge(K, settings.kernel.freedom) if ridge is None else ridge * K.trace() / dim
+        added = (
+            free_ridge(K, settings.kernel.effective_dof) if ridge is None else ridge * K.trace() / dim
+        )
         K += added * torch.eye(dim, dtype=torch.float64)
         products.append(phi @ torch.linalg.inv(K) @ phi_targets.T)
         weights.append(weight)

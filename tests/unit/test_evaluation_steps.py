@@ -122,7 +122,7 @@ def test_every_curve_goes_through_the_runs_own_scores(done: Evaluated) -> None:
             figures["class_adjusted"]["lds"]["value"], abs=1e-6
         )
     assert {len(row["checkpoints"]) for row in curves if row["curve"] == "checkpoints"} == {1, 2}
-    assert len({row["freedom"] for row in curves if row["curve"] == "freedom"}) > 4
+    assert len({row["effective_dof"] for row in curves if row["curve"] == "effective_dof"}) > 4
 
 
 def test_nothing_is_trained_twice(

@@ -323,7 +323,15 @@ def point(targets: str, curve: str, **values: Any) -> dict[str, Any]:
     own = {"checkpoints": ["0-0.5", "0"], "dim": 64, "ridge": None, "power": 0.0, "balance": True}
     figures = {"lds": 0.5, "lds_low": 0.456, "lds_high": -0.0312}
     adjusted = {f"class_adjusted{end}": np.nan for end in ("", "_low", "_high")}
-    return {"targets": targets, "curve": curve, **own, "freedom": 0.2, **figures, **adjusted, **values}
+    return {
+        "targets": targets,
+        "curve": curve,
+        **own,
+        "effective_dof": 0.2,
+        **figures,
+        **adjusted,
+        **values,
+    }
 
 
 def test_curves_are_shown_as_tables(show: Callable[..., list[str]]) -> None:

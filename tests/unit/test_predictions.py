@@ -138,7 +138,7 @@ def test_points_predict_what_their_scores_add_up_to(run: Run) -> None:
     chosen = points(run.settings, len(run.train))
     found = run.predictions.of_points(run.targets, chosen)
     assert {point.curve for point in chosen} == {
-        *("ridge", "freedom", "power", "dim", "balance", "checkpoints")
+        *("ridge", "effective_dof", "power", "dim", "balance", "checkpoints")
     }
     for of_set in run.targets:
         assert list(found[of_set][0]) == chosen
@@ -154,7 +154,7 @@ def _scores(run: Run, of_set: str, point: Point) -> Array:
         whole = train.T @ train
         ridge = point.ridge
         if ridge is None:
-            ridge = ridge_for(spectrum(torch.from_numpy(whole)), point.freedom)
+            ridge = ridge_for(spectrum(torch.from_numpy(whole)), point.effective_dof)
         ridged = whole + ridge * whole.diagonal().mean() * np.eye(point.dim)
         scores = train @ np.linalg.inv(ridged) @ targets.T
         parts.append(scores / np.sqrt((scores**2).mean(0)) if point.balance else scores)

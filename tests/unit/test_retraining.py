@@ -1,4 +1,4 @@
-"""Models that are trained again: the same recipe, the same answers, any kind of model and labels."""
+"""Models that are retrained: the same recipe, the same answers, any kind of model and labels."""
 
 import shutil
 from pathlib import Path
@@ -39,7 +39,7 @@ from trak_steps.store.table import load_table
 def test_all_rows_and_a_checkpoints_seed_give_that_checkpoint(
     small_run: tuple[Layout, Settings],
 ) -> None:
-    """What makes the truth of models trained again the truth about a run: one recipe, bit for bit."""
+    """What makes the truth of retrained models the truth about a run: one recipe, bit for bit."""
     layout, settings = small_run
     train = PreparedRows.load(layout.train)
     again = Retrainer(layout, settings, train).train(np.ones(len(train), bool), settings.seed)

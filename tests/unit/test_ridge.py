@@ -21,8 +21,8 @@ def test_the_ridge_leaves_the_share_of_the_degrees_of_freedom(share: float, n: i
     kernel = _kernel(n, k)
     ridge = ridge_for(spectrum(kernel), share)
     ridged = kernel + ridge * kernel.diagonal().mean() * torch.eye(k, dtype=torch.float64)
-    freedom = torch.trace(kernel @ torch.linalg.inv(ridged)).item()
-    assert freedom == pytest.approx(share * min(n, k), rel=1e-3)
+    effective_dof = torch.trace(kernel @ torch.linalg.inv(ridged)).item()
+    assert effective_dof == pytest.approx(share * min(n, k), rel=1e-3)
 
 
 def test_the_scale_of_the_features_does_not_matter() -> None:

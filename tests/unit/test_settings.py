@@ -1,4 +1,4 @@
-"""Settings: defaults, errors a person can act on, and what each step may see."""
+"""Settings: defaults, errors a user can act on, and what each step may see."""
 
 import contextlib
 import json

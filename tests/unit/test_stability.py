@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.stability import hold_out
-from trak_steps.run.layout import Layout, checkpoint_names, run_of
+from trak_steps.run.layout import Layout, checkpoint_names, training_of
 from trak_steps.run.parts import open_kernel, open_target_features, open_train_features
 from trak_steps.scoring.scores import ScoreBlock, score_block
 from trak_steps.scoring.uncertainty import sign_is_stable, standard_error
@@ -105,10 +105,11 @@ def own_scores(layout: Layout, settings: Settings) -> Array:
     roots = {name: np.sqrt((of**2).mean(0)) for name, of in scores.items()}
     alike = np.mean(list(roots.values()), axis=0)
     scale = np.mean(weights, axis=0)[:, None] ** settings.scores.loss_weight_power
-    runs = dict.fromkeys(map(run_of, scores))
+    runs = dict.fromkeys(map(training_of, scores))
     return np.stack(
         [
-            np.mean([scores[m] * alike / roots[m] for m in scores if run_of(m) == run], axis=0) * scale
+            np.mean([scores[m] * alike / roots[m] for m in scores if training_of(m) == run], axis=0)
+            * scale
             for run in runs
         ]
     )

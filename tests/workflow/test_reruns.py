@@ -61,7 +61,7 @@ OTHER_VALUES: dict[str, Any] = {
     "features.codec": "zstd",
     "features.keep_bits": 12,
     "kernel.ridge": 1.0,
-    "kernel.freedom": 0.5,
+    "kernel.effective_dof": 0.5,
     "scores.top": 2,
     "scores.loss_weight_power": 1.0,
     "scores.balance": False,
@@ -209,7 +209,7 @@ def test_flipped_labels_change_what_was_learnt_from_them(run: Ran) -> None:
 
 
 def test_a_larger_train_set_computes_only_the_new_shards(run: Ran) -> None:
-    """With checkpoints that were brought along: those that are trained here see every row."""
+    """With imported checkpoints: those that are trained here see every row."""
     root: Path = run.root  # type: ignore[attr-defined]
     checkpoints = root / "results" / "tiny" / "checkpoints"
     brought = {"run": "brought", "checkpoints": {"existing": [str(checkpoints / "0")]}}
@@ -229,7 +229,7 @@ def test_a_larger_train_set_computes_only_the_new_shards(run: Ran) -> None:
         assert after[name] == before[name]
     both = {**brought, "checkpoints": {"existing": [str(checkpoints / "0"), str(checkpoints / "1")]}}
     more = run(**both, dataset={**TINY["dataset"], "train_size": 75})
-    assert more["checkpoint"] == ["checkpoint 1: brought along, into results/brought/checkpoints/1"]
+    assert more["checkpoint"] == ["checkpoint 1: imported, into results/brought/checkpoints/1"]
     assert all("checkpoint 1" in job for job in more["featurize"])
     assert len(more["featurize"]) == 5
     assert len(more["kernel"]) == 1

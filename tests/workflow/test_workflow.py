@@ -1,4 +1,4 @@
-"""The workflow as a person runs it: from a dry run to what reruns after a change."""
+"""The workflow as a user runs it: from a dry run to what reruns after a change."""
 
 import json
 import shutil

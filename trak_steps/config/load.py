@@ -1,4 +1,4 @@
-"""Read settings from a file and from ``key=value`` pairs, with errors written for a person."""
+"""Read settings from a file and from ``key=value`` pairs, with errors written for a user."""
 
 import difflib
 import re
@@ -17,7 +17,7 @@ from trak_steps.config.settings import Settings
 from trak_steps.console.printable import printable
 from trak_steps.errors import TrakError
 
-# Where pydantic's own words would not help the person who wrote the file.
+# Where pydantic's own words would not help the user who wrote the file.
 _WORDS = {
     "model_type": "should be a section of settings",
     "model_attributes_type": "should be a section of settings",
@@ -30,6 +30,11 @@ _WORDS = {
 }
 # How pydantic marks keys and the choices of a union, which are no part of a setting's name.
 _MARK = re.compile(r"\[key\]|constrained-str|list\[.*\]")
+# Settings of earlier versions.
+RENAMED = {
+    "kernel.freedom": "kernel.effective_dof",
+    "execution.save_every": "execution.save_minutes (minutes, not a share of the steps)",
+}
 SHOWN = 80
 PROBLEMS = 20
 
@@ -90,6 +95,8 @@ def _explain(problem: ErrorDetails) -> str:
     """One line on one wrong setting: its name, what was given, what is allowed."""
     where = list(problem["loc"])
     if problem["type"] == "extra_forbidden":
+        if renamed := RENAMED.get(_dotted(where)):
+            return f"{_dotted(where)}: is called {renamed} now"
         return f"{_dotted(where)}: there is no such setting{_nearest(where)}"
     name = _dotted(part for part in where if not _MARK.fullmatch(str(part)))
     if problem["type"] == "value_error":

@@ -1,4 +1,4 @@
-"""Read YAML as a person's settings are written: nothing is built, named twice or multiplied."""
+"""Read YAML as a user's settings are written: nothing is built, named twice or multiplied."""
 
 from collections.abc import Mapping
 from pathlib import Path

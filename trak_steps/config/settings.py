@@ -83,7 +83,7 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _given_as_meant(cls, value: Any, info: ValidationInfo) -> Any:
+    def _types_as_declared(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse what would be taken without a word for something else: ``true`` for 1, say."""
         if isinstance(value, (set, frozenset)):
             raise ValueError("should not be a set, which has no order; given a set")
@@ -96,7 +96,7 @@ class Section(BaseModel):
 
     @field_validator("*", mode="after")
     @classmethod
-    def _can_be_used(cls, value: Any) -> Any:
+    def _within_bounds(cls, value: Any) -> Any:
         """Refuse numbers that no machine counts to, and texts that no file or program takes."""
         for part in _parts(value):
             if isinstance(part, (int, float)) and abs(part) >= COUNTABLE:
@@ -201,7 +201,7 @@ class CheckpointSettings(Section):
     )
     existing: list[Text] = Field(
         [],
-        description="bring your own: folders or hub ids of classifiers, or of PEFT adapters of "
+        description="imported: folders or hub ids of classifiers, or of PEFT adapters of "
         "classifiers; nothing is trained",
     )
     classes: list[Text] = Field(
@@ -346,10 +346,10 @@ class KernelSettings(Section):
         None,
         ge=0.0,
         description="added to the kernel's diagonal, in units of its mean diagonal entry; null: found "
-        "for each checkpoint by `kernel.freedom`; 0 is the reference's rule, noise unless there are far "
-        "more rows than dimensions",
+        "for each checkpoint by `kernel.effective_dof`; 0 is the reference's rule, noise unless there are "
+        "far more rows than dimensions",
     )
-    freedom: float = Field(
+    effective_dof: float = Field(
         0.2,
         gt=0.0,
         lt=1.0,

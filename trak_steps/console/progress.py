@@ -1,4 +1,4 @@
-"""Progress for a person at a terminal and for a log file."""
+"""Progress for a user at a terminal and for a log file."""
 
 import os
 import sys
@@ -53,7 +53,7 @@ def progress(items: Iterable[T], *, total: int, label: str, unit: str) -> Iterat
 
 
 def say(message: str) -> None:
-    """Tell the person at the terminal, or the log, what the step is doing."""
+    """Tell the user at the terminal, or the log, what the step is doing."""
     print(printable(message, keep="\n"), file=sys.stderr, flush=True)
 
 

@@ -57,7 +57,7 @@ def _load(
     files = dict(data_files) if data_files else None
     try:
         rows = datasets.load_dataset(path, name, data_files=files, split=split)
-    except Exception as error:  # a data set's loader may raise anything; the person gets its words
+    except Exception as error:  # a data set's loader may raise anything; the user gets its words
         raise TrakError(_explain(path, name, split, error)) from error
     if not isinstance(rows, datasets.Dataset):
         raise TrakError(f"dataset {_named(path, name)}: `{split}` is not one split")

@@ -21,7 +21,7 @@ from trak_steps.evaluation.sums import Sums, fold, fold_kernel, sum_features
 from trak_steps.kernel.gram import TARGETS_AT_ONCE, factor_kernel
 from trak_steps.kernel.ridge import ridge_for, spectrum
 from trak_steps.run.hidden_states import HiddenStates
-from trak_steps.run.layout import Layout, checkpoint_names, last_states, run_of
+from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints, training_of
 from trak_steps.run.parts import open_kernel, open_target_features, open_train_features
 from trak_steps.scoring.scores import balanced, signed_power
 from trak_steps.store.artefact import artefact_manifest
@@ -29,7 +29,7 @@ from trak_steps.store.features import TrainFeatures
 from trak_steps.store.scores import ScoreStore
 
 RIDGES = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0)
-FREEDOMS = (0.05, 0.1, 0.2, 0.4, 0.8)
+DOFS = (0.05, 0.1, 0.2, 0.4, 0.8)
 POWERS = (0.0, 0.5, 1.0)
 SMALLEST_DIM = 64
 # The row weights of the reference's rule, which no power has.
@@ -47,11 +47,11 @@ class Point:
     """A way to score: a point of the curve that shows what one choice does, the others being the run's.
 
     Attributes:
-        curve: ``ridge``, ``freedom``, ``power``, ``dim``, ``balance`` or ``checkpoints``.
+        curve: ``ridge``, ``effective_dof``, ``power``, ``dim``, ``balance`` or ``checkpoints``.
         checkpoints: what is averaged.
         dim: k.
-        ridge: of the kernel; none where it is found by the freedom.
-        freedom: share of the degrees of freedom.
+        ridge: of the kernel; none where it is found by the effective_dof.
+        effective_dof: share of the degrees of freedom.
         power: of the loss weight.
         balance: whether checkpoints count alike.
     """
@@ -60,7 +60,7 @@ class Point:
     checkpoints: tuple[str, ...]
     dim: int
     ridge: float | None
-    freedom: float
+    effective_dof: float
     power: float
     balance: bool
 
@@ -73,7 +73,7 @@ def points(settings: Settings, n: int) -> list[Point]:
         tuple(checkpoint_names(settings.checkpoints)),
         k,
         ridge,
-        settings.kernel.freedom,
+        settings.kernel.effective_dof,
         settings.scores.loss_weight_power,
         settings.scores.balance,
     )
@@ -83,9 +83,11 @@ def points(settings: Settings, n: int) -> list[Point]:
     if ridge == 0:
         dims = [dim for dim in dims if n >= dim]
     ridges = {*RIDGES, *(() if ridge is None else (ridge,))} - ({0.0} if n < k else set())
-    freedoms = {*FREEDOMS, own.freedom}
+    dofs = {*DOFS, own.effective_dof}
     found = [replace(own, curve="ridge", ridge=value) for value in sorted(ridges)]
-    found += [replace(own, curve="freedom", ridge=None, freedom=value) for value in sorted(freedoms)]
+    found += [
+        replace(own, curve="effective_dof", ridge=None, effective_dof=value) for value in sorted(dofs)
+    ]
     found += [replace(own, curve="power", power=value) for value in sorted({*POWERS, own.power})]
     found += [replace(own, curve="dim", dim=dim) for dim in dims]
     if len(own.checkpoints) > 1:
@@ -97,12 +99,12 @@ def points(settings: Settings, n: int) -> list[Point]:
 def checkpoint_sets(settings: Settings) -> list[tuple[str, ...]]:
     """Of 1, 2, 4, … runs the last states; all states; and, where several are kept, each alone."""
     names = checkpoint_names(settings.checkpoints)
-    runs = list(dict.fromkeys(map(run_of, names)))
+    runs = list(dict.fromkeys(map(training_of, names)))
     counts = sorted({2**i for i in range(len(runs).bit_length())} | {len(runs)})
-    last = last_states(settings.checkpoints)
+    last = final_checkpoints(settings.checkpoints)
     found = [tuple(last[:count]) for count in counts]
     if len(names) > len(last):
-        found += [tuple(m for m in names if run_of(m) in runs[:count]) for count in counts]
+        found += [tuple(m for m in names if training_of(m) in runs[:count]) for count in counts]
         states = {m.partition("-")[2] for m in names} - {""}
         found += [tuple(m for m in names if m.endswith(f"-{state}")) for state in sorted(states)]
     return found
@@ -134,7 +136,7 @@ class Predictions:
         weight = self._mean_weight(self._names)
         powers = {*POWERS, settings.scores.loss_weight_power}
         self._weights = {power: signed_power(weight, power).numpy() for power in powers}
-        self._weights[REFERENCE] = self._mean_weight(last_states(settings.checkpoints)).numpy()
+        self._weights[REFERENCE] = self._mean_weight(final_checkpoints(settings.checkpoints)).numpy()
 
     def _mean_weight(self, names: Sequence[str]) -> Tensor:
         columns = [self._features[name].column("loss_weight") for name in names]
@@ -144,7 +146,7 @@ class Predictions:
     def made_from(self) -> dict[str, str]:
         """The contents of the features and kernels that were read, by path in the run."""
         found = {store.path: store.manifest for store in self._kernels.values()}
-        for name in last_states(self._settings.checkpoints):
+        for name in final_checkpoints(self._settings.checkpoints):
             folder = self._layout.checkpoint(name)
             found[folder] = artefact_manifest(folder, "checkpoint")
         for features in self._features.values():
@@ -232,7 +234,7 @@ class Predictions:
     ) -> None:
         """Add what baselines make of a checkpoint; the reference's rule, of last states only."""
         rule = None
-        if name in last_states(self._settings.checkpoints):
+        if name in final_checkpoints(self._settings.checkpoints):
             rule = self._reference(kernel, sums.by_weight[REFERENCE])
         for places, part in self._some_targets(phi):
             dot = baselines.gradient_dot(sums.by_weight[0.0], part)
@@ -264,7 +266,7 @@ class Predictions:
     def of_hidden_states(self, targets: Mapping[str, PreparedRows]) -> dict[str, Array]:
         """By the cosine of last hidden states, averaged over the last state of each run."""
         found = {of_set: np.zeros((len(self._kept), len(rows))) for of_set, rows in targets.items()}
-        for name in last_states(self._settings.checkpoints):
+        for name in final_checkpoints(self._settings.checkpoints):
             states = HiddenStates(self._layout, self._settings, name, self._train.outputs)
             parts = (
                 torch.from_numpy(self._kept[:, start : start + len(block)]).double() @ block
@@ -285,7 +287,7 @@ def _by_ridge(kernel: Tensor, points: Sequence[Point]) -> dict[float, list[Point
     ridges = {point: point.ridge for point in points if point.ridge is not None}
     if len(ridges) < len(points):
         eigenvalues = spectrum(kernel)
-        ridges |= {p: ridge_for(eigenvalues, p.freedom) for p in points if p.ridge is None}
+        ridges |= {p: ridge_for(eigenvalues, p.effective_dof) for p in points if p.ridge is None}
     by_ridge: dict[float, list[Point]] = {}
     for point, ridge in ridges.items():
         by_ridge.setdefault(ridge, []).append(point)

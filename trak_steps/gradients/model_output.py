@@ -77,7 +77,7 @@ def check_model_output(made: ModelOutput, name: str, outputs: int) -> None:
     for method in (made.output, made.loss_weight):
         try:
             found = method(logits, labels)
-        except Exception as error:  # a person's own code may fail in any way
+        except Exception as error:  # a custom code may fail in any way
             raise TrakError(
                 f"features.model_output: `{name}.{method.__name__}` failed on logits "
                 f"[2, {outputs}] and labels [2]: {type(error).__name__}: {error}"
@@ -110,7 +110,7 @@ def load_model_output(name: str, loss_temperature: float) -> ModelOutput:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a person's own module may fail in any way
+    except Exception as error:  # a custom module may fail in any way
         raise TrakError(
             f"features.model_output: the module `{module_name}` cannot be imported: {error}"
         ) from error

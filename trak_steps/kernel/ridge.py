@@ -43,7 +43,7 @@ def ridge_for(eigenvalues: Tensor, share: float) -> float:
     """
     wanted = share * int((eigenvalues > 0).sum())
     mean = float(eigenvalues.mean())
-    # Between these, in logarithms: no freedom but a rest, and all but a rest.
+    # Between these, in logarithms: no effective_dof but a rest, and all but a rest.
     low, high = (float((eigenvalues[-1] / mean).log()) + bound for bound in (-80.0, 80.0))
     for _ in range(STEPS):
         middle = (low + high) / 2

@@ -32,7 +32,7 @@ from transformers import (
 from trak_steps.console.progress import say
 from trak_steps.errors import TrakError
 from trak_steps.model.recipe import Recipe, training_arguments, training_rows
-from trak_steps.store.atomic import complete_or_absent, flush, saying_what_the_disk_refused
+from trak_steps.store.atomic import complete_or_absent, explain_disk_errors, flush
 from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import Manifest
 
@@ -72,7 +72,7 @@ def finetune(
     """
     steps = recipe.steps(len(rows))
     kept = {fraction: work / "kept" / f"{fraction:g}" for fraction in fractions}
-    with saying_what_the_disk_refused(work):
+    with explain_disk_errors(work):
         _start_or_resume(work, {**identity, "recipe": vars(recipe)})
         _drop_damaged(kept.values())
         at = {
@@ -165,7 +165,7 @@ def _start_or_resume(work: Path, identity: dict[str, Any]) -> None:
 
 
 def _drop_damaged(folders: Iterable[Path]) -> None:
-    """What is damaged is trained again."""
+    """What is damaged is retrained."""
     for folder in folders:
         try:
             if folder.is_dir():

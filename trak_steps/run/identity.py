@@ -46,7 +46,7 @@ def score_settings(settings: Settings) -> dict[str, Any]:
 
 
 def answers_settings(settings: Settings) -> dict[str, Any]:
-    """Of what models that are trained again say of the targets."""
+    """Of what retrained models say of the targets."""
     output = settings.features.model_output
     return {
         **settings.finetune.model_dump(),
@@ -72,7 +72,7 @@ def require_known_recipe(settings: Settings) -> None:
     """Refuse to train checkpoints again that were trained elsewhere.
 
     Raises:
-        TrakError: if checkpoints are brought along.
+        TrakError: if checkpoints are imported.
     """
     if settings.checkpoints.existing:
         raise TrakError(

@@ -76,7 +76,7 @@ class Layout:
         return self.root / "evaluation"
 
     def plan(self, name: str) -> Path:
-        """Which models are to be trained again, on which rows, with which seeds."""
+        """Which models are to be retrained, on which rows, with which seeds."""
         return self.evaluation / f"{name}.plan.parquet"
 
     def retrained(self, plan: str, shard: str) -> Path:
@@ -132,7 +132,7 @@ class Layout:
 
     @property
     def retrained_models(self) -> Path:
-        """What every model that was ever trained again says of the targets, for all runs beside this.
+        """What every model that was ever retrained says of the targets, for all runs beside this.
 
         No run can have this name.
         """
@@ -184,7 +184,7 @@ def checkpoint_names(settings: CheckpointSettings) -> list[str]:
     A name says nothing of how many others there are, so another count renames none.
     """
     return [
-        state_name(training, fraction)
+        checkpoint_name(training, fraction)
         for training in trainings(settings)
         for fraction in fractions(settings)
     ]
@@ -200,16 +200,16 @@ def fractions(settings: CheckpointSettings) -> list[float]:
     return [1.0] if settings.existing else sorted(settings.keep)
 
 
-def last_states(settings: CheckpointSettings) -> list[str]:
-    """The names of each run's last state, or of all that were brought along."""
-    return list({run_of(name): name for name in checkpoint_names(settings)}.values())
+def final_checkpoints(settings: CheckpointSettings) -> list[str]:
+    """The names of each run's last state, or of all that were imported."""
+    return list({training_of(name): name for name in checkpoint_names(settings)}.values())
 
 
-def state_name(run: str, fraction: float) -> str:
+def checkpoint_name(run: str, fraction: float) -> str:
     """The checkpoint made of a run's state at a fraction of its training."""
     return run if fraction == 1.0 else f"{run}-{fraction:g}"
 
 
-def run_of(checkpoint: str) -> str:
+def training_of(checkpoint: str) -> str:
     """The training run that a checkpoint is a state of."""
     return checkpoint.partition("-")[0]

@@ -128,13 +128,13 @@ def open_retrained(layout: Layout, settings: Settings, name: str, train: Prepare
     return Retrained(plan, answers, {**made_from, **found})
 
 
-def require_one_recipe(layout: Layout, checkpoints: Sequence[str], *, brought: bool) -> None:
+def require_one_recipe(layout: Layout, checkpoints: Sequence[str], *, imported: bool) -> None:
     """Refuse checkpoints that were not trained alike, but for the seed; those that are there.
 
     Args:
         layout: of the run.
         checkpoints: their names.
-        brought: whether they should have been brought along, not fine-tuned here.
+        imported: whether they should have been imported, not fine-tuned here.
 
     Raises:
         TrakError: naming two of them.
@@ -145,10 +145,10 @@ def require_one_recipe(layout: Layout, checkpoints: Sequence[str], *, brought: b
         if not is_there(path):
             continue
         manifest = Manifest.load(path, "checkpoint")
-        if brought == bool(manifest.settings):
-            words = ("brought along", "fine-tuned here")
+        if imported == bool(manifest.settings):
+            words = ("imported", "fine-tuned here")
             raise TrakError(
-                f"{path}: was {words[brought]}, the settings say {words[not brought]} "
+                f"{path}: was {words[imported]}, the settings say {words[not imported]} "
                 "(checkpoints.existing); delete it and rerun"
             )
         beside, other = first = first or (path, manifest)

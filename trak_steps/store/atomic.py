@@ -55,7 +55,7 @@ def complete_or_absent(path: Path) -> Iterator[Path]:
     writer = f"{os.getpid()}@{socket.gethostname()}.{secrets.token_hex(4)}"
     temporary = path.with_name(f".{path.name}.{writer}.tmp")
     try:
-        with saying_what_the_disk_refused(path):
+        with explain_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             for sibling in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
                 _remove_if_left(sibling)
@@ -67,7 +67,7 @@ def complete_or_absent(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def saying_what_the_disk_refused(path: Path) -> Iterator[None]:
+def explain_disk_errors(path: Path) -> Iterator[None]:
     """Raise TrakError, naming the output, where the body fails because the disk or a folder refuses.
 
     Libraries that are not written in Python have errors of their own, known by their words alone.

@@ -1,4 +1,4 @@
-"""Plans of models to train again: a parquet table of one row a model.
+"""Plans of models to retrain: a parquet table of one row a model.
 
 ``seed`` of the training and ``kept``, the rows of the train set that it sees, one bit each; beside
 them whatever else the plan's maker wants to know of each model.
@@ -22,7 +22,7 @@ KIND = "plan"
 
 @dataclass(frozen=True)
 class Plan:
-    """Which models are trained again.
+    """Which models are retrained.
 
     Attributes:
         kept: the rows of the train set that each sees, [models, n].

@@ -1,4 +1,4 @@
-"""What models that were trained again say of targets.
+"""What models that were retrained say of targets.
 
 Each model's answers to one target set are a JSON file of their own in a folder that all runs share,
 named by what decides them, so that no model is ever trained twice. A run's own shards gather them: a

@@ -22,10 +22,10 @@ from trak_steps.run.layout import (
     Layout,
     checkpoint_names,
     fractions,
-    last_states,
+    final_checkpoints,
     planned_models,
     shard_names,
-    state_name,
+    checkpoint_name,
     trainings,
 )
 from trak_steps.workflow.registry import hand_to_jobs, reads, version_of
@@ -42,7 +42,7 @@ CHECKPOINTS = checkpoint_names(settings.checkpoints)
 TRAININGS = trainings(settings.checkpoints)
 # Of each training: where checkpoints are kept. Of imported ones, the end alone.
 FRACTIONS = fractions(settings.checkpoints)
-LAST = last_states(settings.checkpoints)
+LAST = final_checkpoints(settings.checkpoints)
 TARGETS = list(settings.targets)
 
 GPU = 1 if settings.execution.device.startswith("cuda") else 0
@@ -78,7 +78,7 @@ BASE_MODEL = (settings.checkpoints.existing or [settings.model.name_or_path])[0]
 
 
 def named_source(checkpoint):
-    """The argument that names a checkpoint that is brought along; the others do not matter."""
+    """The argument that names an imported checkpoint; the others do not matter."""
     existing = settings.checkpoints.existing
     return f"--source {shlex.quote(existing[checkpoint])}" if existing else ""
 
@@ -94,10 +94,10 @@ def made(path):
 
 def of_training(training):
     """The names of a training's checkpoints."""
-    return [state_name(training, fraction) for fraction in FRACTIONS]
+    return [checkpoint_name(training, fraction) for fraction in FRACTIONS]
 
 
-# A person's own model output is code too: a change to its module reruns the features.
+# A custom model output is code too: a change to its module reruns the features.
 MODEL_OUTPUT = custom_code(settings.features.model_output)
 
 

@@ -16,7 +16,7 @@ from trak_steps.model.recipe import Recipe
 from trak_steps.model.schedule import falling_together
 from trak_steps.model.training import finetune
 from trak_steps.run.identity import recipe_settings
-from trak_steps.run.layout import Layout, state_name
+from trak_steps.run.layout import Layout, checkpoint_name
 from trak_steps.store.artefact import keep
 from trak_steps.store.atomic import complete_or_absent
 from trak_steps.store.folder import check_folder
@@ -50,7 +50,7 @@ def run(layout: Layout, settings: Settings, training: int) -> None:
             },
             settings=recipe_settings(settings, training),
             version=VERSION,
-            details={"checkpoint": state_name(str(training), fraction), "fraction": fraction},
+            details={"checkpoint": checkpoint_name(str(training), fraction), "fraction": fraction},
         )
         for fraction in sorted(settings.checkpoints.keep)
     }

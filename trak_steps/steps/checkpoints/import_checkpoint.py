@@ -36,7 +36,7 @@ def run(layout: Layout, settings: Settings, checkpoint: int, named: str) -> None
     Args:
         layout, settings: of the run.
         checkpoint: its number.
-        named: the folder or hub id that is brought along.
+        named: the folder or hub id that is imported.
     """
     train = PreparedRows.open(layout.train)
     model = check_folder(layout.model, "model")

@@ -1,6 +1,6 @@
 """Step ``model``: bring the model to fine-tune into the run, or make the demo's.
 
-Where checkpoints are brought along, only the tokenizer and configuration of the first are needed.
+Where checkpoints are imported, only the tokenizer and configuration of the first are needed.
 """
 
 from trak_steps.config import Settings
@@ -23,7 +23,7 @@ def run(layout: Layout, settings: Settings, existing: str | None = None) -> None
 
     Args:
         layout, settings: of the run.
-        existing: the first of the checkpoints that are brought along.
+        existing: the first of the imported checkpoints.
     """
     model = settings.model
     with complete_or_absent(layout.model) as folder:

@@ -18,7 +18,7 @@ from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.detection import detection
 from trak_steps.evaluation.suspicion import class_sums, relative_support, standing, trust
 from trak_steps.gradients.model_output import BUILT_IN
-from trak_steps.run.layout import Layout, checkpoint_names, last_states, run_of
+from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints, training_of
 from trak_steps.run.parts import open_kernel, open_train_features
 from trak_steps.scoring.scores import score_block
 from trak_steps.scoring.solve import solve_targets
@@ -132,7 +132,7 @@ def _measures(
         others += by.others / len(names)
     columns = [of_train.column("margin").astype(np.float64) for of_train in features]
     margins = dict(zip(names, columns, strict=True))
-    last = np.stack([margins[name] for name in last_states(settings.checkpoints)])
+    last = np.stack([margins[name] for name in final_checkpoints(settings.checkpoints)])
     support = relative_support(scores, influence, others)
     area = np.mean(columns, 0)
     found = {
@@ -184,7 +184,7 @@ def _opponents(
     gathered = (_gather(of_train, suspects) for of_train in features)
     solved = solve_targets(kernels, gathered, n, alike=settings.scores.balance)
     weights = torch.from_numpy(np.stack([of_train.column("loss_weight") for of_train in features]))
-    runs = [run_of(name) for name in names]
+    runs = [training_of(name) for name in names]
     found = [np.empty((len(suspects), 0), kind) for kind in (np.float32, np.float32, np.int64)]
     spans = list(_spans(n, ROWS_AT_ONCE))
     for start, stop in progress(spans, total=len(spans), label="opponents", unit="block"):

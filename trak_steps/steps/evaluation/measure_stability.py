@@ -15,7 +15,7 @@ from trak_steps.config import Settings
 from trak_steps.console.progress import say
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.stability import FEWEST_RUNS, HeldOut, hold_out
-from trak_steps.run.layout import Layout, checkpoint_names, run_of
+from trak_steps.run.layout import Layout, checkpoint_names, training_of
 from trak_steps.run.parts import open_kernel, open_target_features, open_train_features
 from trak_steps.scoring.scores import score_block
 from trak_steps.scoring.solve import solve_targets, whole
@@ -37,7 +37,7 @@ def run(layout: Layout, settings: Settings) -> None:
     """Write ``evaluation/stability.json``."""
     train = PreparedRows.load(layout.train)
     names = checkpoint_names(settings.checkpoints)
-    runs, top = len(set(map(run_of, names))), min(TOP, len(train))
+    runs, top = len(set(map(training_of, names))), min(TOP, len(train))
     made_from = {layout.name(train.path): train.content}
     figures: dict[str, Any] = dict.fromkeys(settings.targets)
     if runs < FEWEST_RUNS:
@@ -93,7 +93,7 @@ def _scores_by_run(
     weights = torch.from_numpy(np.stack([of.column("loss_weight") for of in features.values()]))
     states: dict[str, list[str]] = {}
     for name in features:
-        states.setdefault(run_of(name), []).append(name)
+        states.setdefault(training_of(name), []).append(name)
     for start in range(0, n, block_rows):
         stop = min(start + block_rows, n)
         scores = np.empty((len(states), stop - start, t))

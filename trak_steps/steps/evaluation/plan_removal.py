@@ -15,7 +15,7 @@ from trak_steps.errors import TrakError
 from trak_steps.evaluation.subsets import random_rows
 from trak_steps.run.hidden_states import HiddenStates
 from trak_steps.run.identity import plan_settings, require_known_recipe, retraining_seed
-from trak_steps.run.layout import Layout, last_states
+from trak_steps.run.layout import Layout, final_checkpoints
 from trak_steps.run.lineage import Lineage
 from trak_steps.run.parts import require_scores
 from trak_steps.store.artefact import artefact_manifest
@@ -47,7 +47,7 @@ def run(layout: Layout, settings: Settings) -> None:
     lineage = Lineage(layout, artefact_manifest)
     lineage.check(store.path, store.manifest)
     scores = _scores(store, q)
-    checkpoint = last_states(settings.checkpoints)[0]
+    checkpoint = final_checkpoints(settings.checkpoints)[0]
     near = _nearness(layout, settings, checkpoint, train, targets, q)
     removed: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
     about: list[tuple[int, str, float]] = [(-1, NOTHING, 0.0)]

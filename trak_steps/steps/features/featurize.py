@@ -190,10 +190,10 @@ def _check_inputs(layout: Layout, settings: Settings, checkpoint: str, rows: Pre
         raise TrakError(
             f"{folder}: holds checkpoint {manifest.details['checkpoint']}; delete it and rerun"
         )
-    if manifest.settings:  # trained here, not brought along
+    if manifest.settings:  # trained here, not imported
         if "finetune" not in vars(settings):
             raise TrakError(
-                f"{folder}: was fine-tuned here, the settings say that it was brought along "
+                f"{folder}: was fine-tuned here, the settings say that it was imported "
                 "(checkpoints.existing); delete it and rerun"
             )
         run = int(checkpoint.partition("-")[0])

@@ -44,7 +44,7 @@ def run(layout: Layout, settings: Settings, checkpoint: str) -> None:
     kernel, n = sum_kernel(blocks, features.dim, pick_device(settings.execution.device))
     ridge = settings.kernel.ridge
     if ridge is None:
-        ridge = ridge_for(spectrum(kernel), settings.kernel.freedom)
+        ridge = ridge_for(spectrum(kernel), settings.kernel.effective_dof)
     factor = factor_kernel(kernel, n, ridge)
     manifest = replace(manifest, details={"rows": n, "ridge": ridge})
     save_kernel(path, kernel.cpu().numpy(), factor.cpu().numpy(), manifest)

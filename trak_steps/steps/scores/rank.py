@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from trak_steps.config import Settings
 from trak_steps.console.progress import progress, say
 from trak_steps.data.prepared import PreparedRows
-from trak_steps.run.layout import Layout, run_of
+from trak_steps.run.layout import Layout, training_of
 from trak_steps.run.lineage import Lineage
 from trak_steps.run.parts import require_scores
 from trak_steps.scoring.top import Top, TopRows
@@ -46,7 +46,7 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
         block = store.scores(start, min(start + store.block_rows, n))
         for side in sides.values():
             side.add(block, start)
-    runs = len({run_of(name) for name in store.manifest.settings["checkpoints"]})
+    runs = len({training_of(name) for name in store.manifest.settings["checkpoints"]})
     table = pa.concat_tables(
         _table(name, side.result(), _stability(store, side.result(), runs, name), train, target_rows)
         for name, side in sides.items()

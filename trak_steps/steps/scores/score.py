@@ -13,7 +13,7 @@ from trak_steps.errors import TrakError
 from trak_steps.kernel.gram import TARGETS_AT_ONCE
 from trak_steps.model.device import pick_device
 from trak_steps.run.identity import score_settings
-from trak_steps.run.layout import Layout, checkpoint_names, run_of
+from trak_steps.run.layout import Layout, checkpoint_names, training_of
 from trak_steps.run.lineage import Lineage
 from trak_steps.run.parts import (
     open_kernel,
@@ -52,7 +52,7 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
         for name, of_train in zip(names, features, strict=True)
     ]
     _require_one_version(features, kernels)
-    require_one_recipe(layout, names, brought=bool(settings.checkpoints.existing))
+    require_one_recipe(layout, names, imported=bool(settings.checkpoints.existing))
     path = layout.scores(targets)
     manifest = Manifest(
         "scores",
@@ -77,7 +77,7 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
         kernels, whole(stores), len(train), alike=settings.scores.balance, device=device
     )
     loss_weight = np.stack([of_train.column("loss_weight") for of_train in features])
-    power, runs = settings.scores.loss_weight_power, [run_of(name) for name in names]
+    power, runs = settings.scores.loss_weight_power, [training_of(name) for name in names]
 
     def blocks() -> Iterator[ScoreBlockRows]:
         starts = range(0, len(train), block_rows)

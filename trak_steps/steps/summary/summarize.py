@@ -11,7 +11,7 @@ from trak_steps.console.progress import say
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.accuracy import accuracy
 from trak_steps.evaluation.recall import group_recall
-from trak_steps.run.layout import Layout, checkpoint_names, last_states
+from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints
 from trak_steps.run.lineage import Lineage
 from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.document import save_document
@@ -30,7 +30,7 @@ def run(layout: Layout, settings: Settings) -> None:
     train = PreparedRows.load(layout.train)
     names = checkpoint_names(settings.checkpoints)
     # A run is as good as its end; states on the way there serve the scores.
-    ends = last_states(settings.checkpoints)
+    ends = final_checkpoints(settings.checkpoints)
     sets = {name: _figures(layout, name, ends, train) for name in settings.targets}
     summary = {
         "run": settings.run,
