@@ -23,7 +23,7 @@ import typer
 from benchmarks.measure import memory, quality, speed
 from benchmarks.measure.models import minilm, random_rows
 from benchmarks.measure.qnli import Qnli, read_rows
-from trak_steps.gradients.featurize import WINDOW
+from trak_steps.gradients.rows import WINDOW
 from trak_steps.model.load import load_classifier
 
 MODEL = "nreimers/MiniLM-L6-H384-uncased"

@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from trak_steps.errors import TrakError
-from trak_steps.gradients.featurize import WINDOW, Features, compute_features, window_slices
-from trak_steps.gradients.rows import Row
+from trak_steps.gradients.featurize import Features, compute_features
+from trak_steps.gradients.rows import WINDOW, Row, window_slices
 from trak_steps.gradients.source import Outputs
 from trak_steps.projection import DenseProjection, Parameter, Sketch
 from trak_steps.store.codecs import codec_arguments

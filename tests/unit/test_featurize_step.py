@@ -28,7 +28,7 @@ Copy = Callable[[], Run]
 
 
 def windows_of(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    monkeypatch.setattr("trak_steps.gradients.featurize.WINDOW", rows)
+    monkeypatch.setattr("trak_steps.gradients.rows.WINDOW", rows)
 
 
 def written(run: Run, path: Path, rows: PreparedRows, checkpoint: str = "0") -> FeatureStore:

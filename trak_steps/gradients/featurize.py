@@ -13,10 +13,6 @@ from trak_steps.gradients.rows import Row, batch_end
 from trak_steps.gradients.source import GradientSource, Outputs, concatenate
 from trak_steps.projection.base import Projection, Sketch
 
-# Rows that are read, sorted by length and batched together. A constant: were it to depend on the memory,
-# the machine or the number of rows, so would the batches, and the last digits of the features. Features
-# of so many rows are held at once, 4 MB with k = 1024.
-WINDOW = 1024
 # What the CPU's allocator and CUDA's libraries say, which have no exception of their own.
 OUT_OF_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED", "out of memory")
 
@@ -38,18 +34,6 @@ class Features:
     margin: NDArray[np.float32]
     prediction: NDArray[np.generic]
     row: NDArray[np.int64]
-
-
-def window_slices(start: int, stop: int) -> Iterator[slice]:
-    """The windows that the places ``start`` to ``stop`` of a set lie in, cut off at both ends.
-
-    Windows begin at multiples of :data:`WINDOW` in the set. So rows keep their neighbours, and their
-    features to the last bit, however the set is cut into shards at such multiples.
-    """
-    while start < stop:
-        end = min(start - start % WINDOW + WINDOW, stop)
-        yield slice(start, end)
-        start = end
 
 
 def compute_features(

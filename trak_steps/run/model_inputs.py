@@ -8,8 +8,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from trak_steps.data.prepared import PreparedRows, token_lists
-from trak_steps.gradients.featurize import window_slices
-from trak_steps.gradients.rows import Row
+from trak_steps.gradients.rows import Row, window_slices
 
 
 def as_rows(inputs: pa.Table) -> list[Row]:
