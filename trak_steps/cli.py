@@ -87,7 +87,10 @@ Targets = Annotated[
 
 def _load(config: Path | None, overrides: list[str] | None) -> Settings:
     """All settings, with those from the workflow."""
-    handed = json.loads(os.environ.get(HANDED_VARIABLE, "{}"))
+    try:
+        handed = json.loads(os.environ.get(HANDED_VARIABLE, "{}"))
+    except ValueError as error:
+        raise TrakError(f"{HANDED_VARIABLE}: is not JSON ({error}); unset this variable") from None
     given = overrides or []
     of_workflow = config is None and any(override.startswith("run=") for override in given)
     if config is None and not of_workflow:

@@ -309,6 +309,9 @@ def test_verify_looks_at_the_evaluation_too(copy: Callable[[], Evaluated]) -> No
 
 def test_more_rows_to_leave_out_than_there_are_is_refused(copy: Callable[[], Evaluated]) -> None:
     run = copy()
-    settings = small_settings(evaluation={**EVALUATION, "removal": {"targets": 2, "rows": 60}})
+    removal = {"targets": 2, "rows": 60}
+    settings = small_settings(
+        evaluation={**EVALUATION, "removal": removal}, dataset={"train_size": None}
+    )
     with pytest.raises(TrakError, match=r"evaluation\.removal: wants .* to leave out 60 of 60"):
         plan_removal.run(run.layout, settings)

@@ -167,23 +167,6 @@ def test_bfloat16_on_a_cpu_is_near_float32(small_run: Run, tmp_path: Path) -> No
     assert found.manifest.settings["precision"] == "bfloat16"
 
 
-@pytest.mark.parametrize(
-    ("features", "message"),
-    [
-        ({"precision": "float16"}, "float16 needs a GPU.* runs on cpu"),
-        ({"precision": "bfloat16", "gradients": "functional"}, "functional runs in float32 only"),
-    ],
-)
-def test_a_precision_that_cannot_work_is_refused(
-    small_run: Run, tmp_path: Path, features: dict[str, object], message: str
-) -> None:
-    layout, _ = small_run
-    settings = small_settings(features=features, execution={"device": "cpu"})
-    rows = PreparedRows.open(layout.train)
-    with pytest.raises(TrakError, match=rf"features\.precision: .*{message}"):
-        featurize.featurize_rows(layout, settings, "0", rows, 0, 60, tmp_path / "s.zarr")
-
-
 def test_a_model_that_cannot_be_run_in_a_precision_is_refused(
     small_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

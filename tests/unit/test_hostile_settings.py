@@ -173,10 +173,10 @@ def test_what_the_workflow_hands_over_is_read(monkeypatch: pytest.MonkeyPatch) -
     values = OrderedDict(run="x", features=OrderedDict(dim=8), dataset=OrderedDict(text=("a", "b")))
     settings = parse_settings(values)
     assert (settings.features.dim, settings.dataset.text) == (8, ["a", "b"])
-    monkeypatch.setenv("TRAK_STEPS_EXECUTION", "{threads: [")
+    monkeypatch.setenv("TRAK_STEPS_HANDED", "{threads: [")
     done = CliRunner().invoke(app, ["summarize", "--set", "run=x"])
     assert isinstance(done.exception, TrakError)
-    assert "execution={threads: [: the value is not valid YAML" in str(done.exception)
+    assert "TRAK_STEPS_HANDED" in str(done.exception)
 
 
 # --- paths --------------------------------------------------------------------------------------------

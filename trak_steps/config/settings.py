@@ -346,8 +346,8 @@ class KernelSettings(Section):
         None,
         ge=0.0,
         description="added to the kernel's diagonal, in units of its mean diagonal entry; null: found "
-        "for each checkpoint by `kernel.effective_dof`; 0 is the reference's rule, noise unless there are "
-        "far more rows than dimensions",
+        "for each checkpoint by `kernel.effective_dof`; 0 is the reference's rule, noise unless there "
+        "are far more rows than dimensions",
     )
     effective_dof: float = Field(
         0.2,

@@ -40,10 +40,12 @@ def check_artefact(path: Path, kind: str | None = None) -> Manifest:
         check_folder(path, kind)
     elif path.suffix == ".parquet":
         table.load_table(path, kind)
+    if path.is_dir():
+        _check_receipt(path, found)
     return found
 
 
-def check_receipt(path: Path, manifest: Manifest) -> None:
+def _check_receipt(path: Path, manifest: Manifest) -> None:
     """Raise TrakError if a folder's receipt tells of another content than its manifest does."""
     receipt = path / RECEIPT
     if receipt.is_file() and receipt.read_bytes() != f"{manifest.content}\n".encode():
