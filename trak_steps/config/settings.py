@@ -315,7 +315,12 @@ class FeatureSettings(Section):
     dtype: Literal["float32", "float16"] = Field(
         "float32", description="how features are stored; float16 fails if a number overflows"
     )
-    shard_size: int = Field(2048, ge=1, description="train rows a job, and a store")
+    shard_size: int | None = Field(
+        None,
+        ge=1,
+        description="train rows of a store, and of a job; null: a power of two, found from the model's "
+        "size and the rows' length, so that a job has minutes of work",
+    )
     codec: Literal["none", "zstd", "blosc", "bitround"] = Field(
         "none", description="compression of the stored features; `bitround` drops mantissa bits"
     )

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from trak_steps.data.digests import DIGESTS, load_digests, rows_content
@@ -27,6 +28,8 @@ from trak_steps.store.atomic import complete_or_absent
 from trak_steps.store.manifest import FILE, Manifest, digest_json
 from trak_steps.store.tree import check_tree
 
+# Rows whose mean length is recorded.
+FIRST = 256
 ROWS = "rows.arrow"
 TOKENS = ("input_ids", "token_type_ids")
 # Rows of one record batch. Some rows are found by reading no other batches than theirs.
@@ -171,6 +174,9 @@ def save(path: Path, rows: pa.Table, manifest: Manifest, classes: dict[str, Any]
     known = digest_json(classes)
     details = {**manifest.details, **classes, "rows": len(rows), "classes_digest": known}
     details["table_digest"] = digest_rows(rows, rows.column_names)
+    # Of the first rows, so that a larger set that begins with them has the same.
+    lengths = pc.list_value_length(rows["input_ids"].slice(0, FIRST))
+    details["tokens"] = round(pc.mean(lengths).as_py(), 1)
     with complete_or_absent(path) as folder:
         folder.mkdir()
         with pa.ipc.new_stream(str(folder / ROWS), rows.schema) as file:

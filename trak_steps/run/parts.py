@@ -16,6 +16,7 @@ from trak_steps.run.identity import (
 )
 from trak_steps.run.layout import Layout, checkpoint_names, shard_names
 from trak_steps.run.lineage import Lineage
+from trak_steps.run.shards import shard_size
 from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.features import FeatureStore, TrainFeatures
 from trak_steps.store.kernel import KernelStore
@@ -34,7 +35,7 @@ def open_train_features(
         TrakError: if a shard is missing, or was made from other rows, another checkpoint, other
             settings or other code.
     """
-    shards = shard_names(len(train), settings.features.shard_size)
+    shards = shard_names(len(train), shard_size(settings.features, layout))
     features = TrainFeatures([layout.train_shard(checkpoint, shard) for shard in shards], len(train))
     expected = {**feature_settings(settings), "checkpoint": checkpoint}
     lineage = Lineage(layout, Manifest.load)

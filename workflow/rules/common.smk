@@ -29,6 +29,7 @@ from trak_steps.run.layout import (
     trainings,
 )
 from trak_steps.workflow.registry import hand_to_jobs, reads, version_of
+from trak_steps.run.shards import shard_size
 from trak_steps.store.atomic import sweep
 from trak_steps.store.tree import RECEIPT
 
@@ -137,7 +138,7 @@ def step(name):
 
 def shard_rows(wildcards):
     """What models see of a shard's rows."""
-    size = settings.features.shard_size
+    size = shard_size(settings.features, run)
     start = int(wildcards.shard) * size
     return known_rows(run.train, start, start + size)
 
@@ -175,12 +176,12 @@ def tables(wildcards):
 
 
 def shards(wildcards):
-    """The names of the train set's shards; asks for the prepared rows if no number is set."""
+    """The names of the train set's shards; asks for the prepared rows if they decide them."""
     n = settings.dataset.train_size
-    if n is None:
+    if n is None or settings.features.shard_size is None:
         checkpoints.prepare.get()
         n = int(known_detail(run.train, "rows").removeprefix("rows "))
-    return shard_names(n, settings.features.shard_size)
+    return shard_names(n, shard_size(settings.features, run))
 
 
 def plan_shards(plan):

@@ -31,6 +31,7 @@ from trak_steps.run.identity import feature_settings, recipe_settings
 from trak_steps.run.layout import Layout
 from trak_steps.run.lineage import Lineage
 from trak_steps.run.model_inputs import read_windows, shortest_and_longest
+from trak_steps.run.shards import shard_size
 from trak_steps.store.artefact import keep
 from trak_steps.store.codecs import codec_arguments
 from trak_steps.store.features import new_features
@@ -46,12 +47,11 @@ MIB = 2**20
 def run_train(layout: Layout, settings: Settings, checkpoint: str, shard: int) -> None:
     """Write ``features/<m>/train/<shard>.zarr``."""
     rows = PreparedRows.open(layout.train)
-    start = shard * settings.features.shard_size
-    stop = min(start + settings.features.shard_size, len(rows))
+    size = shard_size(settings.features, layout)
+    start, stop = shard * size, min((shard + 1) * size, len(rows))
     if start >= stop:
         raise TrakError(
-            f"there is no shard {shard}: {len(rows)} train rows in shards of "
-            f"{settings.features.shard_size} end before it"
+            f"there is no shard {shard}: {len(rows)} train rows in shards of {size} end before it"
         )
     path = layout.train_shard(checkpoint, f"{shard:05d}")
     featurize_rows(layout, settings, checkpoint, rows, start, stop, path)

@@ -9,6 +9,7 @@ from trak_steps.console.progress import say
 from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout, checkpoint_names, shard_names
 from trak_steps.run.lineage import Lineage
+from trak_steps.run.shards import shard_size
 from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.document import save_document
 from trak_steps.store.manifest import Manifest
@@ -51,7 +52,7 @@ def run(layout: Layout, settings: Settings) -> None:
 def _paths(layout: Layout, settings: Settings) -> list[Path]:
     """Every output of the run, in the order of the pipeline."""
     rows = int(artefact_manifest(layout.train, "data").details["rows"])
-    shards = shard_names(rows, settings.features.shard_size)
+    shards = shard_names(rows, shard_size(settings.features, layout))
     return layout.outputs(checkpoint_names(settings.checkpoints), shards, list(settings.targets))
 
 
