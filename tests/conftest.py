@@ -14,7 +14,7 @@ from trak_steps.config import Settings, parse_settings
 from trak_steps.run.layout import Layout, checkpoint_names, shard_names
 from trak_steps.steps.checkpoints import finetune
 from trak_steps.steps.data import model as base_model
-from trak_steps.steps.data import prepare, prepare_targets
+from trak_steps.steps.data import prepare
 from trak_steps.steps.features import featurize
 from trak_steps.steps.kernels import kernel
 from trak_steps.steps.scores import rank, score
@@ -68,7 +68,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Setting
     layout = Layout(tmp_path_factory.mktemp("results") / "small")
     base_model.run(layout, settings)
     prepare.run_train(layout, settings)
-    prepare_targets.run(layout, settings, "validation")
+    prepare.run_targets(layout, settings, "validation")
     finetune.run(layout, settings, 0)
     attribute(layout, settings)
     return layout, settings

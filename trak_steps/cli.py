@@ -154,10 +154,10 @@ def prepare_targets(
     targets: Targets, config: Config = None, set_: Set = None, results: Results = Path("results")
 ) -> None:
     """Choose, label and tokenise a target set, with the train set's classes."""
-    from trak_steps.steps.data import prepare_targets
+    from trak_steps.steps.data import prepare
 
     layout, settings = _setup("prepare-targets", config, set_, results, targets)
-    prepare_targets.run(layout, settings, targets)
+    prepare.run_targets(layout, settings, targets)
 
 
 @app.command()

@@ -22,7 +22,7 @@ from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout
 from trak_steps.steps.checkpoints import finetune
 from trak_steps.steps.data import model as base_model
-from trak_steps.steps.data import prepare, prepare_targets
+from trak_steps.steps.data import prepare
 from trak_steps.steps.features import featurize
 from trak_steps.steps.kernels import kernel
 from trak_steps.steps.scores import rank, score
@@ -41,7 +41,7 @@ def steps(run: Layout) -> list[tuple[Step, list[Path]]]:
     return [
         (lambda at: base_model.run(at, SETTINGS), [run.model]),
         (lambda at: prepare.run_train(at, SETTINGS), [run.train]),
-        (lambda at: prepare_targets.run(at, SETTINGS, TARGETS), [run.targets(TARGETS)]),
+        (lambda at: prepare.run_targets(at, SETTINGS, TARGETS), [run.targets(TARGETS)]),
         (lambda at: finetune.run(at, SETTINGS, 0), states),
         (lambda at: featurize.run_train(at, SETTINGS, "0", 1), [run.train_shard("0", "00001")]),
         (

@@ -13,7 +13,7 @@ from trak_steps.console.show import top_lines
 from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout
 from trak_steps.steps.checkpoints import finetune
-from trak_steps.steps.data import prepare, prepare_targets
+from trak_steps.steps.data import prepare
 from trak_steps.steps.features import featurize
 from trak_steps.steps.kernels import kernel
 from trak_steps.steps.scores import rank, score
@@ -35,7 +35,7 @@ class Reader:
 TARGETS = "validation"
 PREPARE = Reader(prepare.run_train, lambda run: run.train)
 PREPARE_TARGETS = Reader(
-    lambda run, settings: prepare_targets.run(run, settings, TARGETS), lambda run: run.targets(TARGETS)
+    lambda run, settings: prepare.run_targets(run, settings, TARGETS), lambda run: run.targets(TARGETS)
 )
 FINETUNE = Reader(lambda run, settings: finetune.run(run, settings, 0), lambda run: run.checkpoint("0"))
 FEATURIZE = Reader(

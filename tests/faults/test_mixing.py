@@ -17,7 +17,7 @@ from trak_steps.run.layout import Layout
 from trak_steps.run.parts import require_one_recipe
 from trak_steps.steps.checkpoints import finetune, import_checkpoint
 from trak_steps.steps.data import model as base_model
-from trak_steps.steps.data import prepare, prepare_targets
+from trak_steps.steps.data import prepare
 from trak_steps.steps.features import featurize
 from trak_steps.steps.kernels import kernel
 from trak_steps.steps.scores import rank, score
@@ -105,7 +105,7 @@ def _make(layout: Layout, settings: Settings, small_run: Run, changes: dict[str,
     else:
         base_model.run(layout, settings)
         prepare.run_train(layout, settings)
-        prepare_targets.run(layout, settings, TARGETS)
+        prepare.run_targets(layout, settings, TARGETS)
         finetune.run(layout, settings, 0)
     attribute(layout, settings)
     return layout
@@ -199,7 +199,7 @@ def test_a_kernel_of_more_rows_than_the_train_set_has_is_refused(small_run: Run,
     run = Layout(tmp_path / "sizes")
     base_model.run(run, larger, existing)
     prepare.run_train(run, larger)
-    prepare_targets.run(run, larger, TARGETS)
+    prepare.run_targets(run, larger, TARGETS)
     import_checkpoint.run(run, larger, 0, existing)
     attribute(run, larger)
     prepare.run_train(run, fewer)

@@ -28,7 +28,7 @@ from trak_steps.projection.base import projection_key
 from trak_steps.run.layout import Layout, shard_names
 from trak_steps.steps.checkpoints import finetune
 from trak_steps.steps.data import model as base_model
-from trak_steps.steps.data import prepare, prepare_targets
+from trak_steps.steps.data import prepare
 from trak_steps.steps.scores import score
 from trak_steps.store.features import TrainFeatures
 from trak_steps.store.kernel import KernelStore, save_kernel
@@ -87,7 +87,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Settings]:
     layout = Layout(tmp_path_factory.mktemp("traker") / "run")
     base_model.run(layout, settings)
     prepare.run_train(layout, settings)
-    prepare_targets.run(layout, settings, "validation")
+    prepare.run_targets(layout, settings, "validation")
     finetune.run(layout, settings, 0)
     attribute(layout, settings)
     for checkpoint in CHECKPOINTS:

@@ -19,7 +19,7 @@ from trak_steps.model.load import load_classifier
 from trak_steps.run.layout import Layout
 from trak_steps.steps.checkpoints import import_checkpoint
 from trak_steps.steps.data import model as base_model
-from trak_steps.steps.data import prepare, prepare_targets
+from trak_steps.steps.data import prepare
 from trak_steps.store.features import FeatureStore
 
 CPU = torch.device("cpu")
@@ -76,7 +76,7 @@ def test_an_adapter_goes_from_its_folder_to_scores(adapter: Path, tmp_path: Path
     layout = Layout(tmp_path / "run")
     base_model.run(layout, settings, settings.checkpoints.existing[0])
     prepare.run_train(layout, settings)
-    prepare_targets.run(layout, settings, "validation")
+    prepare.run_targets(layout, settings, "validation")
     import_checkpoint.run(layout, settings, 0, settings.checkpoints.existing[0])
     attribute(layout, settings)
     store = FeatureStore.open(layout.train_shard("0", "00000"))

@@ -17,7 +17,7 @@ from trak_steps.data.tasks import GLUE, known_text_columns
 from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout
 from trak_steps.steps.data import model as base_model
-from trak_steps.steps.data import prepare, prepare_targets
+from trak_steps.steps.data import prepare
 from trak_steps.workflow.inputs import local_files
 
 Columns = dict[str, list[Any]]
@@ -64,7 +64,7 @@ def prepared(layout: Layout, settings: Settings, *, targets: bool = False) -> Pr
     prepare.run_train(layout, settings)
     if not targets:
         return PreparedRows.load(layout.train)
-    prepare_targets.run(layout, settings, "validation")
+    prepare.run_targets(layout, settings, "validation")
     return PreparedRows.load(layout.targets("validation"))
 
 

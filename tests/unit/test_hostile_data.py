@@ -25,7 +25,7 @@ from trak_steps.gradients.model_output import TextClassification, check_model_ou
 from trak_steps.run.layout import Layout
 from trak_steps.steps.checkpoints import finetune
 from trak_steps.steps.data import model as base_model
-from trak_steps.steps.data import prepare, prepare_targets
+from trak_steps.steps.data import prepare
 from trak_steps.store.scores import ScoreStore
 
 ROWS = [
@@ -285,7 +285,7 @@ def test_a_single_train_row_is_scored(tmp_path: Path) -> None:
     run = Layout(tmp_path / "run")
     base_model.run(run, settings)
     prepare.run_train(run, settings)
-    prepare_targets.run(run, settings, "validation")
+    prepare.run_targets(run, settings, "validation")
     finetune.run(run, settings, 0)
     attribute(run, settings)
     scores = ScoreStore.open(run.scores("validation")).scores(0, 1)
@@ -300,7 +300,7 @@ def test_targets_without_rows_are_named_and_leave_nothing(layout: Layout, tmp_pa
     settings = settings_of("csv", train, dev)
     prepare.run_train(layout, settings)
     assert "the split `validation` has no rows" in message(
-        lambda: prepare_targets.run(layout, settings, "validation")
+        lambda: prepare.run_targets(layout, settings, "validation")
     )
     assert not layout.targets("validation").exists()
     assert "targets.none.size" in message(lambda: parse_settings({"targets": {"none": {"size": 0}}}))

@@ -28,7 +28,7 @@ LOADS = {
     "retrain-subsets": {"torch", "transformers", "datasets"},
     "retrain-removal": {"torch", "transformers", "datasets"},
     "measure-lds": MODELS,
-    "measure-removal": MODELS,
+    "measure-removal": {"zarr"},
     "measure-stability": {"torch", "zarr"},
     "find-mislabelled": {"torch", "zarr"},
 }

@@ -21,7 +21,7 @@ from trak_steps.model.load import load_classifier, load_for_training, load_token
 from trak_steps.run.layout import Layout
 from trak_steps.steps.checkpoints import finetune, import_checkpoint
 from trak_steps.steps.data import model as base_model
-from trak_steps.steps.data import prepare, prepare_targets
+from trak_steps.steps.data import prepare
 from trak_steps.steps.features import featurize
 from trak_steps.store.features import FeatureStore
 
@@ -228,7 +228,7 @@ def test_existing_checkpoints_are_scored_and_nothing_is_trained(
     base_model.run(run, settings, settings.checkpoints.existing[0])
     assert not list(run.model.glob("*.safetensors"))
     prepare.run_train(run, settings)
-    prepare_targets.run(run, settings, "validation")
+    prepare.run_targets(run, settings, "validation")
     for checkpoint in (0, 1):
         import_checkpoint.run(run, settings, checkpoint, settings.checkpoints.existing[checkpoint])
     attribute(run, settings)

@@ -18,7 +18,7 @@ from trak_steps.model.load import load_classifier
 from trak_steps.run.layout import Layout
 from trak_steps.steps.checkpoints import finetune
 from trak_steps.steps.data import model as base_model
-from trak_steps.steps.data import prepare, prepare_targets
+from trak_steps.steps.data import prepare
 from trak_steps.steps.features import featurize
 from trak_steps.store.features import FeatureStore
 
@@ -78,7 +78,7 @@ def test_the_documented_regression_runs_and_is_right(
     layout = Layout(tmp_path / "results" / "own")
     base_model.run(layout, settings)
     prepare.run_train(layout, settings)
-    prepare_targets.run(layout, settings, "validation")
+    prepare.run_targets(layout, settings, "validation")
     finetune.run(layout, settings, 0)
     attribute(layout, settings)
 

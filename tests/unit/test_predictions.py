@@ -19,7 +19,7 @@ from trak_steps.evaluation.predictions import Point, Predictions, points
 from trak_steps.evaluation.subsets import random_rows
 from trak_steps.kernel.ridge import ridge_for, spectrum
 from trak_steps.run.layout import Layout, checkpoint_names, shard_names
-from trak_steps.steps.data import prepare_targets
+from trak_steps.steps.data import prepare
 from trak_steps.steps.evaluation import plan_removal
 from trak_steps.steps.features import featurize
 from trak_steps.steps.kernels import kernel
@@ -107,7 +107,7 @@ def wide(small_run: tuple[Layout, Settings], tmp_path_factory: pytest.TempPathFa
     layout = Layout(tmp_path_factory.mktemp("predictions") / "wide")
     for part in ("model", "data", "checkpoints"):
         shutil.copytree(small_run[0].root / part, layout.root / part)
-    prepare_targets.run(layout, settings, "other")
+    prepare.run_targets(layout, settings, "other")
     for name in checkpoint_names(settings.checkpoints):
         for shard in shard_names(60, settings.features.shard_size):
             featurize.run_train(layout, settings, name, int(shard))

@@ -21,7 +21,7 @@ from trak_steps.model.load import load_classifier
 from trak_steps.run.layout import Layout, planned_models, shard_names
 from trak_steps.steps.checkpoints import finetune
 from trak_steps.steps.data import model as base_model
-from trak_steps.steps.data import prepare, prepare_targets
+from trak_steps.steps.data import prepare
 from trak_steps.steps.evaluation import (
     find_mislabelled,
     measure_lds,
@@ -108,7 +108,7 @@ def _evaluated(layout: Layout, settings: Settings) -> None:
     base_model.run(layout, settings)
     prepare.run_train(layout, settings)
     for name in settings.targets:
-        prepare_targets.run(layout, settings, name)
+        prepare.run_targets(layout, settings, name)
     for run in range(settings.checkpoints.count):
         finetune.run(layout, settings, run)
     attribute(layout, settings)

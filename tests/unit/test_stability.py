@@ -15,7 +15,7 @@ from trak_steps.scoring.scores import ScoreBlock, score_block
 from trak_steps.scoring.uncertainty import sign_is_stable, standard_error
 from trak_steps.steps.checkpoints import finetune
 from trak_steps.steps.data import model as base_model
-from trak_steps.steps.data import prepare, prepare_targets
+from trak_steps.steps.data import prepare
 from trak_steps.steps.evaluation import measure_stability
 from trak_steps.store.document import load_document
 from trak_steps.store.scores import ScoreStore
@@ -82,7 +82,7 @@ def three_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Settin
     layout = Layout(tmp_path_factory.mktemp("stability") / "small")
     base_model.run(layout, settings)
     prepare.run_train(layout, settings)
-    prepare_targets.run(layout, settings, "validation")
+    prepare.run_targets(layout, settings, "validation")
     for run in range(3):
         finetune.run(layout, settings, run)
     attribute(layout, settings)

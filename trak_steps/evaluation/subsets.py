@@ -6,6 +6,9 @@ from numpy.typing import NDArray
 # Keep these draws apart from each other, and from any other that a run's seed makes.
 STREAM = 0x5B5E7
 REMOVAL_STREAM = 0x4E307
+# What a model is trained without: a target's proponents, as many random rows, as many of its nearest
+# rows, or nothing.
+PROPONENTS, RANDOM, NEAREST, NOTHING = "proponents", "random", "nearest", "nothing"
 
 
 def random_subsets(n: int, count: int, share: float, seed: int) -> NDArray[np.bool_]:

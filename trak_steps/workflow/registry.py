@@ -74,7 +74,7 @@ STEPS = {
             "features.model_output",
         ),
     ),
-    "prepare-targets": Step("data.prepare_targets", ("run", *_ROWS, "targets.{targets}")),
+    "prepare-targets": Step("data.prepare", ("run", *_ROWS, "targets.{targets}")),
     "finetune": Step("checkpoints.finetune", ("run", "seed", *_RECIPE)),
     "import-checkpoint": Step(
         "checkpoints.import_checkpoint",

@@ -22,6 +22,7 @@ from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints, t
 from trak_steps.run.parts import open_kernel, open_train_features
 from trak_steps.scoring.scores import score_block
 from trak_steps.scoring.solve import solve_targets
+from trak_steps.scoring.top import TopRows
 from trak_steps.scoring.uncertainty import sign_is_stable, standard_error
 from trak_steps.store.document import save_document
 from trak_steps.store.features import TrainFeatures
@@ -185,7 +186,7 @@ def _opponents(
     solved = solve_targets(kernels, gathered, n, alike=settings.scores.balance)
     weights = torch.from_numpy(np.stack([of_train.column("loss_weight") for of_train in features]))
     runs = [training_of(name) for name in names]
-    found = [np.empty((len(suspects), 0), kind) for kind in (np.float32, np.float32, np.int64)]
+    strongest = TopRows(len(suspects), AGAINST, largest=False)
     spans = list(_spans(n, ROWS_AT_ONCE))
     for start, stop in progress(spans, total=len(spans), label="opponents", unit="block"):
         block = score_block(
@@ -195,17 +196,13 @@ def _opponents(
             settings.scores.loss_weight_power,
             runs,
         )
-        score, std = (values.T.float().numpy() for values in (block.scores, block.std))
-        place = np.broadcast_to(np.arange(start, stop), score.shape)
-        against = (score < 0) & (place != suspects[:, None])
-        parts = zip(found, (np.where(against, score, np.inf), std, place), strict=True)
-        both = [np.concatenate(part, axis=1) for part in parts]
-        # Rows come in order of place and the sort is stable, so ties keep the earlier place.
-        order = np.argsort(both[0], axis=1, kind="stable")[:, :AGAINST]
-        found = [np.take_along_axis(values, order, axis=1) for values in both]
-    score, std, place = found
-    error = standard_error(std, len(set(runs)))
-    return _Opponents(score, std, sign_is_stable(score, error), place)
+        scores, std = block.scores.float().numpy(), block.std.float().numpy()
+        against = (scores < 0) & (np.arange(start, stop)[:, None] != suspects)
+        strongest.add(np.where(against, scores, np.float32(np.inf)), start, std)
+    top = strongest.result()
+    (std,) = top.more
+    stable = sign_is_stable(top.score, standard_error(std, len(set(runs))))
+    return _Opponents(top.score, std, stable, top.place)
 
 
 def _gather(features: TrainFeatures, places: Places) -> Tensor:

@@ -14,9 +14,9 @@ from trak_steps.console.progress import say
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.calibration import calibrate
 from trak_steps.evaluation.intervals import mean_interval
+from trak_steps.evaluation.subsets import NEAREST, NOTHING, PROPONENTS, RANDOM
 from trak_steps.run.layout import Layout
 from trak_steps.run.parts import Retrained, open_retrained
-from trak_steps.steps.evaluation.plan_removal import NAME, NEAREST, NOTHING, PROPONENTS, RANDOM
 from trak_steps.store.document import save_document
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.table import save_table
@@ -24,12 +24,14 @@ from trak_steps.store.table import save_table
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
 VERSION = 1
 
+PLAN = "removal"
+
 
 def run(layout: Layout, settings: Settings) -> None:
     """Write ``evaluation/removal.json``, and each removal to ``evaluation/removal.parquet``."""
     name = next(iter(settings.targets))
     train, targets = PreparedRows.load(layout.train), PreparedRows.load(layout.targets(name))
-    retrained = open_retrained(layout, settings, NAME, train)
+    retrained = open_retrained(layout, settings, PLAN, train)
     removals = list(_removals(retrained, name, targets))
     chosen = settings.evaluation
 

@@ -12,7 +12,7 @@ from trak_steps.config import Settings
 from trak_steps.console.progress import say
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
-from trak_steps.evaluation.subsets import random_rows
+from trak_steps.evaluation.subsets import NEAREST, NOTHING, PROPONENTS, RANDOM, random_rows
 from trak_steps.run.hidden_states import HiddenStates
 from trak_steps.run.identity import plan_settings, require_known_recipe, retraining_seed
 from trak_steps.run.layout import Layout, final_checkpoints
@@ -27,7 +27,6 @@ from trak_steps.store.scores import ScoreStore
 VERSION = 1
 
 NAME = "removal"
-PROPONENTS, RANDOM, NEAREST, NOTHING = "proponents", "random", "nearest", "nothing"
 
 
 def run(layout: Layout, settings: Settings) -> None:
