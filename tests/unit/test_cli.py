@@ -99,7 +99,7 @@ def test_the_steps_run_alone_one_after_the_other(tmp_path: Path) -> None:
         "model",
         "prepare",
         "prepare-targets --targets validation",
-        "finetune --run 0",
+        "finetune --training 0",
         "featurize --checkpoint 0 --shard 0",
         "featurize --checkpoint 0 --shard 1",
         "featurize --checkpoint 0 --targets validation",
