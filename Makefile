@@ -24,7 +24,7 @@ lint: .venv/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/snakefmt --check workflow
-	$(BIN)/snakemake --lint
+	$(BIN)/python .ci/lint_workflow.py
 
 format: .venv/.dev
 	$(BIN)/ruff check --fix .

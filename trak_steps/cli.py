@@ -1,24 +1,28 @@
 """The command line: each step of the pipeline alone, and what helps to write settings.
 
-Steps are imported inside their commands, so that ``--help`` answers at once.
+Everything but typer is imported inside commands, so that ``--help`` answers at once, and a step's
+libraries after the settings are read, which say how many threads they may use.
 """
 
+import inspect as python_inspect
 import json
 import os
 import re
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, wraps
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from trak_steps import __version__
-from trak_steps.config import Settings, load_settings, restrict
-from trak_steps.console.printable import printable
-from trak_steps.console.progress import quiet_libraries
 from trak_steps.errors import TrakError
-from trak_steps.run.layout import Layout, checkpoint_name, fractions
-from trak_steps.workflow.registry import HANDED, HANDED_VARIABLE, reads
+
+if TYPE_CHECKING:
+    from trak_steps.config import Settings
 
 app = typer.Typer(
     name="trak-steps",
@@ -27,7 +31,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,  # importing rich takes longer than all the rest,
 )
 
 DEMO = Path("config/config.yaml")
@@ -85,40 +89,95 @@ Targets = Annotated[
 ]
 
 
-def _load(config: Path | None, overrides: list[str] | None) -> Settings:
-    """All settings, with those from the workflow."""
-    try:
-        handed = json.loads(os.environ.get(HANDED_VARIABLE, "{}"))
-    except ValueError as error:
-        raise TrakError(f"{HANDED_VARIABLE}: is not JSON ({error}); unset this variable") from None
-    given = overrides or []
-    of_workflow = config is None and any(override.startswith("run=") for override in given)
-    if config is None and not of_workflow:
-        config = DEMO
-    laid_over = [*(f"{name}={json.dumps(value)}" for name, value in handed.items()), *given]
-    return load_settings(config, laid_over, partial=of_workflow)
+@dataclass(frozen=True)
+class Given:
+    """What --config, --set and --results say."""
+
+    config: Path | None
+    overrides: list[str]
+    results: Path
+
+    @cached_property
+    def settings(self) -> "Settings":
+        """All settings, with those from the workflow."""
+        from trak_steps.config import load_settings
+        from trak_steps.workflow.registry import HANDED_VARIABLE
+
+        try:
+            handed = json.loads(os.environ.get(HANDED_VARIABLE, "{}"))
+        except ValueError as error:
+            raise TrakError(f"{HANDED_VARIABLE}: is not JSON ({error}); unset this variable") from None
+        config = self.config
+        of_workflow = config is None and any(given.startswith("run=") for given in self.overrides)
+        if config is None and not of_workflow:
+            config = DEMO
+        laid_over = [f"{name}={json.dumps(value)}" for name, value in handed.items()]
+        return load_settings(config, [*laid_over, *self.overrides], partial=of_workflow)
+
+    def known_targets(self, name: str) -> None:
+        """Raise TrakError if the settings name no such target set."""
+        if name not in self.settings.targets:
+            known = ", ".join(self.settings.targets)
+            raise TrakError(f"targets: there is no set `{name}`; the settings name {known}")
+
+    def call(self, step: str, *arguments: Any, targets: str = "", function: str = "run") -> None:
+        """Call a step's function with the run's paths, the settings that it may see, and more.
+
+        Args:
+            step: as the registry names it.
+            arguments: of the function, after paths and settings.
+            targets: the target set, for a step that may see the settings of one alone.
+            function: of the step's module.
+        """
+        from trak_steps.config import restrict
+        from trak_steps.console.progress import quiet_libraries
+        from trak_steps.run.layout import Layout
+        from trak_steps.workflow.registry import HANDED, STEPS, reads
+
+        settings = self.settings
+        use_threads(settings.execution.threads)
+        quiet_libraries()
+        visible = restrict(settings, (*reads(step, settings, targets), *HANDED))
+        module = import_module(f"trak_steps.steps.{STEPS[step].module}")
+        getattr(module, function)(Layout(self.results / settings.run), visible, *arguments)
 
 
-def _view(step: str, settings: Settings, results: Path, targets: str = "") -> tuple[Layout, Settings]:
-    """The run's paths, and the settings that this step may see."""
-    quiet_libraries()
-    if targets and targets not in settings.targets:
-        raise TrakError(
-            f"targets: there is no set `{targets}`; the settings name {', '.join(settings.targets)}"
-        )
-    visible = restrict(settings, (*reads(step, settings, targets), *HANDED))
-    return Layout(results / settings.run), visible
+def use_threads(count: int) -> None:
+    """Let the libraries that are imported from here on compute with so many threads.
+
+    Unless OMP_NUM_THREADS is set, as the workflow does for each job.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        for library in ("OMP", "OPENBLAS", "MKL"):
+            os.environ[f"{library}_NUM_THREADS"] = str(count)
 
 
-def _setup(
-    step: str, config: Path | None, overrides: list[str] | None, results: Path, targets: str = ""
-) -> tuple[Layout, Settings]:
-    """What a step needs."""
-    return _view(step, _load(config, overrides), results, targets)
+_OPTIONS = {"config": (Config, None), "set_": (Set, None), "results": (Results, Path("results"))}
 
 
-def _checkpoints(settings: Settings, checkpoint: str | None, training: int | None) -> list[str]:
+def _command(function: Callable[..., None]) -> Callable[..., None]:
+    """A command whose first parameter, ``given``, is made of the options --config, --set, --results."""
+
+    @wraps(function)
+    def command(config: Path | None, set_: list[str] | None, results: Path, **own: Any) -> None:
+        function(Given(config, set_ or [], results), **own)
+
+    signature = python_inspect.signature(function)
+    keyword = python_inspect.Parameter.KEYWORD_ONLY
+    parameters = [one.replace(kind=keyword) for one in list(signature.parameters.values())[1:]]
+    for name, (annotation, default) in _OPTIONS.items():
+        one = python_inspect.Parameter(name, keyword, default=default, annotation=annotation)
+        parameters.append(one)
+    # What typer reads.
+    command.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {one.name: one.annotation for one in parameters}
+    return app.command()(command)
+
+
+def _checkpoints(settings: "Settings", checkpoint: str | None, training: int | None) -> list[str]:
     """The checkpoint that is named, or those of a training."""
+    from trak_steps.run.layout import checkpoint_name, fractions
+
     if (checkpoint is None) == (training is None):
         raise typer.BadParameter("give either --checkpoint or --training")
     if checkpoint is not None:
@@ -126,213 +185,140 @@ def _checkpoints(settings: Settings, checkpoint: str | None, training: int | Non
     return [checkpoint_name(str(training), fraction) for fraction in fractions(settings.checkpoints)]
 
 
-@app.command()
-def model(
-    source: Source = None,
-    config: Config = None,
-    set_: Set = None,
-    results: Results = Path("results"),
-) -> None:
+@_command
+def model(given: Given, source: Source = None) -> None:
     """Bring the model to fine-tune into the run, or make the demo's."""
-    from trak_steps.steps.data import model as base_model
-
-    settings = _load(config, set_)
-    existing = settings.checkpoints.existing
-    base_model.run(*_view("model", settings, results), source or (existing[0] if existing else None))
+    existing = given.settings.checkpoints.existing
+    given.call("model", source or (existing[0] if existing else None))
 
 
-@app.command()
-def prepare(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
+@_command
+def prepare(given: Given) -> None:
     """Choose, label and tokenise the train set."""
-    from trak_steps.steps.data import prepare
-
-    prepare.run_train(*_setup("prepare", config, set_, results))
+    given.call("prepare", function="run_train")
 
 
-@app.command()
-def prepare_targets(
-    targets: Targets, config: Config = None, set_: Set = None, results: Results = Path("results")
-) -> None:
+@_command
+def prepare_targets(given: Given, targets: Targets) -> None:
     """Choose, label and tokenise a target set, with the train set's classes."""
-    from trak_steps.steps.data import prepare
-
-    layout, settings = _setup("prepare-targets", config, set_, results, targets)
-    prepare.run_targets(layout, settings, targets)
+    given.known_targets(targets)
+    given.call("prepare-targets", targets, targets=targets)
 
 
-@app.command()
+@_command
 def finetune(
-    training: Annotated[int, typer.Option(min=0, max=9999, help="Which training, from 0.")],
-    config: Config = None,
-    set_: Set = None,
-    results: Results = Path("results"),
+    given: Given, training: Annotated[int, typer.Option(min=0, max=9999, help="Which training, from 0.")]
 ) -> None:
     """Fine-tune once; started again after an interruption, it goes on where it last saved."""
-    from trak_steps.steps.checkpoints import finetune
-
-    finetune.run(*_setup("finetune", config, set_, results), training)
+    given.call("finetune", training)
 
 
-@app.command()
+@_command
 def import_checkpoint(
+    given: Given,
     checkpoint: Annotated[int, typer.Option(min=0, help="Place in `checkpoints.existing`.")],
     source: Source = None,
-    config: Config = None,
-    set_: Set = None,
-    results: Results = Path("results"),
 ) -> None:
     """Bring a classifier that was fine-tuned elsewhere into the run, after checking that it fits."""
-    from trak_steps.steps.checkpoints import import_checkpoint
-
-    settings = _load(config, set_)
-    existing = settings.checkpoints.existing
+    existing = given.settings.checkpoints.existing
     if source is None and checkpoint >= len(existing):
         raise TrakError(f"there is no checkpoint {checkpoint}: checkpoints.existing has {len(existing)}")
-    layout, visible = _view("import-checkpoint", settings, results)
-    import_checkpoint.run(layout, visible, checkpoint, source or existing[checkpoint])
+    given.call("import-checkpoint", checkpoint, source or existing[checkpoint])
 
 
-@app.command()
+@_command
 def featurize(
+    given: Given,
     checkpoint: Checkpoint = None,
     training: Training = None,
     shard: Annotated[int | None, typer.Option(min=0, help="A shard of the train set.")] = None,
     targets: Annotated[
         str | None, typer.Option(callback=_targets, help="Or: a target set's name.")
     ] = None,
-    config: Config = None,
-    set_: Set = None,
-    results: Results = Path("results"),
 ) -> None:
     """Compute the features of one shard of the train set, or of one target set."""
     if (shard is None) == (targets is None):
         raise typer.BadParameter("give either --shard or --targets")
-    from trak_steps.steps.features import featurize
-
-    layout, settings = _setup("featurize", config, set_, results)
-    for name in _checkpoints(settings, checkpoint, training):
-        if targets is not None:
-            featurize.run_targets(layout, settings, name, targets)
-        elif shard is not None:
-            featurize.run_train(layout, settings, name, shard)
+    rows, function = (shard, "run_train") if targets is None else (targets, "run_targets")
+    for name in _checkpoints(given.settings, checkpoint, training):
+        given.call("featurize", name, rows, function=function)
 
 
-@app.command()
-def kernel(
-    checkpoint: Checkpoint = None,
-    training: Training = None,
-    config: Config = None,
-    set_: Set = None,
-    results: Results = Path("results"),
-) -> None:
+@_command
+def kernel(given: Given, checkpoint: Checkpoint = None, training: Training = None) -> None:
     """Sum a checkpoint's kernel over its shards and factor it."""
-    from trak_steps.steps.kernels import kernel
-
-    layout, settings = _setup("kernel", config, set_, results)
-    for name in _checkpoints(settings, checkpoint, training):
-        kernel.run(layout, settings, name)
+    for name in _checkpoints(given.settings, checkpoint, training):
+        given.call("kernel", name)
 
 
-@app.command()
-def score(
-    targets: Targets, config: Config = None, set_: Set = None, results: Results = Path("results")
-) -> None:
+@_command
+def score(given: Given, targets: Targets) -> None:
     """Score every train row for every target of a set."""
-    from trak_steps.steps.scores import score
-
-    score.run(*_setup("score", config, set_, results), targets)
+    given.call("score", targets)
 
 
-@app.command()
-def rank(
-    targets: Targets, config: Config = None, set_: Set = None, results: Results = Path("results")
-) -> None:
+@_command
+def rank(given: Given, targets: Targets) -> None:
     """List the top proponents and opponents of each target, with texts, as parquet."""
-    from trak_steps.steps.scores import rank
-
-    rank.run(*_setup("rank", config, set_, results), targets)
+    given.call("rank", targets)
 
 
-@app.command()
-def summarize(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
+@_command
+def summarize(given: Given) -> None:
     """Write the run's figures to summary.json."""
-    from trak_steps.steps.summary import summarize
-
-    summarize.run(*_setup("summarize", config, set_, results))
+    given.call("summarize")
 
 
-@app.command()
-def provenance(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
+@_command
+def provenance(given: Given) -> None:
     """Write what every output of the run was made from to provenance.json."""
-    from trak_steps.steps.summary import provenance
-
-    provenance.run(*_setup("provenance", config, set_, results))
+    given.call("provenance")
 
 
-@app.command()
-def plan_subsets(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
-    """Draw the random subsets of the train set that models are trained on again."""
-    from trak_steps.steps.evaluation import plan_subsets
-
-    plan_subsets.run(*_setup("plan-subsets", config, set_, results))
+@_command
+def plan_subsets(given: Given) -> None:
+    """Draw the random subsets of the train set that models are retrained on."""
+    given.call("plan-subsets")
 
 
-@app.command()
+@_command
 def retrain(
+    given: Given,
     plan: Annotated[RetrainingPlan, typer.Option(help="Which plan.")],
     shard: Annotated[int, typer.Option(min=0, help="Which of its models, by the job.")],
-    config: Config = None,
-    set_: Set = None,
-    results: Results = Path("results"),
 ) -> None:
-    """Train some models of a plan again, and keep what they say of the targets."""
-    from trak_steps.steps.evaluation import retrain
-
-    retrain.run(*_setup(f"retrain-{plan}", config, set_, results), plan, shard)
+    """Retrain some models of a plan, and keep what they say of the targets."""
+    given.call(f"retrain-{plan}", plan, shard)
 
 
-@app.command()
-def measure_lds(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
+@_command
+def measure_lds(given: Given) -> None:
     """Compare scores with what models say that were trained on random subsets."""
-    from trak_steps.steps.evaluation import measure_lds
-
-    measure_lds.run(*_setup("measure-lds", config, set_, results))
+    given.call("measure-lds")
 
 
-@app.command()
-def plan_removal(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
+@_command
+def plan_removal(given: Given) -> None:
     """Choose the rows to leave out for some targets: their proponents, and others to compare with."""
-    from trak_steps.steps.evaluation import plan_removal
-
-    plan_removal.run(*_setup("plan-removal", config, set_, results))
+    given.call("plan-removal")
 
 
-@app.command()
-def measure_removal(config: Config = None, set_: Set = None, results: Results = Path("results")) -> None:
+@_command
+def measure_removal(given: Given) -> None:
     """Say what became of targets whose proponents were left out, against what scores predicted."""
-    from trak_steps.steps.evaluation import measure_removal
-
-    measure_removal.run(*_setup("measure-removal", config, set_, results))
+    given.call("measure-removal")
 
 
-@app.command()
-def find_mislabelled(
-    config: Config = None, set_: Set = None, results: Results = Path("results")
-) -> None:
+@_command
+def find_mislabelled(given: Given) -> None:
     """List the train rows whose labels look wrong, with what argues against them."""
-    from trak_steps.steps.evaluation import find_mislabelled
-
-    find_mislabelled.run(*_setup("find-mislabelled", config, set_, results))
+    given.call("find-mislabelled")
 
 
-@app.command()
-def measure_stability(
-    config: Config = None, set_: Set = None, results: Results = Path("results")
-) -> None:
-    """Hold each training run out, and see whether the others' signs and ranks hold for it."""
-    from trak_steps.steps.evaluation import measure_stability
-
-    measure_stability.run(*_setup("measure-stability", config, set_, results))
+@_command
+def measure_stability(given: Given) -> None:
+    """Hold each training out, and see whether the others' signs and ranks hold for it."""
+    given.call("measure-stability")
 
 
 @app.command()
@@ -341,6 +327,7 @@ def verify(
 ) -> None:
     """Check a run: is anything missing, altered, unfinished, or not made from what is there?"""
     from trak_steps.audit.verify import verify_run
+    from trak_steps.run.layout import Layout
 
     found = verify_run(Layout(run))
     for problem in found.problems:
@@ -393,7 +380,8 @@ def settings(
     """Check a configuration and print it whole, defaults included."""
     import yaml
 
-    from trak_steps.config import document
+    from trak_steps.config import document, load_settings
+    from trak_steps.console.printable import printable
 
     if write:
         for path in document.write(Path()):
@@ -419,3 +407,8 @@ def main(
     ] = False,
 ) -> None:
     """TRAK data attribution for text classifiers, one step at a time."""
+
+
+for _each in app.registered_commands:
+    # In the list of commands whole, where it would be cut.
+    _each.short_help = (_each.callback.__doc__ if _each.callback else None) or ""

@@ -19,26 +19,75 @@ from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout
 from trak_steps.store.scores import ScoreStore
-
-STEPS = [
-    "model",
-    "prepare",
-    "prepare-targets",
-    "finetune",
-    "import-checkpoint",
-    "featurize",
-    "kernel",
-    "score",
-    "rank",
-    "summarize",
-]
+from trak_steps.workflow.registry import STEPS
 
 
-@pytest.mark.parametrize("step", [*STEPS, "settings"])
-def test_every_command_explains_itself(step: str) -> None:
-    shown = CliRunner().invoke(app, [step, "--help"], env={"COLUMNS": "120"})
+def _help(*command: str) -> str:
+    shown = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "120"})
     assert shown.exit_code == 0
-    assert "--config" in shown.output
+    return " ".join(shown.output.split())
+
+
+COMMANDS = {
+    each.callback.__name__.replace("_", "-"): each for each in app.registered_commands if each.callback
+}
+STEPS_BY_HAND = {step if not step.startswith("retrain-") else "retrain" for step in STEPS}
+
+
+def test_every_step_is_a_command() -> None:
+    assert COMMANDS.keys() > STEPS_BY_HAND
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str) -> None:
+    """Whole, in the list of commands too, and with what every step takes."""
+    explained = " ".join((getattr(COMMANDS[command].callback, "__doc__", "")).split())
+    assert len(explained) > 20
+    shown = _help(command)
+    assert explained in shown
+    assert f"{command} {explained}" in _help()
+    for option in ("--config", "-c", "--set", "--results"):
+        assert option in shown or command not in STEPS_BY_HAND
+
+
+def test_help_loads_nothing_that_only_steps_need() -> None:
+    """They would take longer than all the rest."""
+    code = (
+        "import sys; from trak_steps.cli import app; app(['finetune', '--help'], standalone_mode=False);"
+        "print(sorted(n for n in sys.modules if n in ('rich', 'yaml', 'numpy', 'trak_steps.config')))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "--training" in said.stdout
+    assert said.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(("outside", "used"), [(None, 1), ("2", 2)])
+def test_a_step_by_hand_uses_the_threads_of_the_settings(
+    tmp_path: Path, outside: str | None, used: int
+) -> None:
+    """The workflow, or whoever sets OMP_NUM_THREADS, says otherwise."""
+    code = (
+        "import sys, types\n"
+        "from pathlib import Path\n"
+        "from trak_steps.cli import Given\n"
+        f"given = Given(None, ['run=x', 'execution.threads=1'], Path({str(tmp_path)!r}))\n"
+        "seen = types.ModuleType('trak_steps.steps.kernels.kernel')\n"
+        "def run(layout, settings):\n"
+        "    import torch\n"
+        "    print(torch.get_num_threads())\n"
+        "seen.run = run\n"
+        "sys.modules[seen.__name__] = seen\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules\n"
+        "given.call('kernel')\n"
+    )
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    if outside:
+        environment["OMP_NUM_THREADS"] = outside
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
+    )
+    assert said.stdout == f"{used}\n", said.stderr
 
 
 def test_the_steps_run_alone_one_after_the_other(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ The Snakefile and the steps both ask here, so a path is written down once.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from trak_steps.config.settings import CheckpointSettings, EvaluationSettings
+if TYPE_CHECKING:
+    from trak_steps.config.settings import CheckpointSettings, EvaluationSettings
 
 
 @dataclass(frozen=True)
@@ -168,7 +170,7 @@ def shard_names(n: int, shard_size: int) -> list[str]:
     return [f"{i:05d}" for i in range(-(-n // shard_size))]
 
 
-def planned_models(settings: EvaluationSettings) -> dict[str, int]:
+def planned_models(settings: "EvaluationSettings") -> dict[str, int]:
     """How many models each plan of retraining has."""
     lds, removal = settings.lds, settings.removal
     return {
@@ -178,7 +180,7 @@ def planned_models(settings: EvaluationSettings) -> dict[str, int]:
     }
 
 
-def checkpoint_names(settings: CheckpointSettings) -> list[str]:
+def checkpoint_names(settings: "CheckpointSettings") -> list[str]:
     """The names of all checkpoints: ``0`` is the end of run 0, ``0-0.5`` its state half-way.
 
     A name says nothing of how many others there are, so another count renames none.
@@ -190,17 +192,17 @@ def checkpoint_names(settings: CheckpointSettings) -> list[str]:
     ]
 
 
-def trainings(settings: CheckpointSettings) -> list[str]:
+def trainings(settings: "CheckpointSettings") -> list[str]:
     """The numbers of the trainings, or of the imported checkpoints."""
     return [str(i) for i in range(len(settings.existing) or settings.count)]
 
 
-def fractions(settings: CheckpointSettings) -> list[float]:
+def fractions(settings: "CheckpointSettings") -> list[float]:
     """Of each training, where checkpoints are kept; of imported ones only the end is known."""
     return [1.0] if settings.existing else sorted(settings.keep)
 
 
-def final_checkpoints(settings: CheckpointSettings) -> list[str]:
+def final_checkpoints(settings: "CheckpointSettings") -> list[str]:
     """The names of each run's last state, or of all that were imported."""
     return list({training_of(name): name for name in checkpoint_names(settings)}.values())
 

@@ -15,8 +15,6 @@ if settings.checkpoints.existing:
             log_of("checkpoints/{training}"),
         benchmark:
             time_of("checkpoints/{training}")
-        conda:
-            "../envs/trak.yaml"
         threads: 1
         resources:
             mem_mb=4000,
@@ -44,8 +42,6 @@ else:
             log_of("checkpoints/{training}"),
         benchmark:
             time_of("checkpoints/{training}")
-        conda:
-            "../envs/trak.yaml"
         threads: settings.execution.threads
         resources:
             mem_mb=memory,

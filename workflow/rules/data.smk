@@ -10,8 +10,6 @@ rule model:
         log_of("model"),
     benchmark:
         time_of("model")
-    conda:
-        "../envs/trak.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -37,8 +35,6 @@ checkpoint prepare:
         log_of("data/train"),
     benchmark:
         time_of("data/train")
-    conda:
-        "../envs/trak.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -65,8 +61,6 @@ checkpoint prepare_targets:
         log_of("data/targets/{targets}"),
     benchmark:
         time_of("data/targets/{targets}")
-    conda:
-        "../envs/trak.yaml"
     threads: 1
     resources:
         mem_mb=4000,

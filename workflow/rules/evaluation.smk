@@ -10,8 +10,6 @@ rule plan_subsets:
         log_of("evaluation/subsets.plan"),
     benchmark:
         time_of("evaluation/subsets.plan")
-    conda:
-        "../envs/trak.yaml"
     threads: 1
     resources:
         mem_mb=2000,
@@ -38,8 +36,6 @@ rule plan_removal:
         log_of("evaluation/removal.plan"),
     benchmark:
         time_of("evaluation/removal.plan")
-    conda:
-        "../envs/trak.yaml"
     threads: settings.execution.threads
     resources:
         mem_mb=memory,
@@ -68,8 +64,6 @@ rule retrain_subsets:
         log_of("evaluation/retrained/subsets/{shard}"),
     benchmark:
         time_of("evaluation/retrained/subsets/{shard}")
-    conda:
-        "../envs/trak.yaml"
     threads: settings.execution.threads
     resources:
         mem_mb=memory,
@@ -128,8 +122,6 @@ rule measure_lds:
         log_of("evaluation/lds"),
     benchmark:
         time_of("evaluation/lds")
-    conda:
-        "../envs/trak.yaml"
     threads: settings.execution.threads
     resources:
         mem_mb=memory,
@@ -159,8 +151,6 @@ rule measure_removal:
         log_of("evaluation/removal"),
     benchmark:
         time_of("evaluation/removal")
-    conda:
-        "../envs/trak.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -189,8 +179,6 @@ rule find_mislabelled:
         log_of("evaluation/mislabelled"),
     benchmark:
         time_of("evaluation/mislabelled")
-    conda:
-        "../envs/trak.yaml"
     threads: settings.execution.threads
     resources:
         mem_mb=memory,
@@ -220,8 +208,6 @@ rule measure_stability:
         log_of("evaluation/stability"),
     benchmark:
         time_of("evaluation/stability")
-    conda:
-        "../envs/trak.yaml"
     threads: settings.execution.threads
     resources:
         mem_mb=memory,

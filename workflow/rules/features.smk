@@ -11,8 +11,6 @@ rule featurize:
         log_of("features/{training}/train/{shard}"),
     benchmark:
         time_of("features/{training}/train/{shard}")
-    conda:
-        "../envs/trak.yaml"
     threads: settings.execution.threads
     resources:
         mem_mb=memory,
@@ -42,8 +40,6 @@ rule featurize_targets:
         log_of("features/{training}/targets/{targets}"),
     benchmark:
         time_of("features/{training}/targets/{targets}")
-    conda:
-        "../envs/trak.yaml"
     threads: settings.execution.threads
     resources:
         mem_mb=memory,

@@ -11,8 +11,6 @@ rule kernel:
         log_of("kernel/{training}"),
     benchmark:
         time_of("kernel/{training}")
-    conda:
-        "../envs/trak.yaml"
     threads: settings.execution.threads
     resources:
         mem_mb=memory,

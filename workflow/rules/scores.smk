@@ -14,8 +14,6 @@ rule score:
         log_of("scores/{targets}"),
     benchmark:
         time_of("scores/{targets}")
-    conda:
-        "../envs/trak.yaml"
     threads: settings.execution.threads
     resources:
         mem_mb=memory,
@@ -43,8 +41,6 @@ rule rank:
         log_of("scores/{targets}.top"),
     benchmark:
         time_of("scores/{targets}.top")
-    conda:
-        "../envs/trak.yaml"
     threads: 1
     resources:
         mem_mb=4000,

@@ -14,8 +14,6 @@ rule summarize:
         log_of("summary"),
     benchmark:
         time_of("summary")
-    conda:
-        "../envs/trak.yaml"
     threads: 1
     resources:
         mem_mb=4000,
@@ -44,8 +42,6 @@ rule provenance:
         log_of("provenance"),
     benchmark:
         time_of("provenance")
-    conda:
-        "../envs/trak.yaml"
     threads: 1
     resources:
         mem_mb=2000,
