@@ -2,7 +2,7 @@
 
     python benchmarks/pipeline.py
 
-Seconds are of this machine, with nothing else at work; CPU seconds are those of Snakemake and of all jobs.
+Seconds are of a machine with nothing else at work; CPU seconds are those of Snakemake and of all jobs.
 """
 
 import csv

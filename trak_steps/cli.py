@@ -202,7 +202,7 @@ def prepare(given: Given) -> None:
 def prepare_targets(given: Given, targets: Targets) -> None:
     """Choose, label and tokenise a target set, with the train set's classes."""
     given.known_targets(targets)
-    given.call("prepare-targets", targets, targets=targets)
+    given.call("prepare-targets", targets, targets=targets, function="run_targets")
 
 
 @_command
