@@ -62,6 +62,7 @@ _KINDS: tuple[dict[str, Any], ...] = (
 # What these change is which jobs there are: those of the new checkpoints.
 _OF_NEW_CHECKPOINTS = {
     "checkpoints.count": ("finetune",),
+    "checkpoints.keep": ("finetune",),
     "checkpoints.existing": ("import-checkpoint",),
 }
 

@@ -3,24 +3,23 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from faults.damage import files_of
 from reruns import AFTER, PRESETS, ROWS, steps_that_read, what_follows
 from workspace import TINY, WHOLE, Workspace
 
-from trak_steps.config import parse_settings
 from trak_steps.config.load import setting_names
 from trak_steps.config.settings import Settings
-from trak_steps.run.layout import Layout
-from trak_steps.steps.checkpoints import finetune
 from trak_steps.store.artefact import artefact_manifest
+from trak_steps.store.tree import RECEIPT
 from trak_steps.workflow.registry import STEPS
 
-# Another value of every setting; the run's name is another run, and brought checkpoints other rules.
+# Another value of every setting; the run's name is another run, imported checkpoints have other rules.
 OTHER_VALUES: dict[str, Any] = {
     "seed": 1,
     "scoring": "reference",
@@ -77,7 +76,7 @@ OTHER_VALUES: dict[str, Any] = {
     "evaluation.models_per_job": 5,
     "execution.device": "cpu",
     "execution.threads": 2,
-    "execution.save_every": 0.5,
+    "execution.save_minutes": 9.0,
     "execution.batch_tokens": 512,
     "execution.memory_mb": 512,
 }
@@ -135,7 +134,7 @@ def test_every_setting_plans_what_the_table_says(finished: Workspace) -> None:
     with ThreadPoolExecutor(2) as pool:
         found = dict(zip(OTHER_VALUES, pool.map(plan, OTHER_VALUES), strict=True))
     expected = {name: _planned(set(steps_that_read(name))) for name in OTHER_VALUES}
-    # The tiny run says itself which states to keep, so that preset changes what is left.
+    # The tiny run says itself which checkpoints to keep, so that preset changes what is left.
     left = [name for name in PRESETS["scoring"] if name != "checkpoints.keep"]
     expected["scoring"] = _planned({step for name in left for step in steps_that_read(name)})
     assert found == expected
@@ -159,43 +158,68 @@ def test_a_raised_version_reruns_its_step_and_what_follows(finished: Workspace, 
         file.write_text(before)
 
 
-Ran = Callable[..., dict[str, list[str]]]
+@dataclass(frozen=True)
+class Copy:
+    """A copy of the finished run that a test may change."""
+
+    space: Workspace
+
+    @property
+    def results(self) -> Path:
+        return self.space.root / "results"
+
+    def run(self, *targets: str, **changes: Any) -> dict[str, list[str]]:
+        """Run with changes until nothing is left to do; gives the messages of the jobs of each step."""
+        self._forget_logs()
+        done = self.space.snakemake("--cores", "2", *targets, **changes)
+        assert done.returncode == 0, done.stdout
+        assert self.space.planned(*targets, **changes) == {}
+        jobs: dict[str, list[str]] = {}
+        for message in re.findall(r"^Job \d+: (.*)", done.stdout, re.MULTILINE):
+            if not re.search(": done|is complete", message):  # of the rules that are targets alone
+                jobs.setdefault(message.partition(":")[0], []).append(message)
+        return jobs
+
+    def _forget_logs(self) -> None:
+        for log in self.results.glob("*/logs/**/*.log"):
+            log.unlink()
+
+    def said(self, what: str) -> set[str]:
+        """The outputs that the jobs of the last run say they ``wrote`` or ``kept``, within their run."""
+        logs = "".join(log.read_text() for log in self.results.glob("*/logs/**/*.log"))
+        return set(re.findall(rf"^{what} results/\w+/([^:\s]+)", logs, re.MULTILINE))
+
+    def log(self, name: str) -> str:
+        return (self.results / "tiny" / "logs" / f"{name}.log").read_text()
+
+    def files(self, *patterns: str) -> dict[str, tuple[int, bytes]]:
+        """When each file of some outputs was written, and what it holds; receipts aside."""
+        run = self.results / "tiny"
+        return {
+            str(file.relative_to(run)): (file.stat().st_mtime_ns, file.read_bytes())
+            for pattern in patterns
+            for path in run.glob(pattern)
+            for file in files_of(path)
+        }
 
 
 @pytest.fixture
-def run(finished: Workspace, tmp_path: Path) -> Ran:
-    """Run the tiny run with changes, in a copy; gives the messages of the jobs of each rule."""
+def copy(finished: Workspace, tmp_path: Path) -> Copy:
+    """A copy of the finished run."""
     space = Workspace(tmp_path / "copy")
     shutil.copytree(finished.root, space.root, symlinks=True)
-
-    def ran(**changes: Any) -> dict[str, list[str]]:
-        done = space.snakemake("--cores", "2", **changes)
-        output = done.stdout + done.stderr
-        assert done.returncode == 0, output
-        again = space.snakemake("--cores", "2", **changes)
-        assert "Nothing to be done" in again.stdout + again.stderr
-        jobs: dict[str, list[str]] = {}
-        rule = ""
-        for line in output.splitlines():
-            if re.match(r"Job \d+: ", line):
-                rule = line.partition(": ")[2]
-                jobs.setdefault(rule.split(":")[0].split(" ")[0], []).append(rule)
-        jobs.pop("run", None)
-        return jobs
-
-    ran.root = space.root  # type: ignore[attr-defined]
-    return ran
+    return Copy(space)
 
 
-def test_another_group_trains_and_featurizes_nothing(run: Ran) -> None:
+def test_another_group_trains_and_featurizes_nothing(copy: Copy) -> None:
     """Only the lists and figures that show it are made again."""
-    jobs = run(dataset={"path": "demo", "train_size": 40})
+    jobs = copy.run(dataset={"path": "demo", "train_size": 40})
     assert set(jobs) == {"prepare", "rank", "summary", "provenance"}
 
 
-def test_flipped_labels_change_what_was_learnt_from_them(run: Ran) -> None:
+def test_flipped_labels_change_what_was_learnt_from_them(copy: Copy) -> None:
     """All rows' digests are asked for anew in the same call, once they are prepared."""
-    jobs = run(dataset={**TINY["dataset"], "flip_labels": 0.5})
+    jobs = copy.run(dataset={**TINY["dataset"], "flip_labels": 0.5})
     assert {name: len(found) for name, found in jobs.items()} == {
         "prepare": 1,
         "finetune": 2,
@@ -206,31 +230,34 @@ def test_flipped_labels_change_what_was_learnt_from_them(run: Ran) -> None:
         "summary": 1,
         "provenance": 1,
     }
+    assert copy.said("kept") == set()
 
 
-def test_a_larger_train_set_computes_only_the_new_shards(run: Ran) -> None:
+def test_a_larger_train_set_computes_only_the_new_shards(copy: Copy) -> None:
     """With imported checkpoints: those that are trained here see every row."""
-    root: Path = run.root  # type: ignore[attr-defined]
-    checkpoints = root / "results" / "tiny" / "checkpoints"
-    brought = {"run": "brought", "checkpoints": {"existing": [str(checkpoints / "0")]}}
-    first = run(**brought)
+    checkpoints = copy.results / "tiny" / "checkpoints"
+    imported = {"run": "imported", "checkpoints": {"existing": [str(checkpoints / "0")]}}
+    first = copy.run(**imported)
+    assert first["import-checkpoint"] == ["import-checkpoint: 0"]
     assert len(first["featurize"]) == 3
-    before = _contents(root / "results" / "brought")
-    larger = run(**brought, dataset={**TINY["dataset"], "train_size": 75})
+    assert "finetune" not in first
+    assert (copy.results / "imported" / "summary.json").is_file()
+    before = _contents(copy.results / "imported")
+    larger = copy.run(**imported, dataset={**TINY["dataset"], "train_size": 75})
     assert set(larger) == {
         *("prepare", "featurize", "kernel", "score", "rank", "summary", "provenance"),
     }
     assert sorted(larger["featurize"]) == [
-        "featurize: checkpoint 0, shard 00002",
-        "featurize: checkpoint 0, shard 00003",
+        "featurize: training 0, shard 00002",
+        "featurize: training 0, shard 00003",
     ]
-    after = _contents(root / "results" / "brought")
+    after = _contents(copy.results / "imported")
     for name in ("features/0/train/00000.zarr", "features/0/train/00001.zarr", "checkpoints/0"):
         assert after[name] == before[name]
-    both = {**brought, "checkpoints": {"existing": [str(checkpoints / "0"), str(checkpoints / "1")]}}
-    more = run(**both, dataset={**TINY["dataset"], "train_size": 75})
-    assert more["checkpoint"] == ["checkpoint 1: imported, into results/brought/checkpoints/1"]
-    assert all("checkpoint 1" in job for job in more["featurize"])
+    both = {**imported, "checkpoints": {"existing": [str(checkpoints / "0"), str(checkpoints / "1")]}}
+    more = copy.run(**both, dataset={**TINY["dataset"], "train_size": 75})
+    assert more["import-checkpoint"] == ["import-checkpoint: 1"]
+    assert all("training 1" in job for job in more["featurize"])
     assert len(more["featurize"]) == 5
     assert len(more["kernel"]) == 1
 
@@ -240,26 +267,74 @@ def _contents(run: Path) -> dict[str, str]:
     return {str(path.relative_to(run)): artefact_manifest(path).content for path in found}
 
 
-def test_more_training_runs_train_and_featurize_only_the_new_ones(run: Ran) -> None:
-    jobs = run(checkpoints={"count": 3, "keep": [1.0]})
-    assert len(jobs["finetune"]) == 1
-    assert all("checkpoint 2" in job for job in jobs["featurize"])
+def test_more_trainings_train_and_featurize_only_the_new_ones(copy: Copy) -> None:
+    jobs = copy.run(checkpoints={"count": 3, "keep": [1.0]})
+    assert jobs["finetune"] == ["finetune: training 2"]
+    assert all("training 2" in job for job in jobs["featurize"])
     assert len(jobs["featurize"]) == 3
-    assert len(jobs["kernel"]) == 1
+    assert jobs["kernel"] == ["kernel: training 2"]
     assert "prepare" not in jobs
 
 
-def test_a_training_that_snakemake_does_not_know_to_be_finished_is_not_repeated(run: Ran) -> None:
-    """As when it was killed after the training's job, before it took note: it deletes what was made."""
-    root: Path = run.root  # type: ignore[attr-defined]
-    folder = root / "results" / "tiny"
-    shutil.rmtree(folder / "checkpoints" / "0")
-    finetune.run(Layout(folder), parse_settings(TINY), 0)
-    assert (folder / "training" / "0" / "states").is_dir()
-    for name in ("checkpoints/0", "features/0", "kernel", "scores"):
-        shutil.rmtree(folder / name)
-    for name in ("summary.json", "provenance.json"):
-        (folder / name).unlink()
-    assert "finetune" in run()
-    assert "trained already" in (folder / "logs" / "checkpoints" / "0.log").read_text()
-    assert not (folder / "training" / "0").exists()
+OF_CHECKPOINT = ("checkpoints/{}", "features/{}/*/*.zarr", "kernel/{}.zarr")
+
+
+def test_an_intermediate_checkpoint_is_added_dropped_and_added_back(copy: Copy) -> None:
+    """The training goes only as far as the new one, and what is there is computed once."""
+    one = {"checkpoints": {"count": 1, "keep": [1.0]}}
+    two = {"checkpoints": {"count": 1, "keep": [0.5, 1.0]}}
+    of_end = [pattern.format("0") for pattern in OF_CHECKPOINT]
+    of_both = [*of_end, *(pattern.format("0-0.5") for pattern in OF_CHECKPOINT)]
+    before = copy.files(*of_end)
+    assert before
+
+    assert copy.run("kernels", **two)["finetune"] == ["finetune: training 0"]
+    assert "kept 1 of 2 checkpoints" in copy.log("checkpoints/0")
+    assert "training 1 of 2 steps" in copy.log("checkpoints/0")
+    made = {
+        *("features/{}/train/00000.zarr", "features/{}/train/00001.zarr", "kernel/{}.zarr"),
+    }
+    assert copy.said("wrote") == {"checkpoints/0-0.5", *(name.format("0-0.5") for name in made)}
+    assert copy.said("kept") == {name.format("0") for name in made}
+    assert copy.files(*of_end) == before
+
+    copy.run("features", **two)
+    assert copy.said("wrote") == {"features/0-0.5/targets/validation.zarr"}
+    whole = copy.files(*of_both)
+    for settings in (one, two):
+        assert "finetune" not in copy.run("features", "kernels", **settings)
+        assert copy.said("wrote") == set()
+        assert copy.files(*of_both) == whole
+
+
+def test_a_new_target_set_featurizes_that_set_alone(copy: Copy) -> None:
+    patterns = ("checkpoints/*", "features/*/*/*.zarr", "kernel/*", "scores/validation*")
+    before = copy.files(*patterns)
+    jobs = copy.run(targets={**TINY["targets"], "few": {"split": "validation", "size": 3}})
+    assert set(jobs) == {"prepare", "featurize", "score", "rank", "summary", "provenance"}
+    assert sorted(jobs["featurize"]) == [f"featurize: training {m}, targets few" for m in range(2)]
+    assert jobs["score"] == ["score: targets few"]
+    assert [job.partition(" into")[0] for job in jobs["rank"]] == ["rank: targets few"]
+    after = copy.files(*patterns)
+    assert {name: after[name] for name in before} == before
+    assert {f"features/{m}/targets/few.zarr/zarr.json" for m in range(2)} <= set(after) - set(before)
+
+
+def test_what_is_finished_is_kept_though_snakemake_does_not_know_it(copy: Copy) -> None:
+    """As when it was killed after a job, before it took note of its end: it deletes the receipts."""
+    patterns = ("checkpoints/*", "features/*/*/*.zarr", "kernel/*", "scores/*.zarr")
+    before = copy.files(*patterns)
+    heavy = {path for pattern in patterns for path in (copy.results / "tiny").glob(pattern)}
+    folders = {str(path.relative_to(copy.results / "tiny")) for path in heavy}
+    for path in heavy:
+        (path / RECEIPT).unlink()
+    jobs = copy.run()
+    assert {"finetune", "featurize", "kernel", "score"} <= set(jobs)
+    assert copy.said("wrote") & folders == set()
+    trained = {"checkpoints/0", "checkpoints/1"}
+    assert copy.said("kept") == folders - trained
+    for training in ("0", "1"):
+        assert "kept 1 of 1 checkpoints" in copy.log(f"checkpoints/{training}")
+        assert "steps" not in copy.log(f"checkpoints/{training}")
+    assert copy.files(*patterns) == before
+    assert all((path / RECEIPT).is_file() for path in heavy)
