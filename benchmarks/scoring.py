@@ -30,9 +30,9 @@ from benchmarks.measure.ways import State, balanced_mean, ways_to_score
 from trak_steps.config import Settings, load_settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.lds import Truth, measure
-from trak_steps.evaluation.predictions import Predictions
 from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints, training_of
 from trak_steps.run.parts import open_retrained
+from trak_steps.steps.evaluation.measure_lds import predict_by_hidden_states
 from trak_steps.store.document import load_document
 
 FIGURES = Path("docs/figures")
@@ -176,7 +176,7 @@ def compare(config: Path, dense: Path | None) -> dict[str, Any]:
     ways = {
         name: sums(of) for name, of in ways_to_score(states, final_checkpoints(settings.checkpoints))
     }
-    by_states = Predictions(layout, settings, train, kept).of_hidden_states({TARGETS: targets})
+    by_states = predict_by_hidden_states(layout, settings, train, {TARGETS: targets}, kept)
     ways["last hidden state"] = by_states[TARGETS]
     ways["same label"] = truth.classes[:, targets.column("label")]
     ways["random"] = np.random.default_rng(0).normal(size=ways["same label"].shape)

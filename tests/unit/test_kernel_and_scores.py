@@ -9,10 +9,12 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from torch import Tensor
 
+from trak_steps.config.settings import KernelSettings
 from trak_steps.errors import TrakError
 from trak_steps.evaluation.accuracy import accuracy
 from trak_steps.evaluation.recall import group_recall
 from trak_steps.kernel.gram import factor_kernel, solve_kernel, sum_kernel
+from trak_steps.kernel.ridge import spectrum
 from trak_steps.scoring import scores
 from trak_steps.scoring.scores import (
     balance,
@@ -22,6 +24,7 @@ from trak_steps.scoring.scores import (
     signed_power,
 )
 from trak_steps.scoring.top import TopRows
+from trak_steps.steps.kernels.kernel import _factor
 from trak_steps.steps.scores.score import _block_rows
 
 CPU = torch.device("cpu")
@@ -61,19 +64,27 @@ def test_the_ridge_follows_the_scale_of_the_features() -> None:
 
 
 @pytest.mark.parametrize(
-    ("features", "ridge", "message"),
+    ("features", "ridge", "message", "setting"),
     [
-        (torch.randn(5, 8), 0.0, "5 train rows cannot span 8 dimensions; set kernel.ridge"),
-        (torch.randn(30, 2) @ torch.randn(2, 8), 0.0, "do not span 8 dimensions; set kernel.ridge"),
-        (torch.zeros(30, 8), 1.0, "the kernel is zero"),
-        (torch.full((30, 8), torch.inf), 1.0, "not finite"),
+        (torch.randn(5, 8), 0.0, "5 train rows cannot span 8 dimensions", "kernel.ridge"),
+        (torch.randn(30, 2) @ torch.randn(2, 8), 0.0, "do not span 8 dimensions", "kernel.ridge"),
+        (torch.zeros(30, 8), 1.0, "the kernel is zero", "features.parameters"),
+        (torch.zeros(30, 8), None, "the kernel is zero", "features.parameters"),
+        (torch.full((30, 8), torch.inf), 1.0, "not finite", ""),
     ],
 )
 def test_a_kernel_that_cannot_be_inverted_names_the_setting(
-    features: Tensor, ridge: float, message: str
+    features: Tensor, ridge: float | None, message: str, setting: str
 ) -> None:
-    with pytest.raises(TrakError, match=message):
-        factor_kernel(kernel_of(features), len(features), ridge)
+    """The step does: what is wrong with the kernel is said by the mathematics, without settings."""
+    kernel = kernel_of(features)
+    with pytest.raises(TrakError, match=message) as error:
+        spectrum(kernel) if ridge is None else factor_kernel(kernel, len(features), ridge)
+    assert "kernel.ridge" not in str(error.value)
+    assert "features." not in str(error.value)
+    with pytest.raises(TrakError, match=message) as error:
+        _factor(kernel, len(features), KernelSettings(ridge=ridge))
+    assert setting in str(error.value)
 
 
 def test_fewer_rows_than_dimensions_work_with_a_ridge() -> None:

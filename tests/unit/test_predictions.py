@@ -1,8 +1,10 @@
 """What ways to score predict for subsets, against scores of single rows from what lies on disk."""
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +17,18 @@ from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation import predictions
 from trak_steps.evaluation.baselines import reference_dim
-from trak_steps.evaluation.predictions import Point, Predictions, points
+from trak_steps.evaluation.predictions import Checkpoint, Point, Predicted, points, predict
 from trak_steps.evaluation.subsets import random_rows
+from trak_steps.evaluation.sums import sum_features
 from trak_steps.kernel.ridge import ridge_for, spectrum
 from trak_steps.run.layout import Layout, checkpoint_names, shard_names
 from trak_steps.steps.data import prepare
 from trak_steps.steps.evaluation import plan_removal
+from trak_steps.steps.evaluation.measure_lds import (
+    open_checkpoints,
+    own_point,
+    predict_by_hidden_states,
+)
 from trak_steps.steps.features import featurize
 from trak_steps.steps.kernels import kernel
 from trak_steps.store.codecs import codec_arguments
@@ -67,9 +75,25 @@ class Run:
         """Subsets that nobody planned."""
         return np.random.default_rng(3).random((6, len(self.train))) < 0.5
 
+    def checkpoints(self, of_sets: Iterable[str] = ()) -> list[Checkpoint]:
+        """With all target sets, unless some are named."""
+        sets = {name: self.targets[name] for name in of_sets or self.targets}
+        return open_checkpoints(self.layout, self.settings, self.train, sets)[2]
+
     @property
-    def predictions(self) -> Predictions:
-        return Predictions(self.layout, self.settings, self.train, self.kept)
+    def points(self) -> list[Point]:
+        return points(own_point(self.settings), self.checkpoints())
+
+    def predict(self, chosen: Sequence[Point], of_sets: Iterable[str] = ()) -> dict[str, Predicted]:
+        """And nothing is left out."""
+        return predict(
+            self.checkpoints(of_sets),
+            self.kept,
+            chosen,
+            memory=2**30,
+            advance=lambda _: None,
+            say=pytest.fail,
+        )
 
     def features(self, name: str, of_set: str) -> Features:
         paths = sorted(self.layout.train_features(name).glob("*.zarr"))
@@ -84,9 +108,10 @@ class Run:
     def every(self, of_set: str) -> list[Features]:
         return [self.features(name, of_set) for name in CHECKPOINTS]
 
-    def weight(self, of_set: str) -> Array:
-        """The mean loss weight of the train rows, [n, 1]."""
-        return np.mean([of.weight for of in self.every(of_set)], 0)[:, None]
+    def weight(self, of_set: str, checkpoints: Sequence[str] = CHECKPOINTS) -> Array:
+        """The train rows' mean loss weight over checkpoints, [n, 1]."""
+        weights = [self.features(name, of_set).weight for name in checkpoints]
+        return np.mean(weights, 0)[:, None]
 
     def sums(self, scores: Array) -> Array:
         """Scores of single rows [n, t] added up over each subset."""
@@ -135,19 +160,49 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 def test_points_predict_what_their_scores_add_up_to(run: Run) -> None:
     """Each with the kernel inverted, the scores balanced and averaged as its definition says."""
-    chosen = points(run.settings, len(run.train))
-    found = run.predictions.of_points(run.targets, chosen)
+    chosen = run.points
+    found = run.predict(chosen)
     assert {point.curve for point in chosen} == {
         *("ridge", "effective_dof", "power", "dim", "balance", "checkpoints")
     }
     for of_set in run.targets:
-        assert list(found[of_set][0]) == chosen
-        for point, predicted in found[of_set][0].items():
+        assert list(found[of_set].points) == chosen
+        for point, predicted in found[of_set].points.items():
             expected = run.sums(_scores(run, of_set, point))
             np.testing.assert_allclose(predicted, expected, rtol=1e-6, atol=1e-6 * expected.std())
 
 
-def _scores(run: Run, of_set: str, point: Point) -> Array:
+@pytest.mark.parametrize("run", ["narrow", "wide"], indirect=True)
+@pytest.mark.parametrize("power", [0.0, 0.5])
+def test_sets_of_checkpoints_have_their_own_loss_weights(
+    run: Run, power: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean over a set's checkpoints; with power 0 nothing is summed that all do not need."""
+    summed = []
+
+    def watched(*given: Any) -> Any:
+        found = sum_features(*given)
+        summed.append(len(found.by_weight))
+        return found
+
+    monkeypatch.setattr(predictions, "sum_features", watched)
+    own = replace(own_point(run.settings), power=power)
+    chosen = [point for point in points(own, run.checkpoints()) if point.curve == "checkpoints"]
+    found = run.predict(chosen)
+    assert {point.checkpoints for point in chosen} == {("0",), ("0-0.5",), CHECKPOINTS}
+    for of_set in run.targets:
+        for point, predicted in found[of_set].points.items():
+            expected = run.sums(_scores(run, of_set, point))
+            np.testing.assert_allclose(predicted, expected, rtol=1e-6, atol=1e-6 * expected.std())
+        if power:
+            of_one = replace(chosen[0], checkpoints=("0",))
+            others = run.sums(_scores(run, of_set, of_one, weight_of=CHECKPOINTS))
+            assert np.abs(found[of_set].points[of_one] / others - 1).max() > 1e-3
+    # The signs of all, those to the power, and of the last checkpoint what the reference's rule takes.
+    assert summed == ([3, 4] if power else [1, 2])
+
+
+def _scores(run: Run, of_set: str, point: Point, weight_of: Sequence[str] | None = None) -> Array:
     parts = []
     for name in point.checkpoints:
         train, targets = run.features(name, of_set).folded(point.dim)
@@ -158,22 +213,22 @@ def _scores(run: Run, of_set: str, point: Point) -> Array:
         ridged = whole + ridge * whole.diagonal().mean() * np.eye(point.dim)
         scores = train @ np.linalg.inv(ridged) @ targets.T
         parts.append(scores / np.sqrt((scores**2).mean(0)) if point.balance else scores)
-    weight = run.weight(of_set)
+    weight = run.weight(of_set, weight_of or point.checkpoints)
     scored: Array = np.mean(parts, 0) * np.sign(weight) * np.abs(weight) ** point.power
     return scored
 
 
 def test_the_gradient_dot_product_is_that_of_single_rows(run: Run) -> None:
-    found = run.predictions.of_points(run.targets, [])
+    found = run.predict([])
     for of_set in run.targets:
         scores = sum(of.train @ of.targets.T for of in run.every(of_set))
         expected = run.sums(scores * np.sign(run.weight(of_set)))
-        np.testing.assert_allclose(found[of_set][1]["gradient dot product"], expected, rtol=1e-9)
+        np.testing.assert_allclose(found[of_set].baselines["gradient dot product"], expected, rtol=1e-9)
 
 
 def test_the_gradient_cosine_has_the_sign_of_the_loss_weight(run: Run) -> None:
     """A row that is trained to lower its output speaks for lower outputs of rows like it."""
-    found = run.predictions.of_points(run.targets, [])
+    found = run.predict([])
     assert (run.weight("validation").min() < 0) == ("other" in run.targets)
     for of_set in run.targets:
         scores = np.zeros((len(run.train), len(run.targets[of_set])))
@@ -182,12 +237,12 @@ def test_the_gradient_cosine_has_the_sign_of_the_loss_weight(run: Run) -> None:
                 lengths = np.linalg.norm(of.targets, axis=1) * np.linalg.norm(row)
                 scores[place] += of.targets @ row / lengths
         expected = run.sums(scores * np.sign(run.weight(of_set)))
-        np.testing.assert_allclose(found[of_set][1]["gradient cosine"], expected, rtol=1e-9)
+        np.testing.assert_allclose(found[of_set].baselines["gradient cosine"], expected, rtol=1e-9)
 
 
 def test_the_reference_rule_is_that_of_single_rows(run: Run) -> None:
     """With 60 rows, 16 dimensions are left as they are and 128 folded to 16, below half of 60."""
-    found = run.predictions.of_points(run.targets, [])
+    found = run.predict([])
     for of_set in run.targets:
         of = run.features(LAST, of_set)
         train, targets = of.folded(16)
@@ -195,7 +250,7 @@ def test_the_reference_rule_is_that_of_single_rows(run: Run) -> None:
         scores = train @ (inverse / np.abs(inverse).mean()) @ targets.T
         expected = run.sums(scores * of.weight[:, None])
         np.testing.assert_allclose(
-            found[of_set][1]["reference rule"], expected, rtol=1e-6, atol=1e-6 * expected.std()
+            found[of_set].baselines["reference rule"], expected, rtol=1e-6, atol=1e-6 * expected.std()
         )
 
 
@@ -225,7 +280,9 @@ def test_last_hidden_states_are_those_of_single_rows(narrow: Run) -> None:
         return np.array(found)
 
     expected = narrow.sums(states(narrow.train) @ states(narrow.targets["validation"]).T)
-    found = narrow.predictions.of_hidden_states(narrow.targets)
+    found = predict_by_hidden_states(
+        narrow.layout, narrow.settings, narrow.train, narrow.targets, narrow.kept
+    )
     np.testing.assert_allclose(found["validation"], expected, rtol=1e-4)
 
 
@@ -234,27 +291,36 @@ def test_target_sets_together_are_as_each_alone(
     wide: Run, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     """However many targets are solved for at once: of five and three, four end within a set."""
-    chosen = points(wide.settings, len(wide.train))
-    alone = {}
-    for of_set, rows in wide.targets.items():
-        alone |= wide.predictions.of_points({of_set: rows}, chosen)
+    chosen = wide.points
+    alone: dict[str, Predicted] = {}
+    for of_set in wide.targets:
+        alone |= wide.predict(chosen, [of_set])
     monkeypatch.setattr(predictions, "TARGETS_AT_ONCE", at_once)
-    together = wide.predictions.of_points(wide.targets, chosen)
+    together = wide.predict(chosen)
     assert list(together) == list(alone) == ["validation", "other"]
     for of_set, found in together.items():
-        for got, expected in zip(found, alone[of_set], strict=True):
+        for kind in ("points", "baselines"):
+            got, expected = getattr(found, kind), getattr(alone[of_set], kind)
             assert list(got) == list(expected)
             for name, values in got.items():
                 np.testing.assert_allclose(values, expected[name], rtol=1e-9)
 
 
-def test_a_singular_point_is_left_out(wide: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_singular_point_is_left_out(wide: Run) -> None:
     """Of both target sets; the others stay."""
-    chosen = points(wide.settings, len(wide.train))[:3]
+    chosen, said = wide.points[:3], list[str]()
     unridged = Point("ridge", CHECKPOINTS, 128, 0.0, 0.2, 0.0, balance=True)
-    found = wide.predictions.of_points(wide.targets, [unridged, *chosen])
-    assert all(list(of_points) == chosen for of_points, _ in found.values())
-    assert "left out, ridge of checkpoint 0-0.5: the kernel is singular" in capsys.readouterr().err
+    found = predict(
+        wide.checkpoints(),
+        wide.kept,
+        [unridged, *chosen],
+        memory=2**30,
+        advance=lambda _: None,
+        say=said.append,
+    )
+    assert all(list(predicted.points) == chosen for predicted in found.values())
+    (line,) = said
+    assert line.startswith("left out, ridge of checkpoint 0-0.5: the kernel is singular")
 
 
 def test_random_rows_are_a_targets_own() -> None:

@@ -6,6 +6,8 @@ summed features. One pass over the features serves every ridge, every choice of 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -13,27 +15,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
+Name = TypeVar("Name")
+
 
 @dataclass(frozen=True)
-class Sums:
+class Sums(Generic[Name]):
     """Of one checkpoint's features over s subsets.
 
     Attributes:
-        by_weight: Σ w_i φ(x_i) for each set of row weights, [s, k] each; a set is named by the power
-            of the loss weight that it is.
+        by_weight: Σ w_i φ(x_i) for each set of row weights, [s, k] each, by the set's name.
         units: Σ ±φ(x_i)/|φ(x_i)|, [s, k], with the signs of the loss weights.
     """
 
-    by_weight: Mapping[float, Tensor]
+    by_weight: Mapping[Name, Tensor]
     units: Tensor
 
 
 def sum_features(
     blocks: Iterable[tuple[int, NDArray[np.floating]]],
     kept: NDArray[np.bool_],
-    weights: Mapping[float, NDArray[np.floating]],
+    weights: Mapping[Name, NDArray[np.floating]],
     signs: NDArray[np.floating] | None = None,
-) -> Sums:
+) -> Sums[Name]:
     """Sum features over subsets, in float64.
 
     Args:
@@ -42,7 +45,7 @@ def sum_features(
         weights: of the train rows, sets of them by name, [n] each.
         signs: of the train rows' loss weights, ±1 [n]; all are 1 unless given.
     """
-    by_weight: dict[float, Tensor] = {}
+    by_weight: dict[Name, Tensor] = {}
     units: Tensor | None = None
     for start, block in blocks:
         features = torch.from_numpy(block).double()
@@ -58,6 +61,20 @@ def sum_features(
     if units is None:
         raise ValueError("there are no features")
     return Sums(by_weight, units)
+
+
+def sum_rows(
+    blocks: Iterable[tuple[int, NDArray[np.floating]]], kept: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Sum what is known of train rows over subsets, [s, c] in float64.
+
+    Args:
+        blocks: the place of its first row, and numbers [r, c], of each block of train rows.
+        kept: the rows of each subset, [s, n].
+    """
+    parts = (kept[:, at : at + len(block)].astype(np.float64) @ block for at, block in blocks)
+    total: NDArray[np.float64] = reduce(np.add, parts)
+    return total
 
 
 def fold(values: Tensor, dim: int) -> Tensor:

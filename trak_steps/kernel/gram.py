@@ -16,6 +16,14 @@ SINGULAR = 1e-9
 TARGETS_AT_ONCE = 1024
 
 
+class SingularKernelError(TrakError):
+    """K with its ridge has no inverse: a larger ridge, fewer dimensions or more rows would help."""
+
+
+class ZeroKernelError(TrakError):
+    """Every gradient is zero."""
+
+
 def sum_kernel(shards: Iterable[Tensor], dim: int, device: torch.device) -> tuple[Tensor, int]:
     """K without ridge, [k, k] in float64, and how many rows went into it.
 
@@ -42,19 +50,17 @@ def factor_kernel(kernel: Tensor, n: int, ridge: float) -> Tensor:
         ridge: in units of the mean diagonal entry.
 
     Raises:
-        TrakError: if K is not finite, or singular: fewer rows than dimensions without a ridge, or
-            gradients that do not span k dimensions.
+        TrakError: if K is not finite.
+        ZeroKernelError: if it is zero.
+        SingularKernelError: for fewer rows than dimensions without a ridge, or gradients that do not
+            span k dimensions.
     """
     dim = len(kernel)
-    if not torch.isfinite(kernel).all():
-        raise TrakError("the kernel is not finite: some feature is too large; see the features")
+    require_usable(kernel)
     mean = kernel.diagonal().mean()
-    if mean <= 0:
-        raise TrakError("the kernel is zero: every gradient is; check features.parameters")
     if ridge == 0 and n < dim:
-        raise TrakError(
-            f"the kernel is singular: {n} train rows cannot span {dim} dimensions; set kernel.ridge "
-            "above 0, or features.dim below the number of rows"
+        raise SingularKernelError(
+            f"the kernel is singular: {n} train rows cannot span {dim} dimensions without a ridge"
         )
     ridged = kernel.clone()
     ridged.diagonal().add_(ridge * mean)
@@ -62,11 +68,24 @@ def factor_kernel(kernel: Tensor, n: int, ridge: float) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(ridged)
     pivots = factor.diagonal().square()
     if failed or pivots.min() < SINGULAR * pivots.max():
-        raise TrakError(
-            f"the kernel is singular: the gradients of {n} rows do not span {dim} dimensions; "
-            f"set kernel.ridge above {ridge:g}, or features.dim lower"
+        raise SingularKernelError(
+            f"the kernel is singular: the gradients of {n} rows do not span {dim} dimensions, and the "
+            f"ridge of {ridge:g} is too small to make up for it"
         )
     return factor
+
+
+def require_usable(kernel: Tensor) -> None:
+    """Refuse a kernel [k, k] of which nothing can be made.
+
+    Raises:
+        TrakError: if K is not finite.
+        ZeroKernelError: if it is zero.
+    """
+    if not torch.isfinite(kernel).all():
+        raise TrakError("the kernel is not finite: some feature is too large; see the features")
+    if kernel.diagonal().sum() <= 0:
+        raise ZeroKernelError("the kernel is zero: every gradient is")
 
 
 def solve_kernel(factor: Tensor, features: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ orders of magnitude between the states of one training; the share that predicts 
 import torch
 from torch import Tensor
 
-from trak_steps.errors import TrakError
+from trak_steps.kernel.gram import require_usable
 
 STEPS = 100
 
@@ -18,13 +18,11 @@ def spectrum(kernel: Tensor) -> Tensor:
     """The eigenvalues of K [k, k], ascending, those that are rounding as zero: [k] in float64.
 
     Raises:
-        TrakError: if K is not finite, or zero.
+        TrakError: if K is not finite.
+        ZeroKernelError: if it is zero.
     """
-    if not torch.isfinite(kernel).all():
-        raise TrakError("the kernel is not finite: some feature is too large; see the features")
+    require_usable(kernel)
     values: Tensor = torch.linalg.eigvalsh(kernel)
-    if values[-1] <= 0:
-        raise TrakError("the kernel is zero: every gradient is; check features.parameters")
     return without_rounding(values)
 
 

@@ -1,18 +1,32 @@
 """Targets solved for by each checkpoint's kernel: what scores are then one product away from."""
 
 from collections.abc import Iterable, Sequence
+from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from trak_steps.kernel.gram import solve_kernel
 from trak_steps.scoring.scores import balance, root_mean_square
-from trak_steps.store.features import FeatureStore
-from trak_steps.store.kernel import KernelStore
+
+
+class Kernel(Protocol):
+    """A checkpoint's kernel; its arrays are read when asked for."""
+
+    @property
+    def cholesky(self) -> NDArray[np.float64]:
+        """The lower factor of K with its ridge, [k, k]."""
+        ...
+
+    def kernel(self) -> NDArray[np.float64]:
+        """K without ridge, [k, k]."""
+        ...
 
 
 def solve_targets(
-    kernels: Sequence[KernelStore],
+    kernels: Sequence[Kernel],
     targets: Iterable[Tensor],
     n: int,
     *,
@@ -38,8 +52,3 @@ def solve_targets(
     if alike:
         balance(solved, roots)
     return solved
-
-
-def whole(stores: Iterable[FeatureStore]) -> Iterable[Tensor]:
-    """All features of each store, [t, k], one store at a time."""
-    return (torch.from_numpy(store.features(store.start, store.stop)) for store in stores)

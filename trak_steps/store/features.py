@@ -130,19 +130,27 @@ class FeatureStore:
         return int(self.manifest.details["stop"])
 
     @property
+    def n(self) -> int:
+        """How many rows it has."""
+        return self.stop - self.start
+
+    @property
     def dim(self) -> int:
         """k."""
         return int(self.manifest.settings["dim"])
 
+    def whole(self) -> NDArray[np.floating]:
+        """Features of all its rows, [n, k]."""
+        return self.features(self.start, self.stop)
+
     def features(self, start: int, stop: int) -> NDArray[np.floating]:
         """Features of the rows with places ``start`` to ``stop`` of the set, [rows, k]."""
-        n = self.stop - self.start
         rows = slice(start - self.start, stop - self.start)
-        return read_array(self.group, self.path, "features", (n, self.dim), rows=rows)
+        return read_array(self.group, self.path, "features", (self.n, self.dim), rows=rows)
 
     def column(self, name: str) -> NDArray[Any]:
         """``loss_weight``, ``margin``, ``prediction`` or ``row`` of all its rows."""
-        return read_array(self.group, self.path, name, (self.stop - self.start,))
+        return read_array(self.group, self.path, name, (self.n,))
 
 
 class TrainFeatures:

@@ -1,7 +1,7 @@
 """Step ``measure-lds``: do scores predict what models say that are trained on parts of the train set?"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,24 +10,43 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from trak_steps.config import Settings
-from trak_steps.console.progress import progress, say
+from trak_steps.console.progress import counter, progress, say
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.calibration import slope_over_subsets
 from trak_steps.evaluation.intervals import Interval
 from trak_steps.evaluation.lds import Measured, Truth, measure
-from trak_steps.evaluation.predictions import Point, Predictions, points
-from trak_steps.run.layout import Layout
+from trak_steps.evaluation.predictions import Checkpoint, Point, points, predict
+from trak_steps.evaluation.sums import sum_rows
+from trak_steps.run.hidden_states import HiddenStates
+from trak_steps.run.layout import (
+    Layout,
+    checkpoint_name,
+    checkpoint_names,
+    final_checkpoints,
+    fractions,
+    trainings,
+)
 from trak_steps.run.lineage import Lineage
-from trak_steps.run.parts import Retrained, open_retrained, require_scores
+from trak_steps.run.parts import (
+    Retrained,
+    open_kernel,
+    open_retrained,
+    open_target_features,
+    open_train_features,
+    require_scores,
+)
 from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.document import save_document
+from trak_steps.store.features import TrainFeatures
+from trak_steps.store.kernel import KernelStore
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.scores import ScoreStore
 from trak_steps.store.table import save_table
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
-VERSION = 1
+VERSION = 2
 
+MIB = 2**20
 PLAN = "subsets"
 SCORES = "scores"
 # Subsets for each class: with fewer, little is left when class counts are regressed out.
@@ -46,21 +65,23 @@ def run(layout: Layout, settings: Settings) -> None:
         Lineage(layout, artefact_manifest).check(store.path, store.manifest)
     first = retrained.plan.about["repeat"] == 0
     kept = retrained.plan.kept[first]
-    predictions = Predictions(layout, settings, train, kept)
-    chosen = points(settings, len(train))
+    features, kernels, checkpoints = open_checkpoints(layout, settings, train, targets)
+    chosen = points(own_point(settings), checkpoints)
     say(f"{len(chosen)} ways to score, {len(kept)} subsets of {len(train)} rows")
-    by_gradients = predictions.of_points(targets, chosen)
-    by_states = predictions.of_hidden_states(targets)
+    memory = settings.execution.memory_mb * MIB
+    with counter(len(checkpoints), "sums", "checkpoint") as advance:
+        by_gradients = predict(checkpoints, kept, chosen, memory=memory, advance=advance, say=say)
+    by_states = predict_by_hidden_states(layout, settings, train, targets, kept)
     figures: dict[str, Any] = {}
     curves: list[dict[str, Any]] = []
     for name, rows in progress(targets.items(), total=len(targets), label="LDS", unit="target set"):
-        of_points, baselines = by_gradients[name]
+        predicted = by_gradients[name]
         truth = _truth(retrained, name, train, kept)
-        named: dict[Any, Array] = {SCORES: predictions.of_scores(stores[name])}
+        named: dict[Any, Array] = {SCORES: _sums_of_scores(stores[name], kept)}
         named.update(_label_baselines(settings, truth, train, rows))
-        named.update(baselines)
+        named.update(predicted.baselines)
         named["last hidden state"] = by_states[name]
-        named.update(of_points)
+        named.update(predicted.points)
         plain = _measure(settings, truth, named, adjusted=False)
         adjusted = _measure(settings, truth, named, adjusted=True) if _can_adjust(truth) else None
         figures[name] = {
@@ -69,14 +90,14 @@ def run(layout: Layout, settings: Settings) -> None:
             **_figures(plain, adjusted, [key for key in named if isinstance(key, str)]),
             "slope": _slope(settings, truth, named[SCORES]),
         }
-        curves += _curves(name, plain, adjusted, of_points)
+        curves += _curves(name, plain, adjusted, predicted.points)
     parts = (train, *targets.values())
     manifest = Manifest(
         "lds",
         made_from={
             **{layout.name(part.path): part.content for part in parts},
             **{layout.name(store.path): store.manifest.content for store in stores.values()},
-            **predictions.made_from,
+            **_contents(layout, settings, features, kernels),
             **retrained.made_from,
         },
         settings={"bootstrap": settings.evaluation.bootstrap},
@@ -94,6 +115,80 @@ def run(layout: Layout, settings: Settings) -> None:
     save_document(layout.lds, values, manifest)
     say(json.dumps(next(iter(figures.values())), indent=2))
     say(f"wrote {layout.lds} and {layout.lds_curves}")
+
+
+def own_point(settings: Settings) -> Point:
+    """The run's own way to score."""
+    return Point(
+        "",
+        tuple(checkpoint_names(settings.checkpoints)),
+        settings.features.dim,
+        settings.kernel.ridge,
+        settings.kernel.effective_dof,
+        settings.scores.loss_weight_power,
+        settings.scores.balance,
+    )
+
+
+def open_checkpoints(
+    layout: Layout, settings: Settings, train: PreparedRows, targets: Mapping[str, PreparedRows]
+) -> tuple[list[TrainFeatures], list[KernelStore], list[Checkpoint]]:
+    """Open every checkpoint's features and kernel: the stores, and what predictions are made from."""
+    features, kernels, checkpoints = [], [], []
+    for training in trainings(settings.checkpoints):
+        for fraction in fractions(settings.checkpoints):
+            name = checkpoint_name(training, fraction)
+            of_train = open_train_features(layout, settings, name, train)
+            kernel = open_kernel(layout, settings, name, of_train)
+            of_targets = {
+                of_set: open_target_features(layout, name, of_set, rows, of_train)
+                for of_set, rows in targets.items()
+            }
+            features.append(of_train)
+            kernels.append(kernel)
+            checkpoints.append(Checkpoint(name, training, fraction, of_train, kernel, of_targets))
+    return features, kernels, checkpoints
+
+
+def predict_by_hidden_states(
+    layout: Layout,
+    settings: Settings,
+    train: PreparedRows,
+    targets: Mapping[str, PreparedRows],
+    kept: NDArray[np.bool_],
+) -> dict[str, Array]:
+    """By the cosine of last hidden states, summed over each training's last checkpoint, [s, t] each."""
+    found = {of_set: np.zeros((len(kept), len(rows))) for of_set, rows in targets.items()}
+    for name in final_checkpoints(settings.checkpoints):
+        states = HiddenStates(layout, settings, name, train.outputs)
+        sums = sum_rows(((start, block.numpy()) for start, block in states.blocks(train)), kept)
+        for of_set, rows in targets.items():
+            found[of_set] += sums @ states.of(rows).numpy().T
+    return found
+
+
+def _sums_of_scores(store: ScoreStore, kept: NDArray[np.bool_]) -> Array:
+    """By the run's own scores, as they are stored, [s, t]."""
+    n, _ = store.shape
+    starts = range(0, n, store.block_rows)
+    blocks = ((start, store.scores(start, min(start + store.block_rows, n))) for start in starts)
+    return sum_rows(blocks, kept)
+
+
+def _contents(
+    layout: Layout,
+    settings: Settings,
+    features: Sequence[TrainFeatures],
+    kernels: Sequence[KernelStore],
+) -> dict[str, str]:
+    """The contents of the features, kernels and checkpoints that were read, by path in the run."""
+    found = {store.path: store.manifest for store in kernels}
+    for name in final_checkpoints(settings.checkpoints):
+        folder = layout.checkpoint(name)
+        found[folder] = artefact_manifest(folder, "checkpoint")
+    for of_train in features:
+        found |= {shard.path: shard.manifest for shard in of_train.shards}
+    return {layout.name(path): manifest.content for path, manifest in found.items()}
 
 
 def _truth(retrained: Retrained, targets: str, train: PreparedRows, kept: NDArray[np.bool_]) -> Truth:

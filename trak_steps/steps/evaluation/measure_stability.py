@@ -18,7 +18,7 @@ from trak_steps.evaluation.stability import FEWEST_RUNS, HeldOut, hold_out
 from trak_steps.run.layout import Layout, checkpoint_names, training_of
 from trak_steps.run.parts import open_kernel, open_target_features, open_train_features
 from trak_steps.scoring.scores import score_block
-from trak_steps.scoring.solve import solve_targets, whole
+from trak_steps.scoring.solve import solve_targets
 from trak_steps.store.document import save_document
 from trak_steps.store.features import FeatureStore, TrainFeatures
 from trak_steps.store.kernel import KernelStore
@@ -73,8 +73,9 @@ def _held_out(
     top: int,
 ) -> HeldOut:
     """What became of a target set's strongest pairs."""
-    n, t = next(iter(features.values())).n, stores[0].stop - stores[0].start
-    solved = solve_targets(kernels, whole(stores), n, alike=settings.scores.balance)
+    n, t = next(iter(features.values())).n, stores[0].n
+    of_targets = (torch.from_numpy(store.whole()) for store in stores)
+    solved = solve_targets(kernels, of_targets, n, alike=settings.scores.balance)
     memory, dim = settings.execution.memory_mb * MIB, settings.features.dim
     block_rows = _block_rows(memory, t, dim, len(features), runs)
     by_name = dict(zip(features, solved, strict=True))

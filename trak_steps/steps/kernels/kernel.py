@@ -3,11 +3,14 @@
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from trak_steps.config import Settings
+from trak_steps.config.settings import KernelSettings
 from trak_steps.console.progress import progress, say
 from trak_steps.data.prepared import PreparedRows
-from trak_steps.kernel.gram import factor_kernel, sum_kernel
+from trak_steps.errors import TrakError
+from trak_steps.kernel.gram import SingularKernelError, ZeroKernelError, factor_kernel, sum_kernel
 from trak_steps.kernel.ridge import ridge_for, spectrum
 from trak_steps.model.device import pick_device
 from trak_steps.run.identity import kernel_settings
@@ -42,10 +45,20 @@ def run(layout: Layout, settings: Settings, checkpoint: str) -> None:
         for start in progress(starts, total=len(starts), label="kernel", unit="block")
     )
     kernel, n = sum_kernel(blocks, features.dim, pick_device(settings.execution.device))
-    ridge = settings.kernel.ridge
-    if ridge is None:
-        ridge = ridge_for(spectrum(kernel), settings.kernel.effective_dof)
-    factor = factor_kernel(kernel, n, ridge)
+    factor, ridge = _factor(kernel, n, settings.kernel)
     manifest = replace(manifest, details={"rows": n, "ridge": ridge})
     save_kernel(path, kernel.cpu().numpy(), factor.cpu().numpy(), manifest)
     say(f"wrote {path}: {n} rows, {features.dim} dimensions, ridge {ridge:.3g}")
+
+
+def _factor(kernel: Tensor, n: int, chosen: KernelSettings) -> tuple[Tensor, float]:
+    """The Cholesky factor of K with its ridge, [k, k], and the ridge. Errors name the setting."""
+    try:
+        ridge = chosen.ridge
+        if ridge is None:
+            ridge = ridge_for(spectrum(kernel), chosen.effective_dof)
+        return factor_kernel(kernel, n, ridge), ridge
+    except SingularKernelError as error:
+        raise TrakError(f"{error}; set kernel.ridge higher, or features.dim lower") from None
+    except ZeroKernelError as error:
+        raise TrakError(f"{error}; check features.parameters") from None

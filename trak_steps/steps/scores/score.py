@@ -22,7 +22,7 @@ from trak_steps.run.parts import (
     require_one_recipe,
 )
 from trak_steps.scoring.scores import score_block
-from trak_steps.scoring.solve import solve_targets, whole
+from trak_steps.scoring.solve import solve_targets
 from trak_steps.store.artefact import keep
 from trak_steps.store.features import TrainFeatures
 from trak_steps.store.kernel import KernelStore
@@ -73,9 +73,8 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
         settings.execution.memory_mb * MIB, len(target_rows), features[0].dim, len(names)
     )
     say(f"scoring {len(target_rows)} targets against {len(train)} train rows, {len(names)} checkpoints")
-    solved = solve_targets(
-        kernels, whole(stores), len(train), alike=settings.scores.balance, device=device
-    )
+    of_targets = (torch.from_numpy(store.whole()) for store in stores)
+    solved = solve_targets(kernels, of_targets, len(train), alike=settings.scores.balance, device=device)
     loss_weight = np.stack([of_train.column("loss_weight") for of_train in features])
     power, runs = settings.scores.loss_weight_power, [training_of(name) for name in names]
 
