@@ -18,7 +18,8 @@ from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.evaluation import baselines
 from trak_steps.evaluation.sums import Sums, fold, fold_kernel, sum_features
-from trak_steps.kernel.gram import TARGETS_AT_ONCE, factor_kernel
+from trak_steps.kernel.blocks import solved_targets, subset_sums
+from trak_steps.kernel.gram import factor_kernel
 from trak_steps.kernel.ridge import ridge_for, spectrum
 from trak_steps.run.hidden_states import HiddenStates
 from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints, training_of
@@ -35,10 +36,7 @@ SMALLEST_DIM = 64
 # The row weights of the reference's rule, which no power has.
 REFERENCE = -1.0
 BASELINES = DOT, COSINE, RULE = "gradient dot product", "gradient cosine", "reference rule"
-ROWS_AT_ONCE = 1024
 MIB = 2**20
-# Of a target's feature: six arrays in float64, from what is solved for to what is balanced.
-BYTES_OF_A_NUMBER = 48
 Array = NDArray[np.float64]
 
 
@@ -259,7 +257,7 @@ class Predictions:
         As many at once as half the memory holds of what is made of them; kernels have the other half.
         """
         memory = self._settings.execution.memory_mb * MIB // 2
-        at_once = max(1, min(TARGETS_AT_ONCE, memory // (BYTES_OF_A_NUMBER * phi.shape[1])))
+        at_once = solved_targets(phi.shape[1]).at_once(memory)
         for start in range(0, len(phi), at_once):
             yield slice(start, start + at_once), phi[start : start + at_once].double()
 
@@ -278,8 +276,10 @@ class Predictions:
         return found
 
     def _blocks(self, features: TrainFeatures) -> Iterator[tuple[int, NDArray[np.floating]]]:
-        for start in range(0, features.n, ROWS_AT_ONCE):
-            yield start, features.features(start, min(start + ROWS_AT_ONCE, features.n))
+        memory = self._settings.execution.memory_mb * MIB // 2
+        at_once = subset_sums(features.dim).at_once(memory)
+        for start in range(0, features.n, at_once):
+            yield start, features.features(start, min(start + at_once, features.n))
 
 
 def _by_ridge(kernel: Tensor, points: Sequence[Point]) -> dict[float, list[Point]]:

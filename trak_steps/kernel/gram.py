@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from trak_steps.errors import TrakError
+from trak_steps.kernel.blocks import SOLVED_AT_ONCE
 
 # Below this ratio of the smallest to the largest pivot, solving loses all float32 digits.
 SINGULAR = 1e-9
-TARGETS_AT_ONCE = 1024
 
 
 def sum_kernel(shards: Iterable[Tensor], dim: int, device: torch.device) -> tuple[Tensor, int]:
@@ -36,8 +36,10 @@ def sum_kernel(shards: Iterable[Tensor], dim: int, device: torch.device) -> tupl
 def factor_kernel(kernel: Tensor, n: int, ridge: float) -> Tensor:
     """The lower Cholesky factor of K + ridge · trace(K)/k · I, [k, k] in float64.
 
+    The ridge is added to K itself while it is factored, so that no third [k, k] is held.
+
     Args:
-        kernel: K, [k, k] in float64.
+        kernel: K, [k, k] in float64; given back as it was.
         n: train rows summed in it.
         ridge: in units of the mean diagonal entry.
 
@@ -46,8 +48,7 @@ def factor_kernel(kernel: Tensor, n: int, ridge: float) -> Tensor:
             gradients that do not span k dimensions.
     """
     dim = len(kernel)
-    if not torch.isfinite(kernel).all():
-        raise TrakError("the kernel is not finite: some feature is too large; see the features")
+    require_finite(kernel)
     mean = kernel.diagonal().mean()
     if mean <= 0:
         raise TrakError("the kernel is zero: every gradient is; check features.parameters")
@@ -56,10 +57,13 @@ def factor_kernel(kernel: Tensor, n: int, ridge: float) -> Tensor:
             f"the kernel is singular: {n} train rows cannot span {dim} dimensions; set kernel.ridge "
             "above 0, or features.dim below the number of rows"
         )
-    ridged = kernel.clone()
-    ridged.diagonal().add_(ridge * mean)
+    diagonal = kernel.diagonal().clone()
+    kernel.diagonal().add_(ridge * mean)
     factor: Tensor
-    factor, failed = torch.linalg.cholesky_ex(ridged)
+    try:
+        factor, failed = torch.linalg.cholesky_ex(kernel)
+    finally:
+        kernel.diagonal().copy_(diagonal)
     pivots = factor.diagonal().square()
     if failed or pivots.min() < SINGULAR * pivots.max():
         raise TrakError(
@@ -69,13 +73,23 @@ def factor_kernel(kernel: Tensor, n: int, ridge: float) -> Tensor:
     return factor
 
 
+def require_finite(kernel: Tensor) -> None:
+    """Raise TrakError if K [k, k] is not finite.
+
+    No entry of a sum of outer products is larger than its diagonal's largest, so that is all that is
+    looked at: looking at every entry would take more memory than K.
+    """
+    if not torch.isfinite(kernel.diagonal()).all():
+        raise TrakError("the kernel is not finite: some feature is too large; see the features")
+
+
 def solve_kernel(factor: Tensor, features: Tensor) -> Tensor:
     """(K + ridge)⁻¹ φ for each row of ``features`` [t, k]: solved in float64, given in float32 [t, k].
 
     Targets are solved for some at a time, so that only those are held in float64.
     """
     solved = torch.empty(features.shape, dtype=torch.float32, device=factor.device)
-    for start in range(0, len(features), TARGETS_AT_ONCE):
-        part = features[start : start + TARGETS_AT_ONCE].to(factor.dtype)
+    for start in range(0, len(features), SOLVED_AT_ONCE):
+        part = features[start : start + SOLVED_AT_ONCE].to(factor.dtype)
         solved[start : start + len(part)] = torch.cholesky_solve(part.T, factor).T
     return solved

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trak_steps.errors import TrakError
+from trak_steps.kernel.gram import require_finite
 
 STEPS = 100
 
@@ -20,8 +21,7 @@ def spectrum(kernel: Tensor) -> Tensor:
     Raises:
         TrakError: if K is not finite, or zero.
     """
-    if not torch.isfinite(kernel).all():
-        raise TrakError("the kernel is not finite: some feature is too large; see the features")
+    require_finite(kernel)
     values: Tensor = torch.linalg.eigvalsh(kernel)
     if values[-1] <= 0:
         raise TrakError("the kernel is zero: every gradient is; check features.parameters")

@@ -19,7 +19,7 @@ if settings.checkpoints.existing:
             "../envs/trak.yaml"
         threads: 1
         resources:
-            mem_mb=4000,
+            mem_mb=memory("import-checkpoint"),
             runtime=60,
             gpu=0,
         params:
@@ -48,7 +48,7 @@ else:
             "../envs/trak.yaml"
         threads: settings.execution.threads
         resources:
-            mem_mb=memory,
+            mem_mb=memory("finetune"),
             runtime=240,
             gpu=GPU,
         params:

@@ -14,7 +14,7 @@ rule model:
         "../envs/trak.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory("model"),
         runtime=60,
         gpu=0,
     params:
@@ -41,7 +41,7 @@ checkpoint prepare:
         "../envs/trak.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory("prepare"),
         runtime=60,
         gpu=0,
     params:
@@ -69,7 +69,7 @@ checkpoint prepare_targets:
         "../envs/trak.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory("prepare-targets"),
         runtime=60,
         gpu=0,
     params:

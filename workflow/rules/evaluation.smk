@@ -14,7 +14,7 @@ rule plan_subsets:
         "../envs/trak.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory("plan-subsets"),
         runtime=30,
         gpu=0,
     params:
@@ -42,7 +42,7 @@ rule plan_removal:
         "../envs/trak.yaml"
     threads: settings.execution.threads
     resources:
-        mem_mb=memory,
+        mem_mb=memory("plan-removal"),
         runtime=60,
         gpu=GPU,
     params:
@@ -72,7 +72,7 @@ rule retrain_subsets:
         "../envs/trak.yaml"
     threads: settings.execution.threads
     resources:
-        mem_mb=memory,
+        mem_mb=memory("retrain-subsets"),
         runtime=480,
         gpu=GPU,
     params:
@@ -132,7 +132,7 @@ rule measure_lds:
         "../envs/trak.yaml"
     threads: settings.execution.threads
     resources:
-        mem_mb=memory,
+        mem_mb=memory("measure-lds"),
         runtime=240,
         gpu=GPU,
     params:
@@ -163,7 +163,7 @@ rule measure_removal:
         "../envs/trak.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory("measure-removal"),
         runtime=30,
         gpu=0,
     params:
@@ -193,7 +193,7 @@ rule find_mislabelled:
         "../envs/trak.yaml"
     threads: settings.execution.threads
     resources:
-        mem_mb=memory,
+        mem_mb=memory("find-mislabelled"),
         runtime=240,
         gpu=0,
     params:
@@ -224,7 +224,7 @@ rule measure_stability:
         "../envs/trak.yaml"
     threads: settings.execution.threads
     resources:
-        mem_mb=memory,
+        mem_mb=memory("measure-stability"),
         runtime=120,
         gpu=0,
     params:

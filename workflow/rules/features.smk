@@ -15,7 +15,7 @@ rule featurize:
         "../envs/trak.yaml"
     threads: settings.execution.threads
     resources:
-        mem_mb=memory,
+        mem_mb=memory("featurize"),
         runtime=240,
         gpu=GPU,
     params:
@@ -46,7 +46,7 @@ rule featurize_targets:
         "../envs/trak.yaml"
     threads: settings.execution.threads
     resources:
-        mem_mb=memory,
+        mem_mb=memory("featurize"),
         runtime=240,
         gpu=GPU,
     params:

@@ -15,7 +15,7 @@ rule kernel:
         "../envs/trak.yaml"
     threads: settings.execution.threads
     resources:
-        mem_mb=memory,
+        mem_mb=memory("kernel"),
         runtime=60,
         gpu=GPU,
     params:

@@ -18,7 +18,7 @@ rule score:
         "../envs/trak.yaml"
     threads: settings.execution.threads
     resources:
-        mem_mb=memory,
+        mem_mb=memory("score"),
         runtime=120,
         gpu=GPU,
     params:
@@ -47,7 +47,7 @@ rule rank:
         "../envs/trak.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory("rank"),
         runtime=60,
         gpu=0,
     params:

@@ -18,7 +18,7 @@ rule summarize:
         "../envs/trak.yaml"
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory("summarize"),
         runtime=30,
         gpu=0,
     params:
@@ -48,7 +48,7 @@ rule provenance:
         "../envs/trak.yaml"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory("provenance"),
         runtime=30,
         gpu=0,
     params:
