@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from trak_steps.kernel import blocks
 from trak_steps.model.device import is_device, refused_use
 from trak_steps.model.schedule import falling_together, training_steps
 
@@ -32,6 +33,7 @@ BUILT_IN = "text_classification"
 # More than any array or file can hold, and more than any rate or weight can be.
 COUNTABLE = 2**63
 MOST_RUNS = 10000
+MIB = 2**20
 
 
 def _parts(value: Any) -> Iterator[Any]:
@@ -504,6 +506,32 @@ class Settings(Section):
         if refused:
             raise ValueError(refused)
         return self
+
+    @model_validator(mode="after")
+    def _memory_holds_kernels(self, info: ValidationInfo) -> Self:
+        """Refuse what the kernel and score steps would refuse, after hours of features."""
+        if info.context and info.context.get("partial"):
+            return self
+        dim, memory = self.features.dim, self.execution.memory_mb
+        checkpoints = len(self.checkpoints.existing) or self.checkpoints.count * len(
+            self.checkpoints.keep
+        )
+        name, t = max(
+            ((name, targets.size or 1) for name, targets in self.targets.items()), key=lambda of: of[1]
+        )
+        needed = -(-blocks.needed(t, dim, checkpoints) // MIB)
+        if needed <= memory:
+            return self
+        widest = blocks.widest(memory * MIB, t, checkpoints)
+        of_kernels = -(-blocks.needed(1, dim, 1) // MIB)
+        if of_kernels > memory:
+            held = f"kernels of {dim} × {dim} numbers (features.dim)"
+        else:
+            held = f"{t} targets (targets.{name}.size) by {checkpoints} checkpoints"
+        raise ValueError(
+            f"execution.memory_mb: {memory} cannot hold {held}; set it to at least {needed}"
+            + (f", or features.dim to at most {widest}" if widest else ", or fewer targets a set")
+        )
 
     @model_validator(mode="after")
     def _fit_together(self, info: ValidationInfo) -> Self:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from trak_steps.evaluation import baselines
 from trak_steps.evaluation.sums import Sums, fold, fold_kernel, sum_features
-from trak_steps.kernel.gram import TARGETS_AT_ONCE, SingularKernelError, factor_kernel
+from trak_steps.kernel.blocks import solved_targets
+from trak_steps.kernel.gram import SingularKernelError, factor_kernel
 from trak_steps.kernel.ridge import ridge_for, spectrum
 from trak_steps.scoring.scores import balanced, signed_power
 from trak_steps.scoring.solve import Kernel
@@ -24,9 +25,6 @@ DOFS = (0.05, 0.1, 0.2, 0.4, 0.8)
 POWERS = (0.0, 0.5, 1.0)
 SMALLEST_DIM = 64
 BASELINES = DOT, COSINE, RULE = "gradient dot product", "gradient cosine", "reference rule"
-ROWS_AT_ONCE = 1024
-# Of a target's feature: six arrays in float64, from what is solved for to what is balanced.
-BYTES_OF_A_NUMBER = 48
 Array = NDArray[np.float64]
 # Row weights: the checkpoints whose mean loss weight is taken, and its power.
 Weighting = tuple[tuple[str, ...], float]
@@ -187,10 +185,10 @@ def predict(
         here = [point for point in of_points if name in point.checkpoints]
         wanted = [signs, *map(_weighting, here)]
         wanted += [of_reference] if name in of_reference[0] else []
-        sums = sum_features(
-            _blocks(checkpoint.train), kept, weights.of(wanted), weights.values[weights.same[signs]]
-        )
         kernel = torch.from_numpy(checkpoint.kernel.kernel())
+        blocks = _blocks(checkpoint.train, subset_sums(len(kernel)).at_once(memory // 2))
+        of_signs = weights.values[weights.same[signs]]
+        sums = sum_features(blocks, kept, weights.of(wanted), of_signs)
         phi = _of_targets(checkpoint)
         by_point = {point: weights.same[_weighting(point)] for point in here}
         for point, error in _add_points(of_points, by_point, n, kernel, sums, phi, memory):
@@ -248,9 +246,9 @@ class _Weights:
         return {name: self.values[name] for name in names}
 
 
-def _blocks(features: Features) -> Iterator[tuple[int, NDArray[np.floating]]]:
-    for start in range(0, features.n, ROWS_AT_ONCE):
-        yield start, features.features(start, min(start + ROWS_AT_ONCE, features.n))
+def _blocks(features: Features, at_once: int) -> Iterator[tuple[int, NDArray[np.floating]]]:
+    for start in range(0, features.n, at_once):
+        yield start, features.features(start, min(start + at_once, features.n))
 
 
 def _of_targets(checkpoint: Checkpoint) -> Tensor:
@@ -318,7 +316,7 @@ def _some_targets(phi: Tensor, memory: int) -> Iterator[tuple[slice, Tensor]]:
 
     As many at once as half the memory holds of what is made of them; kernels have the other half.
     """
-    at_once = max(1, min(TARGETS_AT_ONCE, memory // 2 // (BYTES_OF_A_NUMBER * phi.shape[1])))
+    at_once = solved_targets(phi.shape[1]).at_once(memory // 2)
     for start in range(0, len(phi), at_once):
         yield slice(start, start + at_once), phi[start : start + at_once].double()
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from trak_steps.errors import TrakError
+from trak_steps.kernel.blocks import SOLVED_AT_ONCE
 
 # Below this ratio of the smallest to the largest pivot, solving loses all float32 digits.
 SINGULAR = 1e-9
-TARGETS_AT_ONCE = 1024
 
 
 class SingularKernelError(TrakError):
@@ -44,8 +44,10 @@ def sum_kernel(shards: Iterable[Tensor], dim: int, device: torch.device) -> tupl
 def factor_kernel(kernel: Tensor, n: int, ridge: float) -> Tensor:
     """The lower Cholesky factor of K + ridge · trace(K)/k · I, [k, k] in float64.
 
+    The ridge is added to K itself while it is factored, so that no third [k, k] is held.
+
     Args:
-        kernel: K, [k, k] in float64.
+        kernel: K, [k, k] in float64; given back as it was.
         n: train rows summed in it.
         ridge: in units of the mean diagonal entry.
 
@@ -62,10 +64,13 @@ def factor_kernel(kernel: Tensor, n: int, ridge: float) -> Tensor:
         raise SingularKernelError(
             f"the kernel is singular: {n} train rows cannot span {dim} dimensions without a ridge"
         )
-    ridged = kernel.clone()
-    ridged.diagonal().add_(ridge * mean)
+    diagonal = kernel.diagonal().clone()
+    kernel.diagonal().add_(ridge * mean)
     factor: Tensor
-    factor, failed = torch.linalg.cholesky_ex(ridged)
+    try:
+        factor, failed = torch.linalg.cholesky_ex(kernel)
+    finally:
+        kernel.diagonal().copy_(diagonal)
     pivots = factor.diagonal().square()
     if failed or pivots.min() < SINGULAR * pivots.max():
         raise SingularKernelError(
@@ -78,11 +83,14 @@ def factor_kernel(kernel: Tensor, n: int, ridge: float) -> Tensor:
 def require_usable(kernel: Tensor) -> None:
     """Refuse a kernel [k, k] of which nothing can be made.
 
+    No entry of a sum of outer products is larger than its diagonal's largest, so that is all that is
+    looked at: looking at every entry would take more memory than K.
+
     Raises:
         TrakError: if K is not finite.
         ZeroKernelError: if it is zero.
     """
-    if not torch.isfinite(kernel).all():
+    if not torch.isfinite(kernel.diagonal()).all():
         raise TrakError("the kernel is not finite: some feature is too large; see the features")
     if kernel.diagonal().sum() <= 0:
         raise ZeroKernelError("the kernel is zero: every gradient is")
@@ -94,7 +102,7 @@ def solve_kernel(factor: Tensor, features: Tensor) -> Tensor:
     Targets are solved for some at a time, so that only those are held in float64.
     """
     solved = torch.empty(features.shape, dtype=torch.float32, device=factor.device)
-    for start in range(0, len(features), TARGETS_AT_ONCE):
-        part = features[start : start + TARGETS_AT_ONCE].to(factor.dtype)
+    for start in range(0, len(features), SOLVED_AT_ONCE):
+        part = features[start : start + SOLVED_AT_ONCE].to(factor.dtype)
         solved[start : start + len(part)] = torch.cholesky_solve(part.T, factor).T
     return solved

@@ -21,6 +21,7 @@ from transformers.utils import logging
 from trak_steps.errors import TrakError
 from trak_steps.model.fetch import pickled, weight_files
 from trak_steps.model.files import ADAPTER, ADAPTER_CONFIG, WEIGHTS_FILE
+from trak_steps.model.size import stored_parameters
 
 if not sys.stderr.isatty():
     logging.disable_progress_bar()
@@ -243,6 +244,24 @@ def load_for_training(
             )
     _check_weights(folder, model, "set model.name_or_path to a whole one")
     return model
+
+
+def count_parameters(folder: Path, *, trust_remote_code: bool) -> int | None:
+    """How many parameters a model's folder has, or a classifier of its configuration has; loads none.
+
+    None if neither can be read: steps that load the model say why.
+    """
+    try:
+        if files := weight_files(folder):
+            return stored_parameters(files)
+        config = load_config(folder, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(
+                config, trust_remote_code=trust_remote_code
+            )
+    except Exception:  # damaged or foreign files make transformers raise anything
+        return None
+    return int(sum(parameter.numel() for parameter in model.parameters()))
 
 
 def _set_dropout(config: PretrainedConfig, dropout: float) -> None:

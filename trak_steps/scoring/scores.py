@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trak_steps.kernel.gram import TARGETS_AT_ONCE
+from trak_steps.kernel.blocks import SOLVED_AT_ONCE
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def root_mean_square(solved: Tensor, kernel: Tensor, n: int) -> Tensor:
     kernel = kernel.to(solved.device)
     squares = [
         torch.einsum("tk,tk->t", wide @ kernel, wide)
-        for wide in (part.double() for part in torch.split(solved, TARGETS_AT_ONCE))
+        for wide in (part.double() for part in torch.split(solved, SOLVED_AT_ONCE))
     ]
     return (torch.cat(squares) / n).clamp(min=0).sqrt()
 

@@ -8,10 +8,12 @@ import zarr
 from numpy.typing import NDArray
 
 from trak_steps.errors import TrakError
-from trak_steps.store.group import new_group, open_group, put_array, read_array
+from trak_steps.store.group import new_array, new_group, open_group, read_array
 from trak_steps.store.manifest import Manifest
 
 KIND = "kernel"
+# Of a chunk. Each is written, and encoded, by itself.
+ROWS = 1024
 
 
 def save_kernel(
@@ -19,12 +21,14 @@ def save_kernel(
 ) -> None:
     """Write a kernel store, complete or absent."""
     with new_group(path, manifest) as group:
-        put_array(group, "kernel", kernel, ("dim", "dim_"), chunks=_chunks(len(kernel)))
-        put_array(group, "cholesky", factor, ("dim", "dim_"), chunks=_chunks(len(kernel)))
-
-
-def _chunks(dim: int) -> tuple[int, int]:
-    return min(dim, 1024), dim
+        for name, values in (("kernel", kernel), ("cholesky", factor)):
+            dim, at_once = len(values), min(len(values), ROWS)
+            array = new_array(
+                group, name, values.shape, values.dtype, ("dim", "dim_"), chunks=(at_once, dim)
+            )
+            # Chunk by chunk: all at once would be encoded beside each other.
+            for start in range(0, dim, at_once):
+                array[start : start + at_once] = values[start : start + at_once]
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,9 @@ class KernelStore:
             TrakError: if it is damaged, or no such factor.
         """
         factor = read_array(self.group, self.path, "cholesky", (self.dim, self.dim))
-        if (factor.diagonal() <= 0).any() or np.triu(factor, 1).any():
+        # Row by row, for a triangle taken out of it would be another [k, k].
+        above = any(row[place + 1 :].any() for place, row in enumerate(factor))
+        if (factor.diagonal() <= 0).any() or above:
             raise TrakError(
                 f"{self.path}: `cholesky` is no factor of a positive definite kernel; delete it and "
                 "rerun"

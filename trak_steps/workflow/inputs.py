@@ -86,6 +86,13 @@ def known_detail(folder: Path, name: str) -> str:
         return ""
 
 
+def known_count(folder: Path, name: str) -> int | None:
+    """A number in the details of a folder's manifest: its ``rows``, or its model's ``parameters``."""
+    details = _manifest(folder).get("details")
+    found = details.get(name) if isinstance(details, dict) else None
+    return found if type(found) is int else None
+
+
 def known_seal(folder: Path) -> str:
     """The seal of a prepared folder's manifest: another if anything about it is."""
     return f"seal {_manifest(folder).get(SEAL, '')}"

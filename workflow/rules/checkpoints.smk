@@ -17,7 +17,7 @@ if settings.checkpoints.existing:
             time_of("checkpoints/{training}")
         threads: 1
         resources:
-            mem_mb=4000,
+            mem_mb=memory("import-checkpoint"),
             runtime=60,
             gpu=0,
         params:
@@ -44,7 +44,7 @@ else:
             time_of("checkpoints/{training}")
         threads: settings.execution.threads
         resources:
-            mem_mb=memory,
+            mem_mb=memory("finetune"),
             runtime=240,
             gpu=GPU,
         params:

@@ -28,6 +28,7 @@ from trak_steps.run.layout import (
     checkpoint_name,
     trainings,
 )
+from trak_steps.workflow.memory import memory_of
 from trak_steps.workflow.registry import hand_to_jobs, reads, version_of
 from trak_steps.run.shards import shard_size
 from trak_steps.store.atomic import sweep
@@ -112,12 +113,9 @@ wildcard_constraints:
     targets=r"[A-Za-z0-9][A-Za-z0-9_-]*",
 
 
-def memory(wildcards, attempt):
-    """MB of a job that computes: what it may use for arrays, and libraries, model and Snakemake.
-
-    A retry after a job was killed for its memory gets more.
-    """
-    return settings.execution.memory_mb + 2000 * attempt
+def memory(step):
+    """MB that a rule's jobs ask for. A retry after a job was killed for its memory gets more."""
+    return memory_of(step, settings, run)
 
 
 def step(name):

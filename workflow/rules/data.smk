@@ -12,7 +12,7 @@ rule model:
         time_of("model")
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory("model"),
         runtime=60,
         gpu=0,
     params:
@@ -37,7 +37,7 @@ checkpoint prepare:
         time_of("data/train")
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory("prepare"),
         runtime=60,
         gpu=0,
     params:
@@ -63,7 +63,7 @@ checkpoint prepare_targets:
         time_of("data/targets/{targets}")
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory("prepare-targets"),
         runtime=60,
         gpu=0,
     params:

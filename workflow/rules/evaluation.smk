@@ -12,7 +12,7 @@ rule plan_subsets:
         time_of("evaluation/subsets.plan")
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory("plan-subsets"),
         runtime=30,
         gpu=0,
     params:
@@ -38,7 +38,7 @@ rule plan_removal:
         time_of("evaluation/removal.plan")
     threads: settings.execution.threads
     resources:
-        mem_mb=memory,
+        mem_mb=memory("plan-removal"),
         runtime=60,
         gpu=GPU,
     params:
@@ -66,7 +66,7 @@ rule retrain_subsets:
         time_of("evaluation/retrained/subsets/{shard}")
     threads: settings.execution.threads
     resources:
-        mem_mb=memory,
+        mem_mb=memory("retrain-subsets"),
         runtime=480,
         gpu=GPU,
     params:
@@ -124,7 +124,7 @@ rule measure_lds:
         time_of("evaluation/lds")
     threads: settings.execution.threads
     resources:
-        mem_mb=memory,
+        mem_mb=memory("measure-lds"),
         runtime=240,
         gpu=GPU,
     params:
@@ -153,7 +153,7 @@ rule measure_removal:
         time_of("evaluation/removal")
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory("measure-removal"),
         runtime=30,
         gpu=0,
     params:
@@ -181,7 +181,7 @@ rule find_mislabelled:
         time_of("evaluation/mislabelled")
     threads: settings.execution.threads
     resources:
-        mem_mb=memory,
+        mem_mb=memory("find-mislabelled"),
         runtime=240,
         gpu=0,
     params:
@@ -210,7 +210,7 @@ rule measure_stability:
         time_of("evaluation/stability")
     threads: settings.execution.threads
     resources:
-        mem_mb=memory,
+        mem_mb=memory("measure-stability"),
         runtime=120,
         gpu=0,
     params:

@@ -13,7 +13,7 @@ rule featurize:
         time_of("features/{training}/train/{shard}")
     threads: settings.execution.threads
     resources:
-        mem_mb=memory,
+        mem_mb=memory("featurize"),
         runtime=240,
         gpu=GPU,
     params:
@@ -42,7 +42,7 @@ rule featurize_targets:
         time_of("features/{training}/targets/{targets}")
     threads: settings.execution.threads
     resources:
-        mem_mb=memory,
+        mem_mb=memory("featurize"),
         runtime=240,
         gpu=GPU,
     params:

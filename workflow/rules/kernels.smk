@@ -13,7 +13,7 @@ rule kernel:
         time_of("kernel/{training}")
     threads: settings.execution.threads
     resources:
-        mem_mb=memory,
+        mem_mb=memory("kernel"),
         runtime=60,
         gpu=GPU,
     params:

@@ -16,7 +16,7 @@ rule score:
         time_of("scores/{targets}")
     threads: settings.execution.threads
     resources:
-        mem_mb=memory,
+        mem_mb=memory("score"),
         runtime=120,
         gpu=GPU,
     params:
@@ -43,7 +43,7 @@ rule rank:
         time_of("scores/{targets}.top")
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory("rank"),
         runtime=60,
         gpu=0,
     params:

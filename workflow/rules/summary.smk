@@ -16,7 +16,7 @@ rule summarize:
         time_of("summary")
     threads: 1
     resources:
-        mem_mb=4000,
+        mem_mb=memory("summarize"),
         runtime=30,
         gpu=0,
     params:
@@ -44,7 +44,7 @@ rule provenance:
         time_of("provenance")
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory("provenance"),
         runtime=30,
         gpu=0,
     params:

@@ -57,6 +57,7 @@ def run(layout: Layout, settings: Settings, checkpoint: int, named: str) -> None
         _require_same_vocabulary(folder, layout.model, named, trust)
         if labels.classes is not None:
             _check_order_on_rows(classifier, train, labels, named)
+        parameters = sum(parameter.numel() for parameter in classifier.parameters())
         Manifest(
             "checkpoint",
             made_from={
@@ -64,7 +65,7 @@ def run(layout: Layout, settings: Settings, checkpoint: int, named: str) -> None
                 f"{layout.name(train.path)}#classes": train.classes,
             },
             version=VERSION,
-            details={"source": named, "checkpoint": path.name},
+            details={"source": named, "checkpoint": path.name, "parameters": parameters},
         ).save(folder)
     say(f"wrote {path}")
 

@@ -10,6 +10,7 @@ from trak_steps.data.source import load_split
 from trak_steps.data.tasks import text_columns
 from trak_steps.model.demo import make_demo_model
 from trak_steps.model.fetch import fetch_model
+from trak_steps.model.load import count_parameters
 from trak_steps.run.layout import Layout
 from trak_steps.store.atomic import complete_or_absent
 from trak_steps.store.manifest import Manifest
@@ -26,6 +27,8 @@ def run(layout: Layout, settings: Settings, existing: str | None = None) -> None
         existing: the first of the imported checkpoints.
     """
     model = settings.model
+    # What the memory of later jobs is reckoned from.
+    parameters: int | None = None
     with complete_or_absent(layout.model) as folder:
         if existing:
             fetch_model(
@@ -36,7 +39,7 @@ def run(layout: Layout, settings: Settings, existing: str | None = None) -> None
                 trust_remote_code=model.trust_remote_code,
             )
         elif model.name_or_path == "demo":
-            make_demo_model(_train_texts(settings), folder)
+            parameters = make_demo_model(_train_texts(settings), folder)
         else:
             fetch_model(
                 model.name_or_path,
@@ -45,12 +48,14 @@ def run(layout: Layout, settings: Settings, existing: str | None = None) -> None
                 weights=True,
                 trust_remote_code=model.trust_remote_code,
             )
+        if parameters is None:
+            parameters = count_parameters(folder, trust_remote_code=model.trust_remote_code)
         source = existing or model.name_or_path
         Manifest(
             "model",
             settings={"trust_remote_code": model.trust_remote_code},
             version=VERSION,
-            details={"source": source, "classifier": bool(existing)},
+            details={"source": source, "classifier": bool(existing), "parameters": parameters},
         ).save(folder)
     say(f"wrote {layout.model}")
 

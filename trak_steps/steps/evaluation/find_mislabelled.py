@@ -18,6 +18,10 @@ from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.detection import detection
 from trak_steps.evaluation.suspicion import class_sums, relative_support, standing, trust
 from trak_steps.gradients.model_output import BUILT_IN
+from trak_steps.kernel.blocks import scores as scores_cost
+from trak_steps.kernel.blocks import standing as standing_cost
+from trak_steps.kernel.blocks import targets_at_once
+from trak_steps.run.fit import bytes_allowed, rows_at_once
 from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints, training_of
 from trak_steps.run.parts import open_kernel, open_train_features
 from trak_steps.scoring.scores import score_block
@@ -34,7 +38,6 @@ from trak_steps.store.texts import cut
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
 VERSION = 1
 
-ROWS_AT_ONCE = 1024
 # Suspects whose opponents are looked for in one pass over the features.
 SUSPECTS_AT_ONCE = 512
 # Opponents named for each suspect.
@@ -71,7 +74,9 @@ def run(layout: Layout, settings: Settings) -> None:
     suspects = np.argsort(-_suspicion(best, measures[best]), kind="stable")[:count]
     say(f"the {count} most suspicious of {len(train)} rows: what argues against them")
     parts = []
-    for start, stop in _spans(count, SUSPECTS_AT_ONCE):
+    most = min(SUSPECTS_AT_ONCE, count)
+    together = targets_at_once(bytes_allowed(settings), settings.features.dim, len(names), most)
+    for start, stop in _spans(count, together):
         some = suspects[start:stop]
         against = _opponents(settings, names, features, kernels, some)
         parts.append(_table(train, some, against, _predicted(features, some), measures))
@@ -108,8 +113,8 @@ def _spans(n: int, at_once: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + at_once, n)
 
 
-def _blocks(features: TrainFeatures) -> Iterator[Tensor]:
-    for start, stop in _spans(features.n, ROWS_AT_ONCE):
+def _blocks(features: TrainFeatures, at_once: int) -> Iterator[Tensor]:
+    for start, stop in _spans(features.n, at_once):
         yield torch.from_numpy(features.features(start, stop))
 
 
@@ -124,10 +129,14 @@ def _measures(
     labels = torch.tensor(train.column("label"), dtype=torch.int64)
     influence, scores, others = (torch.zeros(len(train), dtype=torch.float64) for _ in range(3))
     pairs = zip(features, kernels, strict=True)
+    dim = settings.features.dim
+    block = rows_at_once(
+        settings, standing_cost(train.outputs, dim), f"a kernel of {dim} dimensions and its factor"
+    )
     for of_train, kernel in progress(pairs, total=len(names), label="support", unit="checkpoint"):
-        sums = class_sums(_blocks(of_train), labels, train.outputs)
+        sums = class_sums(_blocks(of_train, block), labels, train.outputs)
         factor = torch.from_numpy(kernel.cholesky)
-        by = standing(_blocks(of_train), labels, sums, factor)
+        by = standing(_blocks(of_train, block), labels, sums, factor)
         influence += by.self_influence / len(names)
         scores += by.mean_score / len(names)
         others += by.others / len(names)
@@ -181,13 +190,15 @@ def _opponents(
     suspects: Places,
 ) -> _Opponents:
     """What argues most against train rows [q], by the scores that the run gives them as targets."""
-    n = features[0].n
-    gathered = (_gather(of_train, suspects) for of_train in features)
+    n, q = features[0].n, len(suspects)
+    cost = scores_cost(q, settings.features.dim, len(names))
+    block_rows = rows_at_once(settings, cost, f"{q} suspects of {len(names)} checkpoints")
+    gathered = (_gather(of_train, suspects, block_rows) for of_train in features)
     solved = solve_targets(kernels, gathered, n, alike=settings.scores.balance)
     weights = torch.from_numpy(np.stack([of_train.column("loss_weight") for of_train in features]))
     runs = [training_of(name) for name in names]
-    strongest = TopRows(len(suspects), AGAINST, largest=False)
-    spans = list(_spans(n, ROWS_AT_ONCE))
+    strongest = TopRows(q, AGAINST, largest=False)
+    spans = list(_spans(n, block_rows))
     for start, stop in progress(spans, total=len(spans), label="opponents", unit="block"):
         block = score_block(
             [torch.from_numpy(of_train.features(start, stop)) for of_train in features],
@@ -205,10 +216,10 @@ def _opponents(
     return _Opponents(top.score, std, stable, top.place)
 
 
-def _gather(features: TrainFeatures, places: Places) -> Tensor:
+def _gather(features: TrainFeatures, places: Places, at_once: int) -> Tensor:
     """The features of some rows, [q, k], from the blocks that hold one."""
     found = torch.empty(len(places), features.dim)
-    for start, stop in _spans(features.n, ROWS_AT_ONCE):
+    for start, stop in _spans(features.n, at_once):
         here = np.flatnonzero((places >= start) & (places < stop))
         if len(here):
             block = torch.from_numpy(features.features(start, stop))

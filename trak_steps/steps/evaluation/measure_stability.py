@@ -15,6 +15,8 @@ from trak_steps.config import Settings
 from trak_steps.console.progress import say
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.stability import FEWEST_RUNS, HeldOut, hold_out
+from trak_steps.kernel.blocks import scores_by_training
+from trak_steps.run.fit import rows_at_once
 from trak_steps.run.layout import Layout, checkpoint_names, training_of
 from trak_steps.run.parts import open_kernel, open_target_features, open_train_features
 from trak_steps.scoring.scores import score_block
@@ -27,8 +29,6 @@ from trak_steps.store.manifest import Manifest
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
 VERSION = 1
 
-MIB = 2**20
-MAX_BLOCK = 1024
 # Proponents, and opponents, of each target that are looked at.
 TOP = 10
 
@@ -74,10 +74,14 @@ def _held_out(
 ) -> HeldOut:
     """What became of a target set's strongest pairs."""
     n, t = next(iter(features.values())).n, stores[0].n
+    block_rows = rows_at_once(
+        settings,
+        scores_by_training(t, settings.features.dim, len(features), runs),
+        f"{t} targets of {len(features)} checkpoints",
+        ", or split the target set",
+    )
     of_targets = (torch.from_numpy(store.whole()) for store in stores)
     solved = solve_targets(kernels, of_targets, n, alike=settings.scores.balance)
-    memory, dim = settings.execution.memory_mb * MIB, settings.features.dim
-    block_rows = _block_rows(memory, t, dim, len(features), runs)
     by_name = dict(zip(features, solved, strict=True))
     blocks = partial(_scores_by_run, features, by_name, settings.scores.loss_weight_power, block_rows)
     return hold_out(blocks, runs, t, top)
@@ -107,13 +111,3 @@ def _scores_by_run(
                 power,
             ).scores
         yield start, scores
-
-
-def _block_rows(memory: int, t: int, dim: int, checkpoints: int, runs: int) -> int:
-    """Train rows to look at once: a run's features, what scoring them takes, and every run's scores.
-
-    The last twice, for a block is made before the one before it is let go.
-    """
-    a_row = 4 * dim * (checkpoints // runs + 1) + 8 * t * (9 + 2 * runs)
-    rows = (memory - 4 * t * dim * checkpoints) // a_row
-    return int(min(max(1, rows), MAX_BLOCK))

@@ -10,9 +10,11 @@ from trak_steps.config.settings import KernelSettings
 from trak_steps.console.progress import progress, say
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
+from trak_steps.kernel.blocks import kernel as kernel_cost
 from trak_steps.kernel.gram import SingularKernelError, ZeroKernelError, factor_kernel, sum_kernel
 from trak_steps.kernel.ridge import ridge_for, spectrum
 from trak_steps.model.device import pick_device
+from trak_steps.run.fit import rows_at_once
 from trak_steps.run.identity import kernel_settings
 from trak_steps.run.layout import Layout
 from trak_steps.run.parts import open_train_features
@@ -38,10 +40,10 @@ def run(layout: Layout, settings: Settings, checkpoint: str) -> None:
     if keep(path, manifest):
         say(f"kept {path}: made from the same")
         return
-    rows_at_once = max(1, settings.execution.memory_mb * 2**20 // (2 * 12 * features.dim))
-    starts = range(0, len(train), rows_at_once)
+    block = rows_at_once(settings, kernel_cost(features.dim), f"a kernel of {features.dim} dimensions")
+    starts = range(0, len(train), block)
     blocks = (
-        torch.from_numpy(features.features(start, min(start + rows_at_once, len(train))))
+        torch.from_numpy(features.features(start, min(start + block, len(train))))
         for start in progress(starts, total=len(starts), label="kernel", unit="block")
     )
     kernel, n = sum_kernel(blocks, features.dim, pick_device(settings.execution.device))

@@ -9,9 +9,9 @@ import torch
 from trak_steps.config import Settings
 from trak_steps.console.progress import progress, say
 from trak_steps.data.prepared import PreparedRows
-from trak_steps.errors import TrakError
-from trak_steps.kernel.gram import TARGETS_AT_ONCE
+from trak_steps.kernel.blocks import scores as cost_of_scores
 from trak_steps.model.device import pick_device
+from trak_steps.run.fit import rows_at_once
 from trak_steps.run.identity import score_settings
 from trak_steps.run.layout import Layout, checkpoint_names, training_of
 from trak_steps.run.lineage import Lineage
@@ -31,9 +31,6 @@ from trak_steps.store.scores import ScoreBlockRows, save_scores
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
 VERSION = 1
-
-MIB = 2**20
-MAX_BLOCK = 4096
 
 
 def run(layout: Layout, settings: Settings, targets: str) -> None:
@@ -69,8 +66,11 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
         say(f"kept {path}: made from the same")
         return
     device = pick_device(settings.execution.device)
-    block_rows = _block_rows(
-        settings.execution.memory_mb * MIB, len(target_rows), features[0].dim, len(names)
+    block_rows = rows_at_once(
+        settings,
+        cost_of_scores(len(target_rows), features[0].dim, len(names)),
+        f"{len(target_rows)} targets of {len(names)} checkpoints",
+        ", or split the target set",
     )
     say(f"scoring {len(target_rows)} targets against {len(train)} train rows, {len(names)} checkpoints")
     of_targets = (torch.from_numpy(store.whole()) for store in stores)
@@ -116,20 +116,3 @@ def _require_one_version(features: list[TrainFeatures], kernels: list[KernelStor
     for first, *others in (features, kernels):
         for other in others:
             other.manifest.require(other.path, version=first.manifest.version, by=str(first.path))
-
-
-def _block_rows(memory: int, t: int, dim: int, checkpoints: int) -> int:
-    """Train rows to score at once: their features, and what amounts to seven float64 of each score.
-
-    Before, while targets are solved for: a kernel or its factor, read or copied, and some targets.
-    """
-    solved = 4 * t * dim * checkpoints
-    solving = 4 * t * dim + 24 * dim * min(t, TARGETS_AT_ONCE) + 16 * dim * dim
-    a_row = 4 * dim * (checkpoints + 1) + 56 * t
-    needed = solved + max(solving, a_row)
-    if memory < needed:
-        raise TrakError(
-            f"execution.memory_mb: {memory // MIB} cannot hold {t} targets of {checkpoints} "
-            f"checkpoints; set it above {2 * needed // MIB}, or split the target set"
-        )
-    return int(min((memory - solved) // a_row, MAX_BLOCK))

@@ -1,0 +1,131 @@
+"""From memory to block sizes: how many train rows or targets a computation may hold at once.
+
+What each computation holds at its peak was counted from its code, in bytes. Steps ask here for the size
+of their blocks, the settings whether they can work at all, and the workflow for a job's memory, so
+nothing heavy is imported. Letters as everywhere: t targets, k dimensions, m checkpoints.
+"""
+
+from dataclasses import dataclass
+
+SINGLE, DOUBLE = 4, 8
+# Rows of a block beyond which nothing is gained.
+MOST_ROWS = 4096
+# The same where a pass holds more of each row, or is made over and over.
+FEW_ROWS = 1024
+# Fewer rows a block would cost far more time than the memory is worth.
+FEWEST_ROWS = 64
+# Targets that are held in float64 at once, while they are solved for.
+SOLVED_AT_ONCE = 1024
+# Of a row that is read: as stored, a copy where a block spans two shards, and which numbers are finite.
+READ = 2 * SINGLE + 1
+# Rows of a kernel that are written at once, as `store/kernel.py` does.
+WRITTEN_ROWS = 1024
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The bytes that a computation holds, block by block.
+
+    Attributes:
+        each: for every row, or target, of a block.
+        fixed: beside a block.
+        apart: before the first block or after the last, at most.
+        most: rows, or targets, of a block beyond which nothing is gained.
+        fewest: below which the computation is not begun.
+    """
+
+    each: int
+    fixed: int = 0
+    apart: int = 0
+    most: int = MOST_ROWS
+    fewest: int = FEWEST_ROWS
+
+    def peak(self, count: int) -> int:
+        """Bytes, with blocks of ``count``."""
+        return max(self.apart, self.fixed + self.each * count)
+
+    @property
+    def least(self) -> int:
+        """The bytes without which the computation is not begun."""
+        return self.peak(self.fewest)
+
+    def at_once(self, memory: int) -> int:
+        """The rows, or targets, of a block that ``memory`` bytes allow: from one to ``most``."""
+        return max(1, min(self.most, (memory - self.fixed) // self.each))
+
+    def within(self, memory: int, count: int) -> int:
+        """Bytes at the peak, of ``count`` rows or targets in blocks as ``memory`` bytes allow them."""
+        return self.peak(min(self.at_once(memory), count))
+
+
+def kernel(k: int) -> Cost:
+    """Of summing K over train rows; then of finding its ridge and its factor, and writing both."""
+    matrix = DOUBLE * k * k
+    # In order, encoded and on their way to the disk.
+    writing = 3 * DOUBLE * k * min(k, WRITTEN_ROWS)
+    # A row in float64 is let go only when the next block's replaces it.
+    return Cost(each=(READ + SINGLE + DOUBLE) * k, fixed=matrix, apart=2 * matrix + writing)
+
+
+def scores(t: int, k: int, m: int) -> Cost:
+    """Of scoring train rows for targets, with their spread; before, of solving for the targets."""
+    matrix, solved = DOUBLE * k * k, SINGLE * t * k * m
+    # A kernel or its factor is read, or copied, beside the targets of a checkpoint and some in float64.
+    solving = 2 * matrix + SINGLE * t * k + 3 * DOUBLE * k * min(t, SOLVED_AT_ONCE)
+    # Of a score: the product, four sums and two steps to them, and what the block before it gave.
+    pair = SINGLE + 6 * DOUBLE + 2 * DOUBLE + 2 * SINGLE
+    each = SINGLE * k * m + READ * k + pair * t
+    return Cost(each=each, fixed=solved, apart=solved + solving)
+
+
+def scores_by_training(t: int, k: int, m: int, trainings: int) -> Cost:
+    """Of scoring as :func:`scores` does, by each training on its own.
+
+    Every training's scores are held twice: a block is made before the one before it is let go.
+    """
+    of_all = scores(t, k, m)
+    each = SINGLE * k * -(-m // trainings) + READ * k + t * DOUBLE * (9 + 2 * trainings)
+    return Cost(each=each, fixed=of_all.fixed, apart=of_all.apart, most=FEW_ROWS)
+
+
+def targets_at_once(memory: int, k: int, m: int, most: int) -> int:
+    """The targets, at most ``most`` and at least one, that ``memory`` bytes allow to be scored for."""
+    t = most
+    while t > 1 and scores(t, k, m).least > memory:
+        t //= 2
+    return max(t, 1)
+
+
+def standing(classes: int, k: int) -> Cost:
+    """Of what every train row is to its class, by one checkpoint (:mod:`~.evaluation.suspicion`)."""
+    matrix, of_classes = DOUBLE * k * k, 2 * DOUBLE * classes * k
+    # A row's features, in float64, solved for half way, and the squares of that.
+    each = (READ + 3 * DOUBLE) * k
+    return Cost(each=each, fixed=matrix + of_classes, apart=2 * matrix + of_classes, most=FEW_ROWS)
+
+
+def subset_sums(k: int) -> Cost:
+    """Of adding up train rows over subsets: features, in float64, and of unit length."""
+    return Cost(each=(READ + 3 * DOUBLE) * k, most=FEW_ROWS)
+
+
+def solved_targets(k: int) -> Cost:
+    """Of targets, in float64: six arrays, from what is solved for to what is balanced."""
+    return Cost(each=6 * DOUBLE * k, most=SOLVED_AT_ONCE, fewest=1)
+
+
+def widest(memory: int, t: int, m: int) -> int:
+    """The largest k whose kernels, and scores of t targets by m checkpoints, fit; none is 0."""
+    low, high = 0, 2**20
+    while low < high:
+        middle = (low + high + 1) // 2
+        if needed(t, middle, m) <= memory:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def needed(t: int, k: int, m: int) -> int:
+    """The bytes without which kernels or scores cannot be made."""
+    return max(kernel(k).least, scores(t, k, m).least)

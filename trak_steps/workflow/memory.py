@@ -1,0 +1,304 @@
+"""The memory that each job asks for, in MB: from the model's size, the numbers of rows, and k.
+
+A job holds its libraries, a model, and arrays. Of libraries and models this says what was measured, on
+Linux, of a BERT of 0.5 million parameters and a MiniLM of 23; of arrays what :mod:`~.kernel.blocks`
+counts. A quarter more is asked for, since a job that is too large is killed, and then twice as much.
+"""
+
+import errno
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from trak_steps.config import Settings
+from trak_steps.kernel import blocks
+from trak_steps.model.size import stored_parameters
+from trak_steps.run.layout import Layout, checkpoint_names, trainings
+from trak_steps.workflow.inputs import known_count, local_model
+
+MB = 10**6
+MIB = 2**20
+MARGIN = 1.25
+
+# Peaks of jobs that hold next to nothing but the libraries which they import, in MB.
+PLAIN, TABLES, TORCH, TOKENIZER, MODEL = 110, 160, 340, 390, 540
+LIBRARIES = {
+    "model": TOKENIZER,
+    "prepare": TOKENIZER,
+    "prepare-targets": TOKENIZER,
+    "finetune": MODEL,
+    "import-checkpoint": MODEL,
+    "featurize": MODEL,
+    "kernel": TORCH,
+    "score": TORCH,
+    "rank": TABLES,
+    "summarize": TABLES,
+    "provenance": PLAIN,
+    "plan-subsets": TABLES,
+    "plan-removal": MODEL,
+    "retrain-subsets": MODEL,
+    "retrain-removal": MODEL,
+    "measure-lds": MODEL,
+    "measure-removal": MODEL,
+    "find-mislabelled": TORCH,
+    "measure-stability": TORCH,
+}
+
+# Bytes of a parameter: in float32; while weights are read from a file that is mapped; and while it is
+# trained, with its gradient and Adam's two moments.
+WEIGHT, READ, TRAINED = 4, 8, 16
+# Bytes of a token in a pass, for each number that it has in all layers: kept for the backward pass, and
+# where only the layers' ends are.
+KEPT, PASSED = 80, 12
+# Tokens that `model/forward.py` runs together.
+FORWARD = 4096
+# Of a backward pass with sketches, and its tokens together (`gradients/budget.py`).
+SKETCHED, TOKENS = 60, 1024
+# Rows that `gradients/featurize.py` holds: their features, and their tokens as Python's numbers.
+WINDOW = 1024
+# Bytes of a token as a number of Python's, in a list.
+AS_OBJECT = 36
+# Bytes of a token's text.
+OF_TEXT = 5
+# Of a score while the top rows of each target, and their ranks, are looked for (`scoring/top.py`).
+RANKED = 40
+# Of a listed row: two texts that were cut, and numbers.
+LISTED = 2000
+# What is taken where nothing is known: a BERT-base, and a data set of the usual kind.
+PARAMETERS, ROWS, CLASSES = 110_000_000, 100_000, 100
+
+
+@dataclass(frozen=True)
+class Size:
+    """What the memory of a job depends on.
+
+    Attributes:
+        parameters: of the model.
+        rows: n, train rows.
+        targets: t of each target set at hand.
+        dim: k.
+        checkpoints: m.
+        trainings: that they are of.
+        memory: bytes for arrays, as set.
+        max_length: tokens of a row.
+        batch_size: rows of a training step.
+        subsets: that models are retrained on.
+        top: rows listed for a target.
+        suspects: rows listed as mislabelled.
+        whole_gradients: whether rows' gradients are formed, and not sketched from their factors.
+    """
+
+    parameters: int
+    rows: int
+    targets: tuple[int, ...]
+    dim: int
+    checkpoints: int
+    trainings: int
+    memory: int
+    max_length: int
+    batch_size: int
+    subsets: int
+    top: int
+    suspects: int
+    whole_gradients: bool
+
+
+def megabytes(step: str, size: Size, attempt: int = 1) -> int:
+    """The MB that a job of a step asks for; each further attempt asks for as much again.
+
+    Args:
+        step: a key of :data:`LIBRARIES`.
+        size: of the run.
+        attempt: from 1 on.
+    """
+    arrays = _ARRAYS[step](size) if step in _ARRAYS else 0
+    return math.ceil(MARGIN * attempt * (LIBRARIES[step] + arrays / MB))
+
+
+def _width(size: Size) -> float:
+    """The numbers that a token has in all layers, hidden size times layers.
+
+    A layer has twelve times the square of its width in parameters, and most models about twelve layers,
+    so the product is the root of the parameters: within a factor of two for the usual encoders.
+    """
+    return math.sqrt(size.parameters)
+
+
+def _training(size: Size) -> float:
+    tokens = size.batch_size * size.max_length
+    return TRAINED * size.parameters + KEPT * _width(size) * tokens + _tokens(size, 1)
+
+
+def _forward(size: Size) -> float:
+    """A model that answers rows, all layers' hidden states included."""
+    return READ * size.parameters + PASSED * _width(size) * max(FORWARD, size.max_length)
+
+
+def _tokens(size: Size, bytes_of_one: int) -> int:
+    """Of all train rows. Most are shorter than the longest may be; half of it is much."""
+    return size.rows * size.max_length // 2 * bytes_of_one
+
+
+def _prepared(size: Size) -> float:
+    """Texts and tokens of all rows, as Python has them and as Arrow does."""
+    rows = max(size.rows, *size.targets)
+    return rows * size.max_length / 2 * (3 * OF_TEXT + 2 * AS_OBJECT)
+
+
+def _features(size: Size) -> float:
+    tokens = max(TOKENS, size.max_length)
+    a_token = SKETCHED * _width(size)
+    batch = max(min(size.memory / 4, a_token * tokens), a_token * size.max_length)
+    # The check before the first batch holds the gradients of two rows.
+    check = 2 * WEIGHT * size.parameters
+    whole = max(size.memory / 2, 3 * WEIGHT * size.parameters) if size.whole_gradients else 0
+    rows = WINDOW * (2 * blocks.SINGLE * size.dim + AS_OBJECT * size.max_length)
+    return READ * size.parameters + max(batch, check) + whole + rows
+
+
+def _kernel(size: Size) -> float:
+    return blocks.kernel(size.dim).within(size.memory, size.rows)
+
+
+def _scores(size: Size) -> float:
+    cost = blocks.scores(sum(size.targets), size.dim, size.checkpoints)
+    return cost.within(size.memory, size.rows) + 8 * size.rows * size.checkpoints
+
+
+def _ranks(size: Size) -> float:
+    t = sum(size.targets)
+    block = blocks.scores(t, size.dim, size.checkpoints).at_once(size.memory)
+    listed = 2 * t * min(size.top, size.rows) * LISTED
+    return RANKED * t * min(block, size.rows) + listed + _tokens(size, OF_TEXT)
+
+
+def _summary(size: Size) -> float:
+    return 2 * sum(size.targets) * min(size.top, size.rows) * LISTED + _tokens(size, OF_TEXT)
+
+
+def _plan(size: Size) -> float:
+    return 2 * size.rows * size.subsets
+
+
+def _removal_plan(size: Size) -> float:
+    return _forward(size) + size.rows * (8 + OF_TEXT) + _ranks(size) / 4
+
+
+def _lds(size: Size) -> float:
+    s, k, t = size.subsets, size.dim, sum(size.targets)
+    half = size.memory // 2
+    # Sums by six weights and a block's share of them; six kernels of a checkpoint, of which one is
+    # inverted for the reference's rule.
+    sums = 2 * 6 * 8 * s * k + 6 * 8 * k * k
+    block = blocks.subset_sums(k).within(half, size.rows) + blocks.solved_targets(k).within(half, t)
+    # What fifty ways of scoring predict.
+    predicted = 50 * 8 * s * t + 4 * t * k
+    return max(sums + block, _forward(size)) + predicted + 2 * size.rows * s
+
+
+def _mislabelled(size: Size) -> float:
+    k, m = size.dim, size.checkpoints
+    q = blocks.targets_at_once(size.memory, k, m, min(512, size.suspects))
+    passes = (
+        blocks.standing(CLASSES, k).within(size.memory, size.rows),
+        blocks.scores(q, k, m).within(size.memory, size.rows),
+    )
+    return max(passes) + 8 * size.rows * (8 + 2 * m) + _tokens(size, OF_TEXT)
+
+
+def _stability(size: Size) -> float:
+    cost = blocks.scores_by_training(max(size.targets), size.dim, size.checkpoints, size.trainings)
+    return cost.within(size.memory, size.rows) + 8 * size.rows * size.checkpoints
+
+
+_ARRAYS: dict[str, Callable[[Size], float]] = {
+    "prepare": _prepared,
+    "prepare-targets": _prepared,
+    "finetune": _training,
+    "import-checkpoint": _forward,
+    "featurize": _features,
+    "kernel": _kernel,
+    "score": _scores,
+    "rank": _ranks,
+    "summarize": _summary,
+    "plan-subsets": _plan,
+    "plan-removal": _removal_plan,
+    "retrain-subsets": lambda size: _training(size) + _forward(size),
+    "retrain-removal": lambda size: _training(size) + _forward(size),
+    "measure-lds": _lds,
+    "find-mislabelled": _mislabelled,
+    "measure-stability": _stability,
+}
+
+
+def memory_of(step: str, settings: Settings, layout: Layout) -> Callable[[Any, Sequence[str], int], int]:
+    """What Snakemake asks for the ``mem_mb`` of a rule's jobs.
+
+    Before a model or rows are there, their size is not known; a job waits for them, and the function is
+    called again when it can begin. Until then it raises FileNotFoundError for an input that is missing,
+    which Snakemake shows as ``<TBD>``.
+    """
+
+    def asked(wildcards: Any, input: Sequence[str], attempt: int) -> int:
+        def known(found: int | None, otherwise: int) -> int:
+            if found is not None:
+                return found
+            for file in input:
+                if not Path(file).exists():
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(file))
+            return otherwise
+
+        given = dict(wildcards.items())
+        of_sets = [given["targets"]] if "targets" in given else list(settings.targets)
+        of_model = LIBRARIES[step] == MODEL
+        features = settings.features
+        size = Size(
+            parameters=known(_parameters(settings, layout, given), PARAMETERS) if of_model else 0,
+            rows=known(_rows(settings, layout, step), ROWS),
+            targets=tuple(known(_targets(settings, layout, name), ROWS) for name in of_sets),
+            dim=features.dim,
+            checkpoints=len(checkpoint_names(settings.checkpoints)),
+            trainings=len(trainings(settings.checkpoints)),
+            memory=settings.execution.memory_mb * MIB,
+            max_length=settings.model.max_length,
+            batch_size=settings.finetune.batch_size,
+            subsets=settings.evaluation.lds.subsets,
+            top=settings.scores.top,
+            suspects=settings.evaluation.suspects,
+            whole_gradients=features.projection != "fold" or features.gradients != "hooks",
+        )
+        return megabytes(step, size, attempt)
+
+    return asked
+
+
+def _parameters(settings: Settings, layout: Layout, wildcards: Mapping[str, str]) -> int | None:
+    """Of the run's model, or of an imported checkpoint that is larger."""
+    existing = settings.checkpoints.existing
+    places = [(layout.model, (existing or [settings.model.name_or_path])[0])]
+    if existing and "training" in wildcards:
+        training = wildcards["training"]
+        places.append((layout.checkpoint(training), existing[int(training)]))
+    counts = [known_count(folder, "parameters") or _stored(named) for folder, named in places]
+    return max((count for count in counts if count), default=None)
+
+
+@cache
+def _stored(named: str) -> int | None:
+    """Of a local folder's weights; none if it has none, or is a hub id."""
+    files = [Path(file) for file in local_model(named) if file.endswith(".safetensors")]
+    return stored_parameters(files) if files else None
+
+
+def _rows(settings: Settings, layout: Layout, step: str) -> int | None:
+    if step in ("model", "prepare"):  # its inputs may all be there
+        return settings.dataset.train_size or ROWS
+    return settings.dataset.train_size or known_count(layout.train, "rows")
+
+
+def _targets(settings: Settings, layout: Layout, name: str) -> int | None:
+    return settings.targets[name].size or known_count(layout.targets(name), "rows")
