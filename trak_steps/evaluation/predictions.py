@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trak_steps.evaluation import baselines
 from trak_steps.evaluation.sums import Sums, fold, fold_kernel, sum_features
-from trak_steps.kernel.blocks import solved_targets
+from trak_steps.kernel.blocks import solved_targets, subset_sums
 from trak_steps.kernel.gram import SingularKernelError, factor_kernel
 from trak_steps.kernel.ridge import ridge_for, spectrum
 from trak_steps.scoring.scores import balanced, signed_power
