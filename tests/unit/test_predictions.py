@@ -17,6 +17,7 @@ from trak_steps.evaluation import predictions
 from trak_steps.evaluation.baselines import reference_dim
 from trak_steps.evaluation.predictions import Point, Predictions, points
 from trak_steps.evaluation.subsets import random_rows
+from trak_steps.kernel.blocks import Cost
 from trak_steps.kernel.ridge import ridge_for, spectrum
 from trak_steps.run.layout import Layout, checkpoint_names, shard_names
 from trak_steps.steps.data import prepare_targets
@@ -238,7 +239,7 @@ def test_target_sets_together_are_as_each_alone(
     alone = {}
     for of_set, rows in wide.targets.items():
         alone |= wide.predictions.of_points({of_set: rows}, chosen)
-    monkeypatch.setattr(predictions, "TARGETS_AT_ONCE", at_once)
+    monkeypatch.setattr(predictions, "solved_targets", lambda _: Cost(each=1, most=at_once))
     together = wide.predictions.of_points(wide.targets, chosen)
     assert list(together) == list(alone) == ["validation", "other"]
     for of_set, found in together.items():
