@@ -1,5 +1,7 @@
 """Kernel, scores and top rows against slow computations in float64."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 import torch
@@ -25,7 +27,6 @@ from trak_steps.scoring.scores import (
 )
 from trak_steps.scoring.top import TopRows
 from trak_steps.steps.kernels.kernel import _factor
-from trak_steps.steps.scores.score import _block_rows
 
 CPU = torch.device("cpu")
 
@@ -87,6 +88,17 @@ def test_a_kernel_that_cannot_be_inverted_names_the_setting(
     assert setting in str(error.value)
 
 
+@pytest.mark.parametrize("ridge", [0.1, 0.0])
+def test_factoring_leaves_the_kernel_as_it_was(ridge: float) -> None:
+    """The ridge is added in place; a kernel that fails is left alone too."""
+    for rank in (8, 2):
+        kernel = kernel_of(torch.randn(30, rank) @ torch.randn(rank, 8))
+        before = kernel.clone()
+        with suppress(TrakError):
+            factor_kernel(kernel, 30, ridge)
+        assert torch.equal(kernel, before)
+
+
 def test_fewer_rows_than_dimensions_work_with_a_ridge() -> None:
     factor = factor_kernel(kernel_of(torch.randn(5, 8)), 5, 0.1)
     assert torch.isfinite(factor).all()
@@ -139,7 +151,7 @@ def test_the_spread_is_over_runs_or_the_states_of_one(runs: str) -> None:
 
 def test_balancing_many_targets_is_balancing_each(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some at a time, against one by one; what is given to be copied stays as it was."""
-    monkeypatch.setattr(scores, "TARGETS_AT_ONCE", 3)
+    monkeypatch.setattr(scores, "SOLVED_AT_ONCE", 3)
     features = [scale * torch.randn(30, 5) for scale in (1.0, 7.0)]
     solved = [torch.randn(8, 5) for _ in features]
     kernels = [kernel_of(of) for of in features]
@@ -152,17 +164,6 @@ def test_balancing_many_targets_is_balancing_each(monkeypatch: pytest.MonkeyPatc
             torch.testing.assert_close(alike[z], weights[z] * sum(roots) / 2 / root)
     balance(solved, [root_mean_square(w, of, 30) for w, of in zip(solved, kernels, strict=True)])
     assert all(torch.equal(*pair) for pair in zip(solved, found, strict=True))
-
-
-def test_targets_that_memory_cannot_hold_are_refused_with_what_would_do() -> None:
-    mib = 2**20
-    with pytest.raises(
-        TrakError, match=r"memory_mb: 64 cannot hold 5000 targets of 4 .* above (\d+),"
-    ) as e:
-        _block_rows(64 * mib, 5000, 1024, 4)
-    enough = int(str(e.value).split("above ")[1].split(",")[0])
-    assert 1 <= _block_rows(enough * mib, 5000, 1024, 4) < 4096
-    assert _block_rows(4096 * mib, 10, 16, 4) == 4096
 
 
 def test_a_weights_sign_survives_its_power() -> None:

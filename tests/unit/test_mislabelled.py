@@ -147,7 +147,7 @@ def test_blocks_of_rows_and_of_suspects_are_bounded_and_change_nothing(
 
     monkeypatch.setattr(TrainFeatures, "features", counted)
     monkeypatch.setattr(find_mislabelled, "score_block", watched)
-    monkeypatch.setattr(find_mislabelled, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(find_mislabelled, "rows_at_once", lambda *_: 7)
     monkeypatch.setattr(find_mislabelled, "SUSPECTS_AT_ONCE", 3)
     find_mislabelled.run(layout, settings)
     blocks = {(start, min(start + 7, 60)) for start in range(0, 60, 7)}

@@ -20,6 +20,7 @@ from trak_steps.evaluation.baselines import reference_dim
 from trak_steps.evaluation.predictions import Checkpoint, Point, Predicted, points, predict
 from trak_steps.evaluation.subsets import random_rows
 from trak_steps.evaluation.sums import sum_features
+from trak_steps.kernel.blocks import Cost
 from trak_steps.kernel.ridge import ridge_for, spectrum
 from trak_steps.run.layout import Layout, checkpoint_names, shard_names
 from trak_steps.steps.data import prepare
@@ -295,7 +296,7 @@ def test_target_sets_together_are_as_each_alone(
     alone: dict[str, Predicted] = {}
     for of_set in wide.targets:
         alone |= wide.predict(chosen, [of_set])
-    monkeypatch.setattr(predictions, "TARGETS_AT_ONCE", at_once)
+    monkeypatch.setattr(predictions, "solved_targets", lambda _: Cost(each=1, most=at_once))
     together = wide.predict(chosen)
     assert list(together) == list(alone) == ["validation", "other"]
     for of_set, found in together.items():

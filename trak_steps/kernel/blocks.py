@@ -16,8 +16,9 @@ FEW_ROWS = 1024
 FEWEST_ROWS = 64
 # Targets that are held in float64 at once, while they are solved for.
 SOLVED_AT_ONCE = 1024
-# Of a row that is read: as stored, a copy where a block spans two shards, and which numbers are finite.
-READ = 2 * SINGLE + 1
+# Of a number of a row that is read: as it is stored, in order, in a copy where a block spans two shards,
+# and whether it is finite.
+READ = 3 * SINGLE + 1
 # Rows of a kernel that are written at once, as `store/kernel.py` does.
 WRITTEN_ROWS = 1024
 
@@ -63,8 +64,7 @@ def kernel(k: int) -> Cost:
     matrix = DOUBLE * k * k
     # In order, encoded and on their way to the disk.
     writing = 3 * DOUBLE * k * min(k, WRITTEN_ROWS)
-    # A row in float64 is let go only when the next block's replaces it.
-    return Cost(each=(READ + SINGLE + DOUBLE) * k, fixed=matrix, apart=2 * matrix + writing)
+    return Cost(each=(READ + SINGLE) * k, fixed=matrix, apart=2 * matrix + writing)
 
 
 def scores(t: int, k: int, m: int) -> Cost:
@@ -72,8 +72,9 @@ def scores(t: int, k: int, m: int) -> Cost:
     matrix, solved = DOUBLE * k * k, SINGLE * t * k * m
     # A kernel or its factor is read, or copied, beside the targets of a checkpoint and some in float64.
     solving = 2 * matrix + SINGLE * t * k + 3 * DOUBLE * k * min(t, SOLVED_AT_ONCE)
-    # Of a score: the product, four sums and two steps to them, and what the block before it gave.
-    pair = SINGLE + 6 * DOUBLE + 2 * DOUBLE + 2 * SINGLE
+    # Of a score: the product; four sums, two steps to them and a product as wide as these; and what the
+    # block before gave.
+    pair = SINGLE + 7 * DOUBLE + 2 * DOUBLE + 2 * SINGLE
     each = SINGLE * k * m + READ * k + pair * t
     return Cost(each=each, fixed=solved, apart=solved + solving)
 
@@ -84,7 +85,7 @@ def scores_by_training(t: int, k: int, m: int, trainings: int) -> Cost:
     Every training's scores are held twice: a block is made before the one before it is let go.
     """
     of_all = scores(t, k, m)
-    each = SINGLE * k * -(-m // trainings) + READ * k + t * DOUBLE * (9 + 2 * trainings)
+    each = SINGLE * k * -(-m // trainings) + READ * k + t * DOUBLE * (10 + 2 * trainings)
     return Cost(each=each, fixed=of_all.fixed, apart=of_all.apart, most=FEW_ROWS)
 
 

@@ -38,6 +38,7 @@ def sum_kernel(shards: Iterable[Tensor], dim: int, device: torch.device) -> tupl
         features = shard.to(device, torch.float64)
         kernel.addmm_(features.T, features)
         n += len(features)
+        del shard, features  # or they would be held while the next are read
     return kernel, n
 
 
