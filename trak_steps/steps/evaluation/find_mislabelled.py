@@ -13,11 +13,11 @@ from scipy.stats import mode
 from torch import Tensor
 
 from trak_steps.config import Settings
+from trak_steps.config.settings import BUILT_IN
 from trak_steps.console.progress import progress, say
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.detection import detection
 from trak_steps.evaluation.suspicion import class_sums, relative_support, standing, trust
-from trak_steps.gradients.model_output import BUILT_IN
 from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints, training_of
 from trak_steps.run.parts import open_kernel, open_train_features
 from trak_steps.scoring.scores import score_block
