@@ -159,6 +159,7 @@ def _run(source: HookedGradients, projection: Projection, rows: Sequence[Row]) -
         memory=2**30,
         dtype="float32",
         advance=lambda _: None,
+        say=print,
     )
     return found.features.astype(np.float64)
 

@@ -24,6 +24,7 @@ from trak_steps.gradients.source import select_parameters
 from trak_steps.projection import FoldProjection
 from trak_steps.projection.base import total_size
 from trak_steps.projection.fold import Costs
+from trak_steps.steps.features.featurize import say_how_rows_are_run
 
 WIDTH, WORDS, CLASSES = 6, 20, 3
 TOLERANCE = 1e-5
@@ -222,6 +223,7 @@ def test_what_no_rule_covers_is_named_and_left_to_autograd(
     expected = exact(model)
     assert source.one_by_one == names
     assert (gradients - expected).abs().max() < TOLERANCE * expected.abs().max()
+    say_how_rows_are_run(source)
     said = capsys.readouterr().err
     assert "rows are run one by one" in said
     assert names[0] in said

@@ -21,8 +21,9 @@ from trak_steps.data.labels import Labels, encode, in_the_order_of, labels_of
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.data.select import row_ids
 from trak_steps.data.source import load_split
-from trak_steps.gradients.model_output import TextClassification, check_model_output
+from trak_steps.gradients.model_output import TextClassification
 from trak_steps.run.layout import Layout
+from trak_steps.run.model_output import check_model_output
 from trak_steps.steps.checkpoints import finetune
 from trak_steps.steps.data import model as base_model
 from trak_steps.steps.data import prepare

@@ -1,12 +1,17 @@
 """A step imports what it needs: a library that takes seconds to load is not loaded for nothing."""
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import trak_steps
+from trak_steps.config import Settings
 from trak_steps.workflow.registry import STEPS
 
 LARGE = {"torch", "transformers", "datasets", "zarr"}
@@ -43,3 +48,20 @@ def test_a_step_loads_no_library_that_it_does_not_need(step: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
     assert set(json.loads(done.stdout)) == LOADS[step]
+
+
+@pytest.mark.parametrize("package", ["gradients", "projection", "kernel", "scoring", "evaluation"])
+def test_the_mathematics_names_no_setting(package: str) -> None:
+    """Which setting helps is said by the step that has read it."""
+    setting = re.compile(rf"\b({'|'.join(Settings.model_fields)})\.[a-z_]+\b")
+    for file in Path(trak_steps.__file__).with_name(package).glob("*.py"):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        docstrings = {
+            id(node.body[0].value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and isinstance(node.body[0], ast.Expr)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert id(node) in docstrings or not setting.search(node.value), (file, node.value)

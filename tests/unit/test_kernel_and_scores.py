@@ -188,8 +188,10 @@ def test_the_top_of_a_stream_is_the_top_of_the_whole(
 ) -> None:
     stream = TopRows(scores.shape[1], top, largest=largest)
     for start in range(0, len(scores), block):
-        stream.add(scores[start : start + block], start)
+        some = scores[start : start + block]
+        stream.add(some, start, 2 * some)
     found = stream.result()
+    np.testing.assert_array_equal(found.more[0], 2 * found.score)
     for z in range(scores.shape[1]):
         order = sorted(range(len(scores)), key=lambda i: (-scores[i, z] if largest else scores[i, z], i))
         assert found.place[z].tolist() == order[:top]

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from trak_steps.console.progress import say
 from trak_steps.errors import TrakError
+from trak_steps.gradients.errors import GradientError, Remedy
 from trak_steps.gradients.rows import Row, batch_end
 from trak_steps.gradients.source import GradientSource, Outputs, concatenate
 from trak_steps.projection.base import Projection, Sketch
@@ -44,6 +44,7 @@ def compute_features(
     memory: int,
     dtype: str,
     advance: Callable[[int], None],
+    say: Callable[[str], None],
 ) -> Iterator[Features]:
     """Featurize rows, window by window: what is held does not grow with their number.
 
@@ -57,16 +58,18 @@ def compute_features(
         memory: bytes for the sketch.
         dtype: ``float32`` or ``float16``, of the features.
         advance: is told how many rows were done, to show progress.
+        say: is told of batches that did not fit into memory.
 
     Yields:
         The features of each window.
 
     Raises:
-        TrakError: naming a row whose margin, loss weight or features are not finite, or overflow in
-            ``dtype``; or that does not fit into memory alone.
+        TrakError: naming a row whose margin, loss weight or features are not finite.
+        GradientError: naming a row whose features overflow in ``dtype``, or that does not fit into
+            memory alone.
     """
     for rows, row_ids in windows:
-        yield _window(source, projection, rows, row_ids, memory, dtype, advance)
+        yield _window(source, projection, rows, row_ids, memory, dtype, advance, say)
 
 
 def _window(
@@ -77,6 +80,7 @@ def _window(
     memory: int,
     dtype: str,
     advance: Callable[[int], None],
+    say: Callable[[str], None],
 ) -> Features:
     n = len(rows)
     features = np.empty((n, projection.dim), dtype)
@@ -90,7 +94,7 @@ def _window(
         places = order[start : start + together]
         batch_ids = row_ids[places]
         sketch = projection.sketch(len(places))
-        outputs = _run(source, [rows[place] for place in places], batch_ids, sketch, advance)
+        outputs = _run(source, [rows[place] for place in places], batch_ids, sketch, advance, say)
         margin[places] = outputs.margin.float().cpu().numpy()
         loss_weight[places] = outputs.loss_weight.float().cpu().numpy()
         prediction[places] = outputs.prediction.cpu().numpy()
@@ -101,8 +105,12 @@ def _window(
         _require_finite("margin", margin[places], batch_ids)
         _require_finite("loss weight", loss_weight[places], batch_ids)
         _require_finite("gradient", projected, batch_ids)
-        advice = f" in {dtype}; set features.dtype: float32"
-        _require_finite("projected gradient", features[places], batch_ids, advice)
+        lost = _not_finite(features[places])
+        if lost.size:
+            raise GradientError(
+                f"row {batch_ids[lost[0]]}: its projected gradient is not finite in {dtype}",
+                Remedy.WIDER_NUMBERS,
+            )
     prediction = prediction.astype(np.int64 if classes else np.float32)
     return Features(features, loss_weight, margin, prediction, row_ids)
 
@@ -113,6 +121,7 @@ def _run(
     row_ids: NDArray[np.int64],
     sketch: Sketch,
     advance: Callable[[int], None],
+    say: Callable[[str], None],
 ) -> Outputs:
     """Run rows, shortest first, batch by batch."""
     parts: list[Outputs] = []
@@ -124,9 +133,9 @@ def _run(
         if outputs is None:
             sketch.part(batch).clear()
             if count == 1:
-                raise TrakError(
-                    f"row {row_ids[start]}: its {length} tokens alone do not fit into memory; set a "
-                    "smaller model.max_length, or use a machine with more"
+                raise GradientError(
+                    f"row {row_ids[start]}: its {length} tokens alone do not fit into memory",
+                    Remedy.SHORTER_ROWS,
                 )
             source.tokens = count // 2 * length
             say(f"out of memory with {count} rows of {length} tokens: going on with {count // 2}")
@@ -151,9 +160,12 @@ def _try(source: GradientSource, rows: Sequence[Row], sketch: Sketch) -> Outputs
     return None
 
 
-def _require_finite(
-    what: str, values: NDArray[np.floating], row_ids: NDArray[np.int64], advice: str = ""
-) -> None:
-    wrong = np.flatnonzero(~np.isfinite(values).reshape(len(row_ids), -1).all(axis=1))
+def _require_finite(what: str, values: NDArray[np.floating], row_ids: NDArray[np.int64]) -> None:
+    wrong = _not_finite(values)
     if wrong.size:
-        raise TrakError(f"row {row_ids[wrong[0]]}: its {what} is not finite{advice}")
+        raise TrakError(f"row {row_ids[wrong[0]]}: its {what} is not finite")
+
+
+def _not_finite(values: NDArray[np.floating]) -> NDArray[np.intp]:
+    """The places of rows [b, ...] that hold a number that is not finite."""
+    return np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(axis=1))

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
-from trak_steps.console.progress import say
 from trak_steps.gradients.model_output import ModelOutput, predict
 from trak_steps.gradients.rows import Row, collate
 from trak_steps.gradients.source import Outputs, concatenate
@@ -29,6 +28,9 @@ class FunctionalGradients:
         output: the function of the logits to differentiate.
         parameters: what to differentiate it by.
         memory: bytes that the gradients formed at once may take.
+
+    Attributes:
+        vectorised: whether rows are run together; no more once the model was seen not to bear it.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class FunctionalGradients:
         self._together = max(1, together)
         # Batches only have to be large enough to hold rows of one length.
         self.tokens = 2**14
-        self._vectorised = True
+        self.vectorised = True
 
     def run(self, rows: Sequence[Row], sketch: Sketch) -> Outputs:
         """See :class:`~trak_steps.gradients.source.GradientSource`."""
@@ -75,16 +77,14 @@ class FunctionalGradients:
 
     def _gradients(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Outputs]:
         """Gradients by parameter, [b, ...] each, and outputs of rows of one length."""
-        if self._vectorised:
+        if self.vectorised:
             try:
                 gradients, outputs = vmap(self._one_row, in_dims=(None, 0))(self._chosen, batch)
                 return gradients, Outputs(*outputs)
             except RuntimeError as error:
                 if "vmap" not in str(error):
                     raise
-                self._vectorised = False
-                name = type(self._model).__name__
-                say(f"{name} cannot be vectorised over rows, so they are run one by one")
+                self.vectorised = False
         single = [
             self._one_row(self._chosen, {name: values[i] for name, values in batch.items()})
             for i in range(len(batch["label"]))

@@ -18,9 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from trak_steps.console.progress import say
-from trak_steps.errors import TrakError
 from trak_steps.gradients.autocast import autocast
+from trak_steps.gradients.errors import GradientError, Remedy
 from trak_steps.gradients.frozen import differentiating
 from trak_steps.gradients.model_output import ModelOutput, predict
 from trak_steps.gradients.rows import Row, collate
@@ -58,6 +57,10 @@ class HookedGradients:
         tokens: how many tokens, with padding, may be run together.
         example: any row, to see how the model uses its parameters.
         precision: what the pass is computed in; below float32 by autocast.
+
+    Attributes:
+        one_by_one: the parameters whose gradients cannot be told apart by row in a batch; if there are
+            any, rows are run one by one.
     """
 
     def __init__(
@@ -87,12 +90,6 @@ class HookedGradients:
         }
         seen = {id(tensors[p.name]): p for p in parameters if p.name not in found.unseen}
         self._hooked = _find_hooked(model, seen)
-        if self.one_by_one:
-            names = ", ".join(self.one_by_one[:3]) + (" …" if len(self.one_by_one) > 3 else "")
-            say(
-                f"rows are run one by one, as the gradient of {names} cannot be told apart by row in a "
-                "batch; features.parameters.exclude drops parameters"
-            )
 
     @torch.no_grad()
     def run(self, rows: Sequence[Row], sketch: Sketch) -> Outputs:
@@ -188,9 +185,9 @@ class _Catch:
     def _arrived(self, hooked: _Hooked, given: Tensor, version: int, gradient: Tensor) -> None:
         kind = type(hooked.module).__name__
         if given._version != version:
-            raise TrakError(
-                f"features.gradients: hooks cannot follow this model, it changes the input of a "
-                f"{kind} in place; set features.gradients: functional"
+            raise GradientError(
+                f"hooks cannot follow this model, it changes the input of a {kind} in place",
+                Remedy.WHOLE_GRADIENTS,
             )
         key = id(given)
         if given.is_floating_point():
@@ -201,9 +198,10 @@ class _Catch:
             given = given.reshape(1, -1, *given.shape[width:])
             gradient = gradient.reshape(1, -1, gradient.shape[-1])
         elif len(given) != self._rows:
-            raise TrakError(
-                f"features.gradients: hooks cannot follow this model, it calls a {kind} with "
-                f"{len(given)} for {self._rows} rows; set features.gradients: functional"
+            raise GradientError(
+                f"hooks cannot follow this model, it calls a {kind} with {len(given)} for "
+                f"{self._rows} rows",
+                Remedy.WHOLE_GRADIENTS,
             )
         for name, own in hooked.rule(hooked.module, given, gradient, hooked.wanted).items():
             parameter = hooked.wanted[name]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from trak_steps.errors import TrakError
+from trak_steps.gradients.errors import GradientError, Remedy
 from trak_steps.gradients.frozen import differentiating
 from trak_steps.gradients.model_output import ModelOutput
 from trak_steps.gradients.rows import Row, collate
@@ -67,7 +67,7 @@ def check_gradients(
         precision: of the source; autograd runs in float32.
 
     Raises:
-        TrakError: naming the parameter that differs most, and how it was run.
+        GradientError: naming the parameter that differs most, and how it was run.
     """
     batch = [min(rows, key=len), max(rows, key=len)]
     exact = [_autograd(model, output, source.parameters, row) for row in batch]
@@ -86,10 +86,10 @@ def check_gradients(
         source.run(batch[some], difference)
         difference.require_small(source.parameters, tolerances, how)
     if projection.takes_factors and not all(e < tolerances.parameter for e in errors):
-        raise TrakError(
+        raise GradientError(
             f"self-check: gradients are autograd's, but their projection as factors differs by "
-            f"{max(errors):.1e} from that of whole ones; set features.projection: rademacher, and "
-            "please report it"
+            f"{max(errors):.1e} from that of whole ones",
+            Remedy.DENSE_PROJECTION,
         )
 
 
@@ -125,8 +125,9 @@ def _autograd(
     with differentiating(model, tensors), torch.enable_grad():
         margin = output.output(model(**batch).logits, labels).sum()
         if not margin.requires_grad:
-            raise TrakError(
-                "features.parameters: none of the selected parameters has a part in the model output"
+            raise GradientError(
+                "none of the selected parameters has a part in the model output",
+                Remedy.OTHER_PARAMETERS,
             )
         gradients = torch.autograd.grad(margin, tensors, allow_unused=True)
     pairs = zip(parameters, gradients, strict=True)
@@ -163,7 +164,7 @@ class _Difference(Sketch):
                 sums[parameter.name] = given.clone()
 
     def require_small(self, parameters: Sequence[Parameter], tolerances: Tolerances, how: str) -> None:
-        """Raise TrakError for the parameter that is furthest beyond the tolerance, if any is."""
+        """Raise GradientError for the parameter that is furthest beyond the tolerance, if any is."""
         worst, name, size = 1.0, "", 0.0
         for sums, expected in zip(self._rows, self._expected, strict=True):
             whole = float(torch.stack([value.norm() for value in expected.values()]).norm())
@@ -178,8 +179,8 @@ class _Difference(Sketch):
                 if beyond > worst:
                     worst, name, size = beyond, parameter.name, error / max(whole, 1e-30)
         if name:
-            raise TrakError(
+            raise GradientError(
                 f"self-check: the gradient of {name} is not autograd's; run {how}, it is off by "
-                f"{size:.1e} of the whole gradient's norm. Set features.gradients: functional, or drop "
-                "the parameter by features.parameters.exclude"
+                f"{size:.1e} of the whole gradient's norm",
+                Remedy.WHOLE_GRADIENTS,
             )

@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from trak_steps.errors import TrakError
+from trak_steps.gradients.errors import GradientError, Remedy
 from trak_steps.gradients.rows import Row
 from trak_steps.projection.base import Parameter, Sketch
 
@@ -70,33 +70,30 @@ def select_parameters(
 ) -> list[Parameter]:
     """The trainable parameters whose names match, in the model's order, numbered through.
 
+    Args:
+        model: any.
+        include: regular expressions, one of which must match a name in full.
+        exclude: those of which none may.
+
     Raises:
-        TrakError: if a pattern is not a regular expression, or nothing is left.
+        GradientError: if nothing is left.
     """
-    included = [_compile(pattern, "include") for pattern in include]
-    excluded = [_compile(pattern, "exclude") for pattern in exclude]
     chosen: list[Parameter] = []
     start = 0
     trainable = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
     for name, tensor in trainable.items():
-        if any(p.fullmatch(name) for p in excluded) or not any(p.fullmatch(name) for p in included):
+        if _matches(name, exclude) or not _matches(name, include):
             continue
         parameter = Parameter(name, tuple(tensor.shape), start)
         chosen.append(parameter)
         start += parameter.size
     if not chosen:
-        raise TrakError(
-            "features.parameters: no trainable parameter matches; this model has "
-            + ", ".join(list(trainable)[:6])
-            + " …"
+        names = ", ".join(list(trainable)[:6])
+        raise GradientError(
+            f"no trainable parameter matches, this model has {names} …", Remedy.OTHER_PARAMETERS
         )
     return chosen
 
 
-def _compile(pattern: str, setting: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise TrakError(
-            f"features.parameters.{setting}: {pattern!r} is not a regular expression: {error}"
-        ) from None
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(re.fullmatch(pattern, name) for pattern in patterns)

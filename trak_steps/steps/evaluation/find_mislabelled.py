@@ -13,11 +13,11 @@ from scipy.stats import mode
 from torch import Tensor
 
 from trak_steps.config import Settings
+from trak_steps.config.settings import BUILT_IN
 from trak_steps.console.progress import progress, say
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.detection import detection
 from trak_steps.evaluation.suspicion import class_sums, relative_support, standing, trust
-from trak_steps.gradients.model_output import BUILT_IN
 from trak_steps.kernel.blocks import scores as scores_cost
 from trak_steps.kernel.blocks import standing as standing_cost
 from trak_steps.kernel.blocks import targets_at_once

@@ -14,7 +14,6 @@ from trak_steps.config import Settings
 from trak_steps.console.progress import progress, say
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
-from trak_steps.gradients.model_output import check_model_output, load_model_output
 from trak_steps.model.device import training_device
 from trak_steps.model.recipe import Recipe
 from trak_steps.retraining.ask import ask
@@ -24,6 +23,7 @@ from trak_steps.run.identity import answers_settings
 from trak_steps.run.layout import Layout
 from trak_steps.run.lineage import Lineage
 from trak_steps.run.model_inputs import read_rows
+from trak_steps.run.model_output import check_model_output, load_model_output
 from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import Manifest

@@ -1,26 +1,23 @@
 """Step ``featurize``: the features of one shard of the train set, or of one target set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from trak_steps.config import Settings
-from trak_steps.config.settings import FeatureSettings
+from trak_steps.config.settings import BUILT_IN, FeatureSettings
 from trak_steps.console.progress import counter, say
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.gradients.budget import tokens_at_once
+from trak_steps.gradients.errors import GradientError, Remedy
 from trak_steps.gradients.featurize import compute_features
 from trak_steps.gradients.functional import FunctionalGradients
 from trak_steps.gradients.hooks import HookedGradients
-from trak_steps.gradients.model_output import (
-    BUILT_IN,
-    ModelOutput,
-    check_model_output,
-    load_model_output,
-)
+from trak_steps.gradients.model_output import ModelOutput
 from trak_steps.gradients.selfcheck import check_gradients
 from trak_steps.gradients.source import GradientSource, select_parameters
 from trak_steps.model.device import check_device, pick_device
@@ -31,6 +28,7 @@ from trak_steps.run.identity import feature_settings, recipe_settings
 from trak_steps.run.layout import Layout
 from trak_steps.run.lineage import Lineage
 from trak_steps.run.model_inputs import read_windows, shortest_and_longest
+from trak_steps.run.model_output import check_model_output, load_model_output
 from trak_steps.run.shards import shard_size
 from trak_steps.store.artefact import keep
 from trak_steps.store.codecs import codec_arguments
@@ -42,6 +40,14 @@ from trak_steps.store.manifest import Manifest
 VERSION = 1
 
 MIB = 2**20
+HELPS = {
+    Remedy.WHOLE_GRADIENTS: "set features.gradients: functional, or drop the parameter by "
+    "features.parameters.exclude",
+    Remedy.DENSE_PROJECTION: "set features.projection: rademacher, and please report it",
+    Remedy.OTHER_PARAMETERS: "see features.parameters.include and features.parameters.exclude",
+    Remedy.SHORTER_ROWS: "set a smaller model.max_length, or use a machine with more memory",
+    Remedy.WIDER_NUMBERS: "set features.dtype: float32",
+}
 
 
 def run_train(layout: Layout, settings: Settings, checkpoint: str, shard: int) -> None:
@@ -64,6 +70,16 @@ def run_targets(layout: Layout, settings: Settings, checkpoint: str, targets: st
     featurize_rows(layout, settings, checkpoint, rows, 0, len(rows), path)
 
 
+@contextmanager
+def naming_settings() -> Iterator[None]:
+    """Where gradients cannot be had, say which setting helps."""
+    try:
+        yield
+    except GradientError as error:
+        raise TrakError(f"{error}; {HELPS[error.remedy]}") from error
+
+
+@naming_settings()
 def featurize_rows(
     layout: Layout,
     settings: Settings,
@@ -148,6 +164,7 @@ def featurize_rows(
             f"features.precision: {type(model).__name__} cannot be run in {chosen.precision} "
             f"({error}); set features.precision: float32"
         ) from error
+    say_how_rows_are_run(source)
     manifest = replace(manifest, settings={**manifest.settings, "size": size})
     codec = codec_arguments(chosen.codec, chosen.keep_bits, chosen.dtype)
     with (
@@ -161,6 +178,7 @@ def featurize_rows(
             memory=memory // 2,
             dtype=chosen.dtype,
             advance=advance,
+            say=say,
         ):
             columns = {
                 "loss_weight": found.loss_weight,
@@ -173,6 +191,18 @@ def featurize_rows(
         if Manifest.load(folder, "checkpoint").content != of_checkpoint.content:
             raise TrakError(f"{folder}: was replaced while its features were computed; run this again")
     say(f"wrote {path}")
+
+
+def say_how_rows_are_run(source: GradientSource) -> None:
+    """Say why it takes long, if rows are run one by one; known once some were run."""
+    if isinstance(source, HookedGradients) and source.one_by_one:
+        names = ", ".join(source.one_by_one[:3]) + (" …" if len(source.one_by_one) > 3 else "")
+        say(
+            f"rows are run one by one, as the gradient of {names} cannot be told apart by row in a "
+            "batch; features.parameters.exclude drops parameters"
+        )
+    elif isinstance(source, FunctionalGradients) and not source.vectorised:
+        say("rows are run one by one, as torch.func cannot vectorise this model over rows")
 
 
 def _check_inputs(layout: Layout, settings: Settings, checkpoint: str, rows: PreparedRows) -> Manifest:
