@@ -28,7 +28,13 @@ from trak_steps.run.layout import (
     checkpoint_name,
     trainings,
 )
-from trak_steps.workflow.registry import hand_to_jobs, reads, version_of
+from trak_steps.workflow.registry import (
+    NO_GPU_ASKED,
+    device_of_jobs,
+    hand_to_jobs,
+    reads,
+    version_of,
+)
 from trak_steps.store.atomic import sweep
 from trak_steps.store.tree import RECEIPT
 
@@ -45,8 +51,6 @@ FRACTIONS = fractions(settings.checkpoints)
 LAST = final_checkpoints(settings.checkpoints)
 TARGETS = list(settings.targets)
 
-GPU = 1 if settings.execution.device.startswith("cuda") else 0
-
 # One Snakemake a run. Snakemake's own lock outlives a `kill -9`, after which the same command would
 # refuse to go on; this one dies with its process.
 turn = Turn.begin(run)
@@ -57,6 +61,9 @@ onstart:
         held = turn.take()
     except TrakError as error:
         raise WorkflowError(str(error))
+    hand_to_jobs(settings, device())
+    if device() != settings.execution.device and workflow.non_local_exec:
+        print(NO_GPU_ASKED, file=sys.stderr)
     for path in sweep(run.root):
         print(f"removed {path}, which a killed writer left", file=sys.stderr)
     plans = planned_models(settings.evaluation)
@@ -101,8 +108,18 @@ def of_training(training):
 MODEL_OUTPUT = custom_code(settings.features.model_output)
 
 
+def device():
+    """Where jobs compute. Which executor runs them is known after the rules are read."""
+    return device_of_jobs(settings, workflow.remote_exec or workflow.non_local_exec)
+
+
+def gpus(wildcards):
+    """How many GPUs a job asks for."""
+    return 1 if device().startswith("cuda") else 0
+
+
 # Where and how to compute goes to the jobs beside their params, so that a change reruns nothing.
-hand_to_jobs(settings)
+hand_to_jobs(settings, device())
 
 
 wildcard_constraints:
