@@ -118,5 +118,5 @@ def _device(name: str) -> "torch.device":
         torch.empty(0, device=device)
     except RuntimeError as error:  # it is there, and cannot be had
         words = str(error).strip().split("\n")[0]
-        raise TrakError(f"execution.device: {name} cannot be used: {words}") from None
+        raise TrakError(f"execution.device: {name} cannot be used: {words}") from error
     return device

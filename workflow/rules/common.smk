@@ -1,5 +1,6 @@
 # What the rules share: the run's settings and paths, and what makes a rule run again.
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -35,6 +36,7 @@ from trak_steps.workflow.registry import (
     reads,
     version_of,
 )
+from trak_steps.workflow.refused import VARIABLE, forget_refusals
 from trak_steps.store.atomic import sweep
 from trak_steps.store.tree import RECEIPT
 
@@ -61,6 +63,7 @@ onstart:
         held = turn.take()
     except TrakError as error:
         raise WorkflowError(str(error))
+    forget_refusals(run.refused)
     hand_to_jobs(settings, device())
     if device() != settings.execution.device and workflow.non_local_exec:
         print(NO_GPU_ASKED, file=sys.stderr)
@@ -120,6 +123,8 @@ def gpus(wildcards):
 
 # Where and how to compute goes to the jobs beside their params, so that a change reruns nothing.
 hand_to_jobs(settings, device())
+# Snakemake's `retries` repeat refusals too; a repeated job then says the same at once.
+os.environ[VARIABLE] = str(run.refused)
 
 
 wildcard_constraints:
