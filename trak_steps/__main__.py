@@ -6,6 +6,7 @@ import sys
 from trak_steps.cli import app
 from trak_steps.console.printable import printable
 from trak_steps.errors import TrakError
+from trak_steps.workflow.refused import keep_refusal, refused_before
 
 
 def main() -> None:
@@ -14,9 +15,14 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A terminal that knows fewer characters than Unicode is shown the others written out.
             stream.reconfigure(errors="backslashreplace")
+    arguments = sys.argv[1:]
     try:
+        if before := refused_before(arguments):
+            print("refused before; not computed again", file=sys.stderr)
+            raise TrakError(before)
         app()
     except TrakError as error:
+        keep_refusal(arguments, error)
         print(f"error: {printable(str(error), keep=chr(10))}", file=sys.stderr)
         sys.exit(1)
 

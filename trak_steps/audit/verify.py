@@ -4,7 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from trak_steps.audit.find import expected, present
+from trak_steps.audit.find import present, wanted
+from trak_steps.config import Settings
 from trak_steps.console.progress import progress
 from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout
@@ -38,9 +39,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class Findings:
-    """All that was found, and how much was looked at."""
+    """All that was found, and how much was looked at.
+
+    Attributes:
+        problems: what is wrong.
+        surplus: outputs that the run does not want any more; they are not checked, and no problem.
+        outputs, files: how many were checked.
+    """
 
     problems: list[Problem]
+    surplus: list[Path]
     outputs: int
     files: int
 
@@ -48,6 +56,8 @@ class Findings:
     def summary(self) -> str:
         """One line."""
         checked = f"{self.outputs} outputs with {self.files} files checked"
+        if self.surplus:
+            checked += f", {len(self.surplus)} surplus ones not"
         if not self.problems:
             return f"{checked}: complete, unaltered, and made from one another"
         counts: dict[str, int] = {}
@@ -56,8 +66,12 @@ class Findings:
         return f"{checked}: " + ", ".join(f"{count} {what}" for what, count in counts.items())
 
 
-def verify_run(layout: Layout) -> Findings:
+def verify_run(layout: Layout, settings: Settings | None = None) -> Findings:
     """Check every file of every output against its manifest, and every manifest against the others.
+
+    Args:
+        layout: of the run.
+        settings: of the run, where known; otherwise its last complete run tells what is wanted.
 
     Raises:
         TrakError: if there is no such run.
@@ -72,13 +86,16 @@ def verify_run(layout: Layout) -> Findings:
     found = present(layout)
     if not found:
         raise TrakError(f"{layout.root}: holds no outputs of this pipeline; name a run's own folder")
+    wants = wanted(layout, settings)
+    surplus = [path for path in found if wants.is_surplus(layout, path)]
+    found = [path for path in found if path not in surplus]
     manifests: dict[Path, Manifest] = {}
     for path in progress(found, total=len(found), label="checked", unit="output"):
         try:
             manifests[path] = check_artefact(path)
         except TrakError as error:
             problems.append(Problem("altered", path, str(error)))
-    for path in expected(layout):
+    for path in wants.outputs:
         if not is_there(path):
             words = f"{path}: is not there; {GO_ON}"
             problems.append(Problem("missing", path, words))
@@ -87,7 +104,7 @@ def verify_run(layout: Layout) -> Findings:
     problems += _recorded(layout, checked)
     problems += _unfinished(layout)
     files = sum(max(1, len(manifest.files)) for manifest in manifests.values())
-    return Findings(problems, len(found), files)
+    return Findings(problems, surplus, len(found), files)
 
 
 def _lineage(layout: Layout, manifests: dict[Path, Manifest]) -> list[Problem]:
@@ -128,14 +145,12 @@ def _kernels(layout: Layout, manifests: dict[Path, Manifest]) -> list[Problem]:
 
 
 def _recorded(layout: Layout, manifests: dict[Path, Manifest]) -> list[Problem]:
-    """What the provenance names and is not there, or was made anew since."""
+    """What was made anew, by another version, since the provenance was written."""
     record = manifests.get(layout.provenance)
     if record is None:
         return []
-    lost = [name for name in record.made_from if not is_there(layout.root / name.partition("#")[0])]
-    known = expected(layout)
     entries = load_document(layout.provenance, "provenance")[0]["outputs"]
-    told = [
+    return [
         Problem(
             "mismatched",
             layout.provenance,
@@ -143,11 +158,6 @@ def _recorded(layout: Layout, manifests: dict[Path, Manifest]) -> list[Problem]:
         )
         for path, manifest in manifests.items()
         if layout.name(path) in entries and entries[layout.name(path)]["version"] != manifest.version
-    ]
-    return told + [
-        Problem("missing", layout.root / name, f"{layout.root / name}: was there; {GO_ON}")
-        for name in lost
-        if layout.root / name.partition("#")[0] not in known
     ]
 
 

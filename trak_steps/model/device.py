@@ -4,6 +4,9 @@ torch is imported by what looks at the machine, so that settings are checked wit
 """
 
 import re
+import shutil
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trak_steps.errors import TrakError
@@ -44,11 +47,26 @@ def refused_use(name: str, *, precision: str = "float32", trains: bool = False) 
 
 def resolve_device(name: str) -> str:
     """The device's name, that of what this machine has for ``auto``: ``cuda`` or ``cpu``."""
-    if name != "auto":
-        return name
+    return name if name != "auto" else _best()
+
+
+@cache
+def _best() -> str:
+    if not has_driver():
+        return "cpu"
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+# What NVIDIA's driver, also under Windows or on a Jetson, and AMD's show.
+_DRIVERS = ("dev/nvidia[0-9]*", "proc/driver/nvidia", "dev/dxg", "dev/nvhost-gpu", "dev/kfd")
+
+
+def has_driver() -> bool:
+    """Whether there is a GPU's driver, without which to ask torch, that takes seconds to import."""
+    found = any(any(Path("/").glob(pattern)) for pattern in _DRIVERS)
+    return found or shutil.which("nvidia-smi") is not None
 
 
 def check_device(name: str, *, precision: str = "float32", trains: bool = False) -> str:
@@ -100,5 +118,5 @@ def _device(name: str) -> "torch.device":
         torch.empty(0, device=device)
     except RuntimeError as error:  # it is there, and cannot be had
         words = str(error).strip().split("\n")[0]
-        raise TrakError(f"execution.device: {name} cannot be used: {words}") from None
+        raise TrakError(f"execution.device: {name} cannot be used: {words}") from error
     return device

@@ -27,6 +27,11 @@ class Layout:
         return self.root / ".locks" / what
 
     @property
+    def refused(self) -> Path:
+        """What steps refused since the workflow started."""
+        return self.root / ".refused"
+
+    @property
     def model(self) -> Path:
         """The model to fine-tune: configuration, tokenizer and, unless from scratch, weights."""
         return self.root / "model"

@@ -120,6 +120,11 @@ def leftovers(root: Path) -> list[Path]:
     return sorted(path for path in root.rglob(".*.tmp") if _TEMPORARY.fullmatch(path.name))
 
 
+def abandoned(root: Path) -> list[Path]:
+    """Those of them whose writers are no longer alive."""
+    return [path for path in leftovers(root) if _is_left(path)]
+
+
 def flush(path: Path) -> None:
     """Wait until a file, or all of a folder, is on the disk."""
     for folder, _, files in os.walk(path):
@@ -159,6 +164,13 @@ def _sync(path: Path) -> None:
 
 def _remove_if_left(path: Path) -> bool:
     """Remove a temporary path if its writer is no longer alive."""
+    left = _is_left(path)
+    if left:
+        _remove(path)
+    return left
+
+
+def _is_left(path: Path) -> bool:
     named = _TEMPORARY.fullmatch(path.name)
     if not named:
         return False
@@ -167,12 +179,8 @@ def _remove_if_left(path: Path) -> bool:
     except OSError:
         return False
     if named["host"] != socket.gethostname():
-        left = time.time() - changed > ABANDONED
-    else:
-        left = not _writing(int(named["pid"]), changed)
-    if left:
-        _remove(path)
-    return left
+        return time.time() - changed > ABANDONED
+    return not _writing(int(named["pid"]), changed)
 
 
 def _writing(pid: int, changed: float) -> bool:

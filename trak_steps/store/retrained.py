@@ -20,6 +20,8 @@ from trak_steps.store.manifest import Manifest, digest_json
 from trak_steps.store.table import load_table, save_table, table_manifest
 
 KIND = "retrained"
+# The detail of a shard's manifest that names the files of the shared folder that it was gathered from.
+ANSWERS = "answers"
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,12 @@ class Identity:
 
     def path(self, folder: Path) -> Path:
         """Where its answers lie below the shared folder."""
-        return folder / digest_json(self.model)[:32] / f"{digest_json(self.asked)[:32]}.json"
+        return folder / self.name
+
+    @property
+    def name(self) -> str:
+        """Its path there."""
+        return f"{digest_json(self.model)[:32]}/{digest_json(self.asked)[:32]}.json"
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trak_steps.config import Settings
+from trak_steps.model.device import resolve_device
 
 _STEPS = Path(__file__).parents[1] / "steps"
 # Every step may read these, and a change of them reruns nothing that is there: how to compute, and which
@@ -129,19 +130,44 @@ def version_of(step: str) -> int:
     return int(found[1])
 
 
-def hand_to_jobs(settings: Settings) -> None:
+NO_GPU_ASKED = (
+    "execution.device: auto means cpu for jobs that others run, as on a cluster, where no GPU is given "
+    "unasked; set execution.device: cuda to ask for GPUs, or cpu"
+)
+
+
+def device_of_jobs(settings: Settings, elsewhere: bool) -> str:
+    """The device that jobs compute on: never ``auto``, so that they ask for what they use.
+
+    Args:
+        settings: of the run.
+        elsewhere: whether other machines run the jobs, such as a cluster's nodes. What those have is
+            not known here, and they give a GPU to the jobs that ask for one: ``auto`` is ``cpu``.
+    """
+    device = settings.execution.device
+    return "cpu" if device == "auto" and elsewhere else resolve_device(device)
+
+
+def hand_to_jobs(settings: Settings, device: str) -> None:
     """Put into this process's environment, and so its jobs', what is not in their commands.
 
     That is :data:`HANDED`, and this Python's commands, activated or not.
+
+    Args:
+        settings: of the run.
+        device: that jobs compute on.
     """
     values = settings.model_dump(mode="json")
+    values["execution"]["device"] = device
     given = {}
     for name in HANDED:
         section, _, key = name.partition(".")
         given[name] = values[section][key] if key else values[section]
     os.environ[HANDED_VARIABLE] = json.dumps(given)
     here = str(Path(sys.executable).parent)
-    os.environ["PATH"] = os.pathsep.join([here, os.environ.get("PATH", "")])
+    path = os.environ.get("PATH", "")
+    if path.split(os.pathsep)[0] != here:
+        os.environ["PATH"] = os.pathsep.join([here, path])
 
 
 def reads(step: str, settings: Settings, targets: str = "") -> tuple[str, ...]:

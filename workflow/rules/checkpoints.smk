@@ -46,7 +46,7 @@ else:
         resources:
             mem_mb=memory("finetune"),
             runtime=240,
-            gpu=GPU,
+            gpu=gpus,
         params:
             **step("finetune"),
             rows=train_rows,

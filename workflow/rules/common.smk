@@ -1,5 +1,6 @@
 # What the rules share: the run's settings and paths, and what makes a rule run again.
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -28,9 +29,16 @@ from trak_steps.run.layout import (
     checkpoint_name,
     trainings,
 )
-from trak_steps.workflow.memory import memory_of
-from trak_steps.workflow.registry import hand_to_jobs, reads, version_of
 from trak_steps.run.shards import shard_size
+from trak_steps.workflow.memory import memory_of
+from trak_steps.workflow.registry import (
+    NO_GPU_ASKED,
+    device_of_jobs,
+    hand_to_jobs,
+    reads,
+    version_of,
+)
+from trak_steps.workflow.refused import VARIABLE, forget_refusals
 from trak_steps.store.atomic import sweep
 from trak_steps.store.tree import RECEIPT
 
@@ -47,8 +55,6 @@ FRACTIONS = fractions(settings.checkpoints)
 LAST = final_checkpoints(settings.checkpoints)
 TARGETS = list(settings.targets)
 
-GPU = 1 if settings.execution.device.startswith("cuda") else 0
-
 # One Snakemake a run. Snakemake's own lock outlives a `kill -9`, after which the same command would
 # refuse to go on; this one dies with its process.
 turn = Turn.begin(run)
@@ -59,6 +65,10 @@ onstart:
         held = turn.take()
     except TrakError as error:
         raise WorkflowError(str(error))
+    forget_refusals(run.refused)
+    hand_to_jobs(settings, device())
+    if device() != settings.execution.device and workflow.non_local_exec:
+        print(NO_GPU_ASKED, file=sys.stderr)
     for path in sweep(run.root):
         print(f"removed {path}, which a killed writer left", file=sys.stderr)
     plans = planned_models(settings.evaluation)
@@ -103,8 +113,20 @@ def of_training(training):
 MODEL_OUTPUT = custom_code(settings.features.model_output)
 
 
+def device():
+    """Where jobs compute. Which executor runs them is known after the rules are read."""
+    return device_of_jobs(settings, workflow.remote_exec or workflow.non_local_exec)
+
+
+def gpus(wildcards):
+    """How many GPUs a job asks for."""
+    return 1 if device().startswith("cuda") else 0
+
+
 # Where and how to compute goes to the jobs beside their params, so that a change reruns nothing.
-hand_to_jobs(settings)
+hand_to_jobs(settings, device())
+# Snakemake's `retries` repeat refusals too; a repeated job then says the same at once.
+os.environ[VARIABLE] = str(run.refused)
 
 
 wildcard_constraints:

@@ -40,7 +40,7 @@ rule plan_removal:
     resources:
         mem_mb=memory("plan-removal"),
         runtime=60,
-        gpu=GPU,
+        gpu=gpus,
     params:
         **step("plan-removal"),
         output_code=MODEL_OUTPUT,
@@ -68,7 +68,7 @@ rule retrain_subsets:
     resources:
         mem_mb=memory("retrain-subsets"),
         runtime=480,
-        gpu=GPU,
+        gpu=gpus,
     params:
         **step("retrain-subsets"),
         output_code=MODEL_OUTPUT,
@@ -126,7 +126,7 @@ rule measure_lds:
     resources:
         mem_mb=memory("measure-lds"),
         runtime=240,
-        gpu=GPU,
+        gpu=gpus,
     params:
         **step("measure-lds"),
         output_code=MODEL_OUTPUT,

@@ -15,7 +15,7 @@ rule featurize:
     resources:
         mem_mb=memory("featurize"),
         runtime=240,
-        gpu=GPU,
+        gpu=gpus,
     params:
         **step("featurize"),
         output_code=MODEL_OUTPUT,
@@ -44,7 +44,7 @@ rule featurize_targets:
     resources:
         mem_mb=memory("featurize"),
         runtime=240,
-        gpu=GPU,
+        gpu=gpus,
     params:
         **step("featurize"),
         output_code=MODEL_OUTPUT,

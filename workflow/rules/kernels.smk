@@ -15,7 +15,7 @@ rule kernel:
     resources:
         mem_mb=memory("kernel"),
         runtime=60,
-        gpu=GPU,
+        gpu=gpus,
     params:
         **step("kernel"),
         output_code=MODEL_OUTPUT,

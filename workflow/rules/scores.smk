@@ -18,7 +18,7 @@ rule score:
     resources:
         mem_mb=memory("score"),
         runtime=120,
-        gpu=GPU,
+        gpu=gpus,
     params:
         **step("score"),
         output_code=MODEL_OUTPUT,

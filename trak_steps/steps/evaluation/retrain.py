@@ -28,7 +28,7 @@ from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.plan import load_plan
-from trak_steps.store.retrained import Answers, Identity, find_answers, save_answers, save_shard
+from trak_steps.store.retrained import ANSWERS, Answers, Identity, find_answers, save_answers, save_shard
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
 VERSION = 1
@@ -54,6 +54,11 @@ def run(layout: Layout, settings: Settings, plan_name: str, shard: int) -> None:
         trainer.answers(plan.kept[model], int(plan.seeds[model]))
         for model in progress(models, total=len(models), label=f"models of {plan_name}", unit="model")
     ]
+    used = [
+        trainer.identity(plan.kept[model], int(plan.seeds[model]), name).name
+        for model in models
+        for name in sets
+    ]
     path = layout.retrained(plan_name, f"{shard:05d}")
     manifest = Manifest(
         "retrained",
@@ -64,7 +69,7 @@ def run(layout: Layout, settings: Settings, plan_name: str, shard: int) -> None:
         },
         settings=answers_settings(settings),
         version=VERSION,
-        details={"start": models.start, "stop": models.stop},
+        details={"start": models.start, "stop": models.stop, ANSWERS: used},
     )
     save_shard(path, made, models.start, manifest)
     say(f"wrote {path}: {trainer.trained} models trained, {len(models) - trainer.trained} known before")
