@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test faults lint format benchmark same-numbers new-numbers clean
+.PHONY: demo test faults lint format benchmark same-numbers new-numbers record-run clean
 
 demo: .venv/.installed
 	$(BIN)/snakemake --cores all
@@ -39,6 +39,10 @@ same-numbers: .venv/.dev
 
 new-numbers: .venv/.dev
 	$(BIN)/python -m tests.versions.record new $(STEPS)
+
+# The run that the upgrade's test has from the version before.
+record-run: .venv/.dev
+	HF_HUB_OFFLINE=1 PYTHONPATH=tests $(BIN)/python tests/workflow/record_run.py
 
 # FEATURES="--rows train.parquet --model folder" measures without the hub.
 benchmark: demo .venv/.dev

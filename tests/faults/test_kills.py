@@ -19,11 +19,12 @@ import psutil
 import pytest
 import yaml
 
+from faults.damage import files_of
 from trak_steps.audit.find import present
 from trak_steps.audit.verify import verify_run
 from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout
-from trak_steps.store.artefact import artefact_manifest
+from trak_steps.store.artefact import artefact_manifest, check_artefact
 from trak_steps.store.atomic import leftovers
 from trak_steps.store.folder import check_folder
 
@@ -39,7 +40,7 @@ SETTINGS = {
     "features": {"dim": 16, "shard_size": 20},
     "kernel": {"ridge": 0.1},
     "scores": {"top": 3},
-    "execution": {"memory_mb": 256},
+    "execution": {"memory_mb": 256, "save_minutes": 0},  # after every step
 }
 # The outputs of each stage, by the message of its jobs, in the order of the pipeline.
 STAGES = {
@@ -150,24 +151,29 @@ def test_a_killed_run_goes_on_and_ends_the_same(
     moment = random.Random(f"{stage} {trial}").uniform(0, durations[stage])
     before, done, planned = _kill(space, stage, moment)
     saves = _whole_saves(space.layout)
+    trained = (space.layout.training("0") / "kept" / "1").is_dir()
+    whole = _whole_outputs(space.layout)
     left = len(leftovers(space.layout.root))
     again = space.finish()
     assert leftovers(space.layout.root) == []
     assert not list(space.layout.training("x").parent.glob("*"))
     assert space.contents() == undisturbed.contents()
     assert space.layout.summary.read_bytes() == undisturbed.layout.summary.read_bytes()
+    # What takes long and was finished is not made again, also where Snakemake did not know of it.
+    assert {name: _written(space.layout.root / name) for name in whole} == whole
     assert "Nothing to be done" in space.finish()
     jobs = _finished(again)
-    # Lost are at most the two jobs that were running, and those that hang on a job run twice.
+    # Only the two jobs that were running are started again.
     assert before + jobs <= planned + 2, again
     if saves:
         log = (space.layout.root / "logs" / "checkpoints" / "0.log").read_text()
-        assert f"resuming at checkpoint-{max(saves)}" in log
+        assert ("trained already" if trained else f"resuming at checkpoint-{max(saves)}") in log
     record = {
         "stage": stage,
         "moment": round(moment, 2),
         "done": done,
         "left": left,
+        "whole": len(whole),
         "jobs": f"{before} + {jobs} of {planned}",
         "save": max(saves, default=None),
     }
@@ -197,6 +203,23 @@ def _whole_saves(layout: Layout) -> list[int]:
             continue
         found.append(int(path.name.removeprefix("checkpoint-")))
     return found
+
+
+def _whole_outputs(layout: Layout) -> dict[str, dict[str, int]]:
+    """When the files of each finished output of a heavy step were written."""
+    found = {}
+    for pattern in ("checkpoints/*", "features/*/*/*.zarr", "kernel/*.zarr", "scores/*.zarr"):
+        for path in layout.root.glob(pattern):
+            try:
+                check_artefact(path)
+            except TrakError:  # a folder that Snakemake made for an output to come
+                continue
+            found[layout.name(path)] = _written(path)
+    return found
+
+
+def _written(path: Path) -> dict[str, int]:
+    return {str(file.relative_to(path)): file.stat().st_mtime_ns for file in files_of(path)}
 
 
 def _kill(space: Workspace, stage: str, moment: float) -> tuple[int, bool, int]:

@@ -135,9 +135,12 @@ def test_what_is_trained_is_not_trained_again(
     finetune.run(layout, SETTINGS, 0)
     assert "resuming at checkpoint-6" in capsys.readouterr().err
     assert not layout.training("0").exists()
+    # Killed after the last checkpoint was written: what it worked with is left.
+    shutil.copytree(stopped[0].training("0"), layout.training("0"))
     (layout.checkpoint("0") / "done").unlink()  # as Snakemake does before a job
     finetune.run(layout, SETTINGS, 0)
     assert "kept 2 of 2 checkpoints" in capsys.readouterr().err
+    assert not layout.training("0").exists()
     assert (layout.checkpoint("0") / "done").is_file()
     shutil.rmtree(layout.checkpoint("0-0.5"))
     finetune.run(layout, SETTINGS, 0)

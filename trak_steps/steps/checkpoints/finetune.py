@@ -70,6 +70,8 @@ def run(layout: Layout, settings: Settings, training: int) -> None:
             say(f"kept {len(wanted) - len(missing)} of {len(wanted)} checkpoints: made from the same")
         if missing:
             _train(layout, settings, train, training, missing, work, device.type == "cpu")
+        # Also what a process left that was killed after it wrote the last checkpoint.
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _train(
@@ -108,7 +110,6 @@ def _train(
         path = layout.checkpoint(str(wanted[fraction].details["checkpoint"]))
         _save(path, folder, layout.model, wanted[fraction])
         say(f"wrote {path}")
-    shutil.rmtree(work, ignore_errors=True)
 
 
 def _check(folder: Path, train: PreparedRows, trust_remote_code: bool) -> None:
