@@ -8,6 +8,7 @@ from pathlib import Path
 from trak_steps.config import Settings
 from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout, checkpoint_names, planned_models, shard_names
+from trak_steps.run.shards import shard_size
 from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.document import load_document
 from trak_steps.store.manifest import Manifest
@@ -60,9 +61,11 @@ def wanted(layout: Layout, settings: Settings | None = None) -> Wanted:
     if settings is not None:
         rows = settings.dataset.train_size or _train_rows(layout)
         checkpoints = checkpoint_names(settings.checkpoints)
-        if rows:
-            shards = shard_names(rows, settings.features.shard_size)
-        else:  # not known, so those that are there
+        try:
+            shards = shard_names(rows, shard_size(settings.features, layout)) if rows else []
+        except TrakError:
+            shards = []
+        if not shards:  # not known, so those that are there
             shards = sorted({p.stem for name in checkpoints for p in _in(layout.train_features(name))})
         outputs = layout.outputs(checkpoints, shards, list(settings.targets))
         planned = {} if settings.checkpoints.existing else planned_models(settings.evaluation)
