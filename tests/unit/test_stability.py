@@ -142,7 +142,7 @@ def test_runs_held_out_are_those_whose_mean_is_stored(
         return hold_out(blocks, runs, targets, top)
 
     monkeypatch.setattr(measure_stability, "hold_out", watched)
-    monkeypatch.setattr(measure_stability, "MAX_BLOCK", 17)
+    monkeypatch.setattr(measure_stability, "rows_at_once", lambda *_: 17)
     measure_stability.run(layout, settings)
     assert [start for start, _ in seen] == [0, 17, 34]
     own, expected = np.concatenate([scores for _, scores in seen], axis=1), own_scores(layout, settings)
