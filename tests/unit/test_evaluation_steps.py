@@ -11,6 +11,7 @@ import pytest
 from conftest import small_settings
 from scipy.stats import spearmanr
 
+from trak_steps.audit.clean import unused_answers
 from trak_steps.audit.verify import verify_run
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
@@ -295,6 +296,16 @@ def test_a_single_run_has_no_other_to_be_held_against(done: Evaluated) -> None:
     figures, _ = load_document(done.layout.stability, "stability")
     assert figures["runs"] == 1
     assert figures["targets"] == {"validation": None}
+
+
+def test_the_answers_that_a_run_uses_are_known(copy: Callable[[], Evaluated]) -> None:
+    """And what no part of its evaluation names is listed."""
+    run = copy()
+    answers = run.layout.retrained_models
+    assert len(list(answers.glob("*/*.json"))) > 1
+    assert unused_answers(answers) == []
+    shutil.copytree(next(answers.glob("*")), answers / ("0" * 32))
+    assert {one.path.parent.name for one in unused_answers(answers)} == {"0" * 32}
 
 
 def test_verify_looks_at_the_evaluation_too(copy: Callable[[], Evaluated]) -> None:
