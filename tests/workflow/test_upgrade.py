@@ -64,7 +64,7 @@ def test_nothing_runs_again(before: Workspace) -> None:
             "    @property\n    def summary(",
             "    another = 1\n\n    @property\n    def summary(",
         ),
-        ("scoring/top.py", "import", "import math\nimport"),
+        ("kernel/gram.py", "add_(ridge * mean)", "add_(2 * ridge * mean)"),
     ],
     ids=["message", "comment", "path", "mathematics"],
 )
