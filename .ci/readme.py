@@ -1,9 +1,13 @@
-"""Print the contents of a Markdown file's code blocks in one language, each block after the other."""
+"""Print a Markdown file's commands as one bash script: its `sh` blocks, and its `python` blocks run.
+
+In their order and in one shell, as a reader types them, so that a line holds for those after it: what a
+line installs or activates is there for them, and nothing else is.
+"""
 
 import re
 import sys
 from pathlib import Path
 
-text, language = Path(sys.argv[1]).read_text(encoding="utf-8"), sys.argv[2]
-for block in re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
-    print(block, end="")
+text = Path(sys.argv[1]).read_text(encoding="utf-8")
+for language, block in re.findall(r"^```(sh|python)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+    print(block if language == "sh" else f"python - <<'PROGRAM'\n{block}PROGRAM", end="\n")

@@ -12,6 +12,7 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 
 from trak_steps.config import Settings, parse_settings
 from trak_steps.run.layout import Layout, checkpoint_names, shard_names
+from trak_steps.run.shards import shard_size
 from trak_steps.steps.checkpoints import finetune
 from trak_steps.steps.data import model as base_model
 from trak_steps.steps.data import prepare
@@ -49,7 +50,7 @@ def attribute(layout: Layout, settings: Settings) -> None:
     rows = settings.dataset.train_size
     assert rows is not None
     for checkpoint in checkpoint_names(settings.checkpoints):
-        for shard in shard_names(rows, settings.features.shard_size):
+        for shard in shard_names(rows, shard_size(settings.features, layout)):
             featurize.run_train(layout, settings, checkpoint, int(shard))
         for targets in settings.targets:
             featurize.run_targets(layout, settings, checkpoint, targets)

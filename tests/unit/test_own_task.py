@@ -1,4 +1,4 @@
-"""A task of the user's own, exactly as `docs/own_task.md` shows it, on regression data."""
+"""A custom model output, exactly as `docs/custom_output.md` shows it, on regression data."""
 
 import json
 import re
@@ -22,7 +22,7 @@ from trak_steps.steps.data import prepare
 from trak_steps.steps.features import featurize
 from trak_steps.store.features import FeatureStore
 
-DOCS = Path(__file__).parents[2] / "docs" / "own_task.md"
+DOCS = Path(__file__).parents[2] / "docs" / "custom_output.md"
 
 
 def block(language: str) -> str:

@@ -14,26 +14,52 @@ from trak_steps.config import parse_settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = [page.relative_to(ROOT) for page in (ROOT / "docs").glob("*.md")]
 
 
-def own_settings() -> str:
-    found = re.search(r"```yaml\n(.*?)```", README, re.DOTALL)
-    assert found
-    return found[1]
+def blocks(language: str) -> list[str]:
+    """The code blocks in a language; in none are outputs, and commands that need a user's files."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    return [block for name, block in found if name == language]
+
+
+PLANNED = re.findall(r"^snakemake .*$", "".join(blocks("")), re.MULTILINE)
 
 
 def test_the_settings_shown_are_settings() -> None:
-    settings = parse_settings(yaml.safe_load(own_settings()))
+    settings = parse_settings(yaml.safe_load(blocks("yaml")[0]))
     assert settings.dataset.text == ["question", "sentence"]
     assert settings.targets["validation"].size == 100
 
 
-@pytest.mark.parametrize("command", re.findall(r"^snakemake .*$", README, re.MULTILINE))
-def test_the_commands_shown_plan_a_whole_run(command: str, tmp_path: Path) -> None:
+def test_own_checkpoints_are_imported_by_the_settings_shown_and_by_the_example() -> None:
+    """The block stands for whole sections of the settings above it."""
+    whole = {**yaml.safe_load(blocks("yaml")[0]), **yaml.safe_load(blocks("yaml")[1])}
+    del whole["model"]
+    example = yaml.safe_load((ROOT / "config" / "own_checkpoints.yaml").read_text(encoding="utf-8"))
+    for shown in (whole, example):
+        checkpoints = parse_settings(shown).checkpoints
+        assert checkpoints.existing[0] == "models/seed-0"
+        assert checkpoints.classes == ["negative", "positive"]
+
+
+@pytest.mark.parametrize("page", ["README.md", "config/README.md", *sorted(map(str, DOCS))])
+def test_a_target_stands_before_the_options(page: str) -> None:
+    """`--configfile` takes every word after it for another file."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for command in re.findall(r"^snakemake .*$|`snakemake [^`\n]*`", text, re.MULTILINE):
+        words = command.strip("`").split()[1:]
+        first = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+        stages = {"data", "checkpoints", "features", "kernels", "scores", "summary", "evaluation"}
+        assert not stages & set(words[first:]), command
+
+
+@pytest.mark.parametrize("command", PLANNED)
+def test_the_commands_shown_plan_a_run(command: str, tmp_path: Path) -> None:
     pytest.importorskip("snakemake_executor_plugin_slurm")
     for folder in ("workflow", "config"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
-    (tmp_path / "mine.yaml").write_text(own_settings())
+    (tmp_path / "mine.yaml").write_text(blocks("yaml")[0])
     done = subprocess.run(
         [sys.executable, "-m", *command.split(), "--dry-run"],
         cwd=tmp_path,
@@ -43,4 +69,4 @@ def test_the_commands_shown_plan_a_whole_run(command: str, tmp_path: Path) -> No
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^summarize\s+1$", done.stdout + done.stderr, re.MULTILINE)
+    assert re.search(r"^score\s+1$", done.stdout + done.stderr, re.MULTILINE)

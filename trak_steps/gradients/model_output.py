@@ -1,6 +1,6 @@
 """The model output whose gradient is taken, and the weight that turns it into the loss.
 
-A custom task is a class with these two methods: see ``docs/own_task.md``.
+A custom task is a class with these two methods: see ``docs/custom_output.md``.
 """
 
 from typing import Protocol

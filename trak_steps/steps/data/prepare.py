@@ -61,7 +61,7 @@ def run_train(layout: Layout, settings: Settings) -> None:
         raise TrakError(
             f"{where}: the label column `{dataset.label}` holds floats, numbers to regress on, and "
             f"features.model_output is {BUILT_IN}; if they are classes, cast the column to integers, "
-            "else name your own `module:Class` in features.model_output (see docs/own_task.md)"
+            "else name your own `module:Class` in features.model_output (see docs/custom_output.md)"
         )
     model = Manifest.load(layout.model, "model")  # its files are checked where rows are written
     if model.details["classifier"]:

@@ -235,7 +235,7 @@ def _model_output(chosen: FeatureSettings, rows: PreparedRows) -> ModelOutput:
     if chosen.model_output == BUILT_IN and not rows.label_names:
         raise TrakError(
             f"features.model_output: {BUILT_IN} needs classes, the labels are numbers; name your own "
-            "`module:Class` (see docs/own_task.md)"
+            "`module:Class` (see docs/custom_output.md)"
         )
     output = load_model_output(chosen.model_output, chosen.loss_temperature)
     check_model_output(output, chosen.model_output, rows.outputs)
