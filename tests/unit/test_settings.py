@@ -15,7 +15,7 @@ from trak_steps.config import arguments, document, load_settings, parse_settings
 from trak_steps.config.load import setting_names
 from trak_steps.config.settings import Settings
 from trak_steps.errors import TrakError
-from trak_steps.workflow.registry import EXECUTION, STEPS, reads
+from trak_steps.workflow.registry import HANDED, STEPS, reads
 
 ROOT = Path(__file__).parents[2]
 
@@ -194,7 +194,7 @@ def test_a_setting_that_was_not_declared_is_absent() -> None:
 def test_every_setting_is_read_by_some_step() -> None:
     settings = Settings()
     declared = {name for step in STEPS for name in reads(step, settings, targets="NAME")}
-    declared |= {EXECUTION}
+    declared |= set(HANDED)
     declared |= set(reads("model", parse_settings({"model": {"name_or_path": "other"}})))
     for name in setting_names(Settings):
         for other in PRESETS.get(name, ()):  # it is no more than what it sets

@@ -13,7 +13,10 @@ from tests.versions.record import now, recorded
 from trak_steps.workflow.registry import STEPS
 
 # What the settings import to check themselves.
-_SETTINGS = {f"{PACKAGE}.model", f"{PACKAGE}.model.device", f"{PACKAGE}.model.schedule"}
+_SETTINGS = {
+    f"{PACKAGE}.{name}"
+    for name in ("kernel", "kernel.blocks", "model", "model.device", "model.schedule")
+}
 
 
 def _covers(step: str) -> frozenset[str]:
@@ -81,7 +84,7 @@ def test_mathematics_that_is_edited_is_noticed_and_a_message_is_not(tmp_path: Pa
     _edit(copy / "kernel" / "gram.py", "the kernel is not finite", "K is not finite")
     assert changed() == set()
     _edit(copy / "scoring" / "top.py", "-1.0 if largest else 1.0", "-2.0 if largest else 1.0")
-    assert changed() == {"rank", "measure-stability"}
+    assert changed() == {"rank", "measure-stability", "find-mislabelled"}
     _edit(copy / "kernel" / "gram.py", "SINGULAR = 1e-9", "SINGULAR = 1e-8")
     assert {"kernel", "score", "measure-lds"} <= changed()
     assert not {"finetune", "featurize"} & changed()
