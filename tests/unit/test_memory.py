@@ -404,10 +404,10 @@ def test_a_local_models_size_is_known_before_the_run(tmp_path: Path) -> None:
 
 def test_the_spread_of_numbers_in_a_kernel_does_not_hide_one_that_is_not_finite() -> None:
     """The diagonal alone is looked at: any row that is not finite shows there."""
-    from trak_steps.kernel.gram import require_finite, sum_kernel
+    from trak_steps.kernel.gram import require_usable, sum_kernel
 
     for place, value in product((0, 3), (np.inf, -np.inf, np.nan)):
         features = torch.randn(6, 5)
         features[2, place] = value
         with pytest.raises(TrakError, match="not finite"):
-            require_finite(sum_kernel([features], 5, torch.device("cpu"))[0])
+            require_usable(sum_kernel([features], 5, torch.device("cpu"))[0])
