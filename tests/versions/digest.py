@@ -27,7 +27,15 @@ LEFT_OUT = (
     "workflow",
 )
 # What is only said: the arguments of these do not count.
-SAYING = ("say", "TrakError", "progress", "counter")
+SAYING = (
+    "say",
+    "progress",
+    "counter",
+    "TrakError",
+    "GradientError",
+    "SingularKernelError",
+    "ZeroKernelError",
+)
 
 
 def digest_of(module: str, root: Path = ROOT) -> str:
