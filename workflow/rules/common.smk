@@ -5,6 +5,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import snakemake.benchmark
 from snakemake.exceptions import WorkflowError
 
 from trak_steps.config import arguments, parse_settings
@@ -41,6 +42,9 @@ from trak_steps.workflow.registry import (
 from trak_steps.workflow.refused import VARIABLE, forget_refusals
 from trak_steps.store.atomic import sweep
 from trak_steps.store.tree import RECEIPT
+
+# A job's memory is looked at twice a second at first, which took a third of a small run's CPU.
+snakemake.benchmark.BENCHMARK_INTERVAL_SHORT = 2.0
 
 try:
     settings = parse_settings(config)
