@@ -7,7 +7,7 @@
 The first two make a run below ``results/`` with its whole evaluation, which trains some hundred small
 models, then compare ways to score that the pipeline has with some that it has not, all from the same
 features, and write ``benchmarks/results/scoring-<task>.json``. What the models said is kept beside it,
-so that they need not be trained again. ``pages`` puts the figures into README.md and docs/evaluation.md.
+so that they need not be retrained. ``pages`` puts the figures into README.md and docs/evaluation.md.
 """
 
 import json

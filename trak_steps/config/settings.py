@@ -417,7 +417,7 @@ class EvaluationSettings(Section):
     )
     suspects: int = Field(100, ge=1, description="train rows listed whose labels look wrong")
     bootstrap: int = Field(1000, ge=100, le=100000, description="resamples behind each 95 % interval")
-    models_per_job: int = Field(8, ge=1, description="models that a job trains again, one by one")
+    models_per_job: int = Field(8, ge=1, description="models that a job retrains, one by one")
 
     @model_validator(mode="before")
     @classmethod
