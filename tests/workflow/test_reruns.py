@@ -153,7 +153,8 @@ def test_a_raised_version_reruns_its_step_and_what_follows(finished: Workspace, 
         file.write_text(before + "\nNEW_CODE = 1\n")
         assert finished.planned(*WHOLE) == {}
         file.write_text(before.replace("VERSION = 1", "VERSION = 2"))
-        assert _steps(finished.planned(*WHOLE)) == _planned({step})
+        of_module = {name for name in STEPS if STEPS[name].module == STEPS[step].module}
+        assert _steps(finished.planned(*WHOLE)) == _planned(of_module)
     finally:
         file.write_text(before)
 
