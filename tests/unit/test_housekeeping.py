@@ -58,7 +58,7 @@ def test_the_files_of_a_model_that_are_copied_are_inputs(tmp_path: Path) -> None
 
 def test_what_the_workflow_asks_for_its_inputs_loads_no_large_library() -> None:
     heavy = ["torch", "transformers", "datasets", "huggingface_hub", "pyarrow", "scipy"]
-    asked = f"import sys, trak_steps.inputs; print([m for m in {heavy} if m in sys.modules])"
+    asked = f"import sys, trak_steps.workflow.inputs; print([m for m in {heavy} if m in sys.modules])"
     said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
     assert said.stdout == "[]\n"
 
