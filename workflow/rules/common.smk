@@ -28,7 +28,6 @@ from trak_steps.run.layout import (
     planned_models,
     shard_names,
     checkpoint_name,
-    trainings,
 )
 from trak_steps.run.shards import shard_size
 from trak_steps.workflow.memory import memory_of
@@ -53,7 +52,6 @@ except TrakError as error:
 
 run = Layout(Path("results") / settings.run)
 CHECKPOINTS = checkpoint_names(settings.checkpoints)
-TRAININGS = trainings(settings.checkpoints)
 # Of each training: where checkpoints are kept. Of imported ones, the end alone.
 FRACTIONS = fractions(settings.checkpoints)
 LAST = final_checkpoints(settings.checkpoints)
