@@ -24,6 +24,9 @@ MB = 10**6
 MIB = 2**20
 MARGIN = 1.25
 
+# MB of what is around a job that another machine runs, which counts as the job's: under Slurm, one
+# Snakemake that starts another with `srun`. Measured: 2 x 170, and shells.
+SUBMITTED = 450
 # Peaks of jobs that hold next to nothing but the libraries which they import, in MB.
 PLAIN, TABLES, TORCH, TOKENIZER, MODEL = 110, 160, 340, 390, 540
 LIBRARIES = {

@@ -30,7 +30,7 @@ from trak_steps.run.layout import (
     checkpoint_name,
 )
 from trak_steps.run.shards import shard_size
-from trak_steps.workflow.memory import memory_of
+from trak_steps.workflow.memory import SUBMITTED, memory_of
 from trak_steps.workflow.registry import (
     NO_GPU_ASKED,
     device_of_jobs,
@@ -115,9 +115,14 @@ def of_training(training):
 MODEL_OUTPUT = custom_code(settings.features.model_output)
 
 
+def elsewhere():
+    """Whether other machines run the jobs, which is known after the rules are read."""
+    return workflow.remote_exec or workflow.non_local_exec
+
+
 def device():
-    """Where jobs compute. Which executor runs them is known after the rules are read."""
-    return device_of_jobs(settings, workflow.remote_exec or workflow.non_local_exec)
+    """Where jobs compute."""
+    return device_of_jobs(settings, elsewhere())
 
 
 def gpus(wildcards):
@@ -139,7 +144,12 @@ wildcard_constraints:
 
 def memory(step):
     """MB that a rule's jobs ask for. A retry after a job was killed for its memory gets more."""
-    return memory_of(step, settings, run)
+    of_step = memory_of(step, settings, run)
+
+    def asked(wildcards, input, attempt):
+        return of_step(wildcards, input, attempt) + (SUBMITTED if elsewhere() else 0)
+
+    return asked
 
 
 def step(name):
