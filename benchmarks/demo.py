@@ -1,4 +1,4 @@
-"""How many of the demo's facts the scores find, by ridge and by states of the training.
+"""How many of the demo's facts the scores find, by ridge and by checkpoints of the training.
 
     python benchmarks/demo.py
 
@@ -54,7 +54,7 @@ def main() -> None:
     def scored(some: list[str], solved: list[Tensor]) -> Tensor:
         return torch.stack([features[m] @ w.T for m, w in zip(some, solved, strict=True)]).mean(0)
 
-    print("| effective_dof | last states | all states | all states, balanced |")
+    print("| effective_dof | last checkpoints | all checkpoints | all checkpoints, balanced |")
     print("| --- | --- | --- | --- |")
     for dof in DOFS:
         solved = {

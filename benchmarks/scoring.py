@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks.measure import answers, scoring_tables, tasks
 from benchmarks.measure.scoring_figure import draw
 from benchmarks.measure.scoring_tables import RESULTS
-from benchmarks.measure.ways import State, balanced_mean, ways_to_score
+from benchmarks.measure.ways import Checkpoint, balanced_mean, ways_to_score
 from trak_steps.config import Settings, load_settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.lds import Truth, measure
@@ -47,10 +47,10 @@ RECIPE = {
 }
 ROWS, LAYERS, DIM = 1000, 2, 4096
 # Fewer for the dense projection, whose cost grows with them.
-DENSE_DIM, DENSE_RUNS = 512, 2
+DENSE_DIM, DENSE_TRAININGS = 512, 2
 RESAMPLES = 1000
-# The share of labels made wrong, and the training runs, where wrong labels are looked for.
-FLIPPED, RUNS_FLIPPED = 0.1, 2
+# The share of labels made wrong, and the trainings, where wrong labels are looked for.
+FLIPPED, TRAININGS_FLIPPED = 0.1, 2
 Array = NDArray[np.float64]
 
 
@@ -119,7 +119,7 @@ def with_flipped_labels(config: Path) -> Path:
     values = yaml.safe_load(config.read_text(encoding="utf-8"))
     values["run"] += "-flipped"
     values["dataset"]["flip_labels"] = FLIPPED
-    values["checkpoints"]["count"] = RUNS_FLIPPED
+    values["checkpoints"]["count"] = TRAININGS_FLIPPED
     path = config.with_name("flipped.yaml")
     path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     return path
@@ -130,7 +130,7 @@ def with_dense_features(config: Path) -> Path:
     settings = load_settings(config)
     layout = Layout(Path("results") / settings.run)
     values = yaml.safe_load(config.read_text(encoding="utf-8"))
-    names = _of_first_runs(checkpoint_names(settings.checkpoints))
+    names = _of_first_trainings(checkpoint_names(settings.checkpoints))
     values["run"] += "-dense"
     values["checkpoints"] = {"existing": [str(layout.checkpoint(name)) for name in names]}
     values["features"] |= {"dim": DENSE_DIM, "projection": "rademacher"}
@@ -167,14 +167,15 @@ def compare(config: Path, dense: Path | None) -> dict[str, Any]:
     labels = train.column("label")
     classes = np.stack([kept[:, labels == label].sum(1) for label in range(train.outputs)], 1)
     truth = Truth(margins.reshape(-1, len(kept), len(targets)), classes.astype(np.float64))
-    states = _states(layout, settings, len(train))
+    checkpoints = _checkpoints(layout, settings, len(train))
 
     def sums(scores: Tensor) -> Array:
         predicted: Array = kept @ scores.numpy()
         return predicted
 
     ways = {
-        name: sums(of) for name, of in ways_to_score(states, final_checkpoints(settings.checkpoints))
+        name: sums(of)
+        for name, of in ways_to_score(checkpoints, final_checkpoints(settings.checkpoints))
     }
     by_states = predict_by_hidden_states(layout, settings, train, {TARGETS: targets}, kept)
     ways["last hidden state"] = by_states[TARGETS]
@@ -190,11 +191,16 @@ def compare(config: Path, dense: Path | None) -> dict[str, Any]:
     }
     if dense is not None:
         settings = load_settings(dense)
-        of_dense = _states(Layout(Path("results") / settings.run), settings, len(train))
+        of_dense = _checkpoints(Layout(Path("results") / settings.run), settings, len(train))
         projections = {
-            "dense": sums(balanced_mean([state.scores() for state in of_dense.values()])),
+            "dense": sums(balanced_mean([checkpoint.scores() for checkpoint in of_dense.values()])),
             "fold": sums(
-                balanced_mean([states[name].scores(dim=DENSE_DIM) for name in _of_first_runs(states)])
+                balanced_mean(
+                    [
+                        checkpoints[name].scores(dim=DENSE_DIM)
+                        for name in _of_first_trainings(checkpoints)
+                    ]
+                )
             ),
         }
         found["projections"] = {
@@ -205,13 +211,13 @@ def compare(config: Path, dense: Path | None) -> dict[str, Any]:
     return found
 
 
-def _of_first_runs(names: Iterable[str]) -> list[str]:
-    return [name for name in names if int(training_of(name)) < DENSE_RUNS]
+def _of_first_trainings(names: Iterable[str]) -> list[str]:
+    return [name for name in names if int(training_of(name)) < DENSE_TRAININGS]
 
 
-def _states(layout: Layout, settings: Settings, n: int) -> dict[str, State]:
+def _checkpoints(layout: Layout, settings: Settings, n: int) -> dict[str, Checkpoint]:
     names = checkpoint_names(settings.checkpoints)
-    return {name: State.read(layout, name, TARGETS, n) for name in names}
+    return {name: Checkpoint.read(layout, name, TARGETS, n) for name in names}
 
 
 def _measured(truth: Truth, ways: Mapping[str, Array], difference: str) -> dict[str, Any]:

@@ -35,8 +35,8 @@ def draw(figures: Path, path: Path) -> Path:
         _effective_dof(panels[0], ways)
         _ridge(panels[1], ways)
         _dim(panels[2], ways)
-        _runs(panels[3], ways)
-        _states(panels[4], ways)
+        _trainings(panels[3], ways)
+        _checkpoints(panels[4], ways)
         _power(panels[5], ways)
         for panel in panels:
             _held_against(panel, of)
@@ -68,7 +68,7 @@ def _curve(panel: Axes, x: list[Any], values: list[dict[str, float]], label: str
 
 def _effective_dof(panel: Axes, ways: dict[str, Any]) -> None:
     named = [ways["default" if share == DOF else f"effective_dof {share}"] for share in DOFS]
-    _curve(panel, list(DOFS), named, "all states", BEST_OF_ALL)
+    _curve(panel, list(DOFS), named, "all checkpoints", BEST_OF_ALL)
     panel.set(xscale="log", xlabel="kernel.effective_dof")
     panel.set_xticks(DOFS, [f"{share:g}" for share in DOFS])
     panel.minorticks_off()
@@ -76,9 +76,9 @@ def _effective_dof(panel: Axes, ways: dict[str, Any]) -> None:
 
 def _ridge(panel: Axes, ways: dict[str, Any]) -> None:
     kinds = (
-        ("", "all states", BEST_OF_ALL),
+        ("", "all checkpoints", BEST_OF_ALL),
         (", not balanced", "not balanced", WEAKER),
-        (", last states, not balanced", "last states", WEAKEST),
+        (", last checkpoints, not balanced", "last checkpoints", WEAKEST),
     )
     for suffix, label, color in kinds:
         named = [ways[f"ridge {ridge:g} of the mean diagonal{suffix}"] for ridge in RIDGES]
@@ -90,42 +90,42 @@ def _dim(panel: Axes, ways: dict[str, Any]) -> None:
     dims = sorted(int(name.removeprefix("k = ")) for name in ways if name.startswith("k = "))
     named = [ways[f"k = {dim}"] for dim in dims] + [ways["default"]]
     dims.append(2 * dims[-1])
-    _curve(panel, dims, named, "all states", BEST_OF_ALL)
+    _curve(panel, dims, named, "all checkpoints", BEST_OF_ALL)
     panel.set_xscale("log", base=2)
     panel.set_xlabel("features.dim, k")
     panel.set_xticks(dims, [str(dim) for dim in dims])
     panel.minorticks_off()
 
 
-def _runs(panel: Axes, ways: dict[str, Any]) -> None:
+def _trainings(panel: Axes, ways: dict[str, Any]) -> None:
     for kind, whole, color in (
-        ("all states", "default", BEST_OF_ALL),
-        ("last states", "last states", WEAKEST),
+        ("all checkpoints", "default", BEST_OF_ALL),
+        ("last checkpoints", "last checkpoints", WEAKEST),
     ):
         named = {
             int(name.split()[0]): ways[name]
             for name in ways
-            if name.endswith(f", {kind}") and "run" in name
+            if name.endswith(f", {kind}") and "training" in name
         }
         named[max(named) + 1] = ways[whole]
         _curve(panel, list(named), list(named.values()), kind, color)
-    panel.set_xlabel("checkpoints.count, training runs")
+    panel.set_xlabel("checkpoints.count, trainings")
 
 
-def _states(panel: Axes, ways: dict[str, Any]) -> None:
-    alone = [name for name in ways if name.startswith("states at")]
-    names = [*alone, "last states", "earlier states", "default"]
+def _checkpoints(panel: Axes, ways: dict[str, Any]) -> None:
+    alone = [name for name in ways if name.startswith("checkpoints at")]
+    names = [*alone, "last checkpoints", "earlier checkpoints", "default"]
     for place, name in enumerate(names):
         _curve(panel, [place], [ways[name]], "", BEST_OF_ALL)
-    shown = [name.removeprefix("states ").replace("default", "all states") for name in names]
+    shown = [name.removeprefix("checkpoints ").replace("default", "all checkpoints") for name in names]
     panel.set_xticks(range(len(names)), shown, rotation=20)
     panel.set_xlabel("checkpoints.keep")
 
 
 def _power(panel: Axes, ways: dict[str, Any]) -> None:
     for which, color in (("all", BEST_OF_ALL), ("last", WEAKEST)):
-        named = [ways[f"loss weight of {which} states to the power {power:g}"] for power in POWERS]
-        _curve(panel, [0.0, *POWERS], [ways["default"], *named], f"weight of {which} states", color)
+        named = [ways[f"loss weight of {which} checkpoints to the power {power:g}"] for power in POWERS]
+        _curve(panel, [0.0, *POWERS], [ways["default"], *named], f"weight of {which} checkpoints", color)
     panel.set_xlabel("scores.loss_weight_power")
 
 

@@ -104,7 +104,7 @@ BASELINES = (
 SHORT = (
     "default",
     "REFERENCE",
-    "last states",
+    "last checkpoints",
     "last hidden state",
     "gradient cosine",
     "same label",

@@ -27,7 +27,7 @@ OF_THE_LOSS = "features of the loss"
 MOST_LEVERAGE = 0.99
 
 
-class State:
+class Checkpoint:
     """One checkpoint's features, and what scores are made of.
 
     Attributes:
@@ -40,8 +40,8 @@ class State:
         self.train, self.targets, self.weight, self.margin = train, targets, weight, margin
 
     @classmethod
-    def read(cls, layout: Layout, name: str, targets: str, n: int) -> "State":
-        """From a run's stores."""
+    def read(cls, layout: Layout, name: str, targets: str, n: int) -> "Checkpoint":
+        """From a training's stores."""
         train = TrainFeatures(sorted(layout.train_features(name).glob("*.zarr")), n)
         store = FeatureStore.open(layout.target_features(name, targets))
         return cls(
@@ -130,84 +130,106 @@ def balanced_mean(parts: list[Tensor]) -> Tensor:
     return torch.stack([part / part.square().mean(0).sqrt() for part in parts]).mean(0)
 
 
-def _one_kernel(states: list[State]) -> Tensor:
-    """Scores by the inner products of all states' features side by side, each of mean length 1."""
-    scales = [state.train.square().sum(1).mean() for state in states]
-    pairs = list(zip(states, scales, strict=True))
-    gram = torch.stack([state.train @ state.train.T / scale for state, scale in pairs]).sum(0)
-    right = torch.stack([state.train @ state.targets.T / scale for state, scale in pairs]).sum(0)
+def _one_kernel(checkpoints: list[Checkpoint]) -> Tensor:
+    """Scores by the inner products of all checkpoints' features side by side, each of mean length 1."""
+    scales = [checkpoint.train.square().sum(1).mean() for checkpoint in checkpoints]
+    pairs = list(zip(checkpoints, scales, strict=True))
+    gram = torch.stack(
+        [checkpoint.train @ checkpoint.train.T / scale for checkpoint, scale in pairs]
+    ).sum(0)
+    right = torch.stack(
+        [checkpoint.train @ checkpoint.targets.T / scale for checkpoint, scale in pairs]
+    ).sum(0)
     whole = Gram(gram)
     return whole.solve(whole.added(DOF), right)
 
 
-def _added_up(states: list[State]) -> State:
-    """The sum of all states' features, each of mean length 1: one state in their place.
+def _added_up(checkpoints: list[Checkpoint]) -> Checkpoint:
+    """The sum of all checkpoints' features, each of mean length 1: one checkpoint in their place.
 
     Projections of different checkpoints are drawn apart, so inner products of sums are, on average,
     sums of inner products.
     """
-    scales = [state.train.square().sum(1).mean().sqrt() for state in states]
-    train = torch.stack([state.train / s for state, s in zip(states, scales, strict=True)]).sum(0)
-    targets = torch.stack([state.targets / s for state, s in zip(states, scales, strict=True)]).sum(0)
-    return State(train, targets, states[0].weight, states[0].margin)
+    scales = [checkpoint.train.square().sum(1).mean().sqrt() for checkpoint in checkpoints]
+    train = torch.stack(
+        [checkpoint.train / s for checkpoint, s in zip(checkpoints, scales, strict=True)]
+    ).sum(0)
+    targets = torch.stack(
+        [checkpoint.targets / s for checkpoint, s in zip(checkpoints, scales, strict=True)]
+    ).sum(0)
+    return Checkpoint(train, targets, checkpoints[0].weight, checkpoints[0].margin)
 
 
-def ways_to_score(states: dict[str, State], last: list[str]) -> Iterator[tuple[str, Tensor]]:
+def ways_to_score(checkpoints: dict[str, Checkpoint], last: list[str]) -> Iterator[tuple[str, Tensor]]:
     """Names and scores [n, t]; the default first.
 
     Args:
-        states: by their checkpoints' names.
-        last: which of them are ends of a training run.
+        checkpoints: by their checkpoints' names.
+        last: which of them are ends of a training.
     """
-    every = list(states)
-    own = {name: state.scores() for name, state in states.items()}
+    every = list(checkpoints)
+    own = {name: checkpoint.scores() for name, checkpoint in checkpoints.items()}
 
     def default(names: list[str]) -> Tensor:
         return balanced_mean([own[name] for name in names])
 
     yield "default", default(every)
     yield "not balanced", torch.stack(list(own.values())).mean(0)
-    yield from _sets_of_states(every, last, default)
-    yield from _weights(states, last, default(every))
-    yield from _kernels(states, last)
-    yield "one kernel of all states", _one_kernel(list(states.values()))
-    runs = dict.fromkeys(training_of(name) for name in every)
-    of_runs = [[state for name, state in states.items() if training_of(name) == run] for run in runs]
-    yield "one kernel of a run's states", balanced_mean([_one_kernel(of_run) for of_run in of_runs])
-    yield "all states' features added up", _added_up(list(states.values())).scores()
-    yield "a run's features added up", balanced_mean([_added_up(of_run).scores() for of_run in of_runs])
-    yield from _baselines(states, last)
+    yield from _sets_of_checkpoints(every, last, default)
+    yield from _weights(checkpoints, last, default(every))
+    yield from _kernels(checkpoints, last)
+    yield "one kernel of all checkpoints", _one_kernel(list(checkpoints.values()))
+    trainings = dict.fromkeys(training_of(name) for name in every)
+    of_trainings = [
+        [checkpoint for name, checkpoint in checkpoints.items() if training_of(name) == training]
+        for training in trainings
+    ]
+    yield (
+        "one kernel of a training's checkpoints",
+        balanced_mean([_one_kernel(of_training) for of_training in of_trainings]),
+    )
+    yield "all checkpoints' features added up", _added_up(list(checkpoints.values())).scores()
+    yield (
+        "a training's features added up",
+        balanced_mean([_added_up(of_training).scores() for of_training in of_trainings]),
+    )
+    yield from _baselines(checkpoints, last)
 
 
-def _sets_of_states(
+def _sets_of_checkpoints(
     every: list[str], last: list[str], default: Callable[[list[str]], Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
     early = [name for name in every if name not in last]
-    yield "last states", default(last)
-    yield "earlier states", default(early)
-    for state in sorted({name.partition("-")[2] for name in early}):
-        yield f"states at {state}", default([name for name in early if name.endswith(f"-{state}")])
-    for runs in range(1, len(last)):
-        word = "1 run" if runs == 1 else f"{runs} runs"
-        some = [name for name in every if training_of(name) in map(training_of, last[:runs])]
-        yield f"{word}, all states", default(some)
-        yield f"{word}, last states", default(last[:runs])
+    yield "last checkpoints", default(last)
+    yield "earlier checkpoints", default(early)
+    for checkpoint in sorted({name.partition("-")[2] for name in early}):
+        yield (
+            f"checkpoints at {checkpoint}",
+            default([name for name in early if name.endswith(f"-{checkpoint}")]),
+        )
+    for trainings in range(1, len(last)):
+        word = "1 training" if trainings == 1 else f"{trainings} trainings"
+        some = [name for name in every if training_of(name) in map(training_of, last[:trainings])]
+        yield f"{word}, all checkpoints", default(some)
+        yield f"{word}, last checkpoints", default(last[:trainings])
 
 
-def _weights(states: dict[str, State], last: list[str], default: Tensor) -> Iterator[tuple[str, Tensor]]:
-    def mean(names: list[str], of: Callable[[State], Tensor]) -> Tensor:
-        return torch.stack([of(states[name]) for name in names]).mean(0)[:, None]
+def _weights(
+    checkpoints: dict[str, Checkpoint], last: list[str], default: Tensor
+) -> Iterator[tuple[str, Tensor]]:
+    def mean(names: list[str], of: Callable[[Checkpoint], Tensor]) -> Tensor:
+        return torch.stack([of(checkpoints[name]) for name in names]).mean(0)[:, None]
 
-    for names, word in ((list(states), "all"), (last, "last")):
-        in_sample = mean(names, lambda state: state.weight)
+    for names, word in ((list(checkpoints), "all"), (last, "last")):
+        in_sample = mean(names, lambda checkpoint: checkpoint.weight)
         for power in POWERS:
-            yield f"loss weight of {word} states to the power {power:g}", default * in_sample**power
-        outside = mean(names, State.weight_out_of_sample)
-        yield f"loss weight of {word} states out of sample", default * outside
+            yield f"loss weight of {word} checkpoints to the power {power:g}", default * in_sample**power
+        outside = mean(names, Checkpoint.weight_out_of_sample)
+        yield f"loss weight of {word} checkpoints out of sample", default * outside
 
 
-def _kernels(states: dict[str, State], last: list[str]) -> Iterator[tuple[str, Tensor]]:
-    dim = next(iter(states.values())).dim
+def _kernels(checkpoints: dict[str, Checkpoint], last: list[str]) -> Iterator[tuple[str, Tensor]]:
+    dim = next(iter(checkpoints.values())).dim
     dims = [dim // 2**i for i in range(1, 5)][::-1]
     changes: dict[str, dict[str, Any]] = {
         **{f"effective_dof {share}": {"effective_dof": share} for share in DOFS if share != DOF},
@@ -219,26 +241,29 @@ def _kernels(states: dict[str, State], last: list[str]) -> Iterator[tuple[str, T
         "kernel weighted by p(1 − p)": {"weighted": True},
     }
     for name, change in changes.items():
-        parts = {m: state.scores(**change) for m, state in states.items()}
+        parts = {m: checkpoint.scores(**change) for m, checkpoint in checkpoints.items()}
         yield name, balanced_mean(list(parts.values()))
         if name.startswith("ridge"):
             yield f"{name}, not balanced", torch.stack(list(parts.values())).mean(0)
             ends = torch.stack([parts[m] for m in last]).mean(0)
-            yield f"{name}, last states, not balanced", ends
+            yield f"{name}, last checkpoints, not balanced", ends
         if name == OF_THE_LOSS:
-            yield f"{name}, last states", balanced_mean([parts[m] for m in last])
+            yield f"{name}, last checkpoints", balanced_mean([parts[m] for m in last])
 
 
-def _baselines(states: dict[str, State], last: list[str]) -> Iterator[tuple[str, Tensor]]:
-    at_the_end = torch.stack([states[name].weight for name in last]).mean(0)[:, None]
+def _baselines(checkpoints: dict[str, Checkpoint], last: list[str]) -> Iterator[tuple[str, Tensor]]:
+    at_the_end = torch.stack([checkpoints[name].weight for name in last]).mean(0)[:, None]
     for dim in REFERENCE_DIMS:
         parts = []
         for name in last:
-            train, targets = fold(states[name].train, dim), fold(states[name].targets, dim)
+            train, targets = fold(checkpoints[name].train, dim), fold(checkpoints[name].targets, dim)
             inverse = torch.linalg.inv(train.T @ train)
             parts.append(train @ (inverse / inverse.abs().mean()) @ targets.T)
         yield f"reference rule, k = {dim}", torch.stack(parts).mean(0) * at_the_end
-    dots = [state.train @ state.targets.T for state in states.values()]
+    dots = [checkpoint.train @ checkpoint.targets.T for checkpoint in checkpoints.values()]
     yield "gradient dot product", torch.stack(dots).mean(0)
-    cosines = [normalize(state.train) @ normalize(state.targets).T for state in states.values()]
+    cosines = [
+        normalize(checkpoint.train) @ normalize(checkpoint.targets).T
+        for checkpoint in checkpoints.values()
+    ]
     yield "gradient cosine", torch.stack(cosines).mean(0)

@@ -294,7 +294,7 @@ def test_suspects_come_with_what_argues_against_them(done: Evaluated) -> None:
 
 def test_a_single_run_has_no_other_to_be_held_against(done: Evaluated) -> None:
     figures, _ = load_document(done.layout.stability, "stability")
-    assert figures["runs"] == 1
+    assert figures["trainings"] == 1
     assert figures["targets"] == {"validation": None}
 
 

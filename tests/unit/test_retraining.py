@@ -181,7 +181,7 @@ def test_a_regression_is_evaluated_by_what_has_no_classes(tmp_path: Path) -> Non
     removal, _ = load_document(layout.removal, "removal")
     assert removal["without"]["proponents"]["predictions_flipped"] is None
     stability, _ = load_document(layout.stability, "stability")
-    assert stability["runs"] == 3
+    assert stability["trainings"] == 3
     assert 0 <= stability["targets"]["train"]["signs_held"] <= 1
 
 

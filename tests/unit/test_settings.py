@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[2]
         ("targets={a/b: {}}", "targets.a/b: should be letters, digits"),
         ("targets={}", "targets: should have at least 1 item"),
         ("dataset.text=[a, b, c]", "dataset.text: should have at most 2 items"),
-        ("checkpoints.keep=[0.5, 0.5]", "names the same state twice"),
+        ("checkpoints.keep=[0.5, 0.5]", "fraction twice"),
         ("checkpoints.keep=[1.5]", "checkpoints.keep[0]"),
         ("scores.loss_weight_power=2", "less than or equal to 1; given 2"),
         (

@@ -150,6 +150,6 @@ def test_runs_held_out_are_those_whose_mean_is_stored(
     np.testing.assert_allclose(own, expected, rtol=0, atol=1e-4 * largest)
     np.testing.assert_allclose(own.mean(0), stored, rtol=0, atol=1e-6 * largest)
     figures, manifest = load_document(layout.stability, "stability")
-    assert (figures["runs"], figures["top"]) == (3, 10)
+    assert (figures["trainings"], figures["top"]) == (3, 10)
     assert figures["targets"]["validation"]["pairs"] == 3 * 2 * store.shape[1] * 10
     assert layout.name(layout.kernel("2-0.5")) in manifest.made_from

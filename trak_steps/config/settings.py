@@ -32,7 +32,7 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 BUILT_IN = "text_classification"
 # More than any array or file can hold, and more than any rate or weight can be.
 COUNTABLE = 2**63
-MOST_RUNS = 10000
+MOST_TRAININGS = 10000
 MIB = 2**20
 
 
@@ -194,11 +194,11 @@ class ModelSettings(Section):
 class CheckpointSettings(Section):
     """The checkpoints whose features are averaged."""
 
-    count: int = Field(3, ge=1, le=MOST_RUNS, description="training runs, each with a seed of its own")
+    count: int = Field(3, ge=1, le=MOST_TRAININGS, description="trainings, each with a seed of its own")
     keep: list[Fraction] = Field(
         [0.25, 0.5, 1.0],
         min_length=1,
-        description="states of each run that serve as checkpoints, as fractions of its training; the "
+        description="what is kept of each training as checkpoints, as fractions of its steps; the "
         "early ones predict what rows do better than the end does",
     )
     existing: list[Text] = Field(
@@ -223,7 +223,7 @@ class CheckpointSettings(Section):
     @model_validator(mode="after")
     def _nothing_twice(self) -> Self:
         if len({f"{fraction:g}" for fraction in self.keep}) != len(self.keep):
-            raise ValueError(f"names the same state twice: {self.keep}")
+            raise ValueError(f"names the same fraction twice: {self.keep}")
         for name, other in _same_folder(self.existing):
             raise ValueError(f"existing: {name!r:.200} and {other!r:.200} are the same checkpoint")
         if len(set(self.classes)) != len(self.classes):

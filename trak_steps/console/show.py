@@ -19,7 +19,7 @@ from trak_steps.store.table import load_table, table_manifest
 SHOWN = 300
 # Beside a score that may as well have the other sign.
 UNSTABLE = "?"
-LEGEND = f"{UNSTABLE} another training run may give this score the other sign"
+LEGEND = f"{UNSTABLE} another training may give this score the other sign"
 NOT_TEXTS = ("row", "label", "label_name", "flipped", "group")
 TAKES = (
     "show takes scores/<set>.top.parquet, suspects.parquet, lds.parquet, removal.parquet and JSON files"

@@ -15,8 +15,8 @@ m_i = mean_{j≠i} φ_j over the other rows of its class:
 Of several checkpoints, each of the three products is averaged: the support is then the cosine of their
 features set side by side.
 
-Its *trust* adds what the models themselves say of it, its mean margin over all states: gradients and
-margins err on different rows.
+Its *trust* adds what the models themselves say of it, its mean margin over all checkpoints: gradients
+and margins err on different rows.
 """
 
 from collections.abc import Iterable

@@ -2,7 +2,7 @@
 
 The effective degrees of freedom of a ridge regression are trace(K (K + λ)⁻¹): the rank of K without a
 ridge, falling to zero as λ grows. How large a λ that takes depends on the spectrum, which differs by
-orders of magnitude between the states of one training; the share that predicts best hardly does
+orders of magnitude between the checkpoints of one training; the share that predicts best hardly does
 (docs/evaluation.md).
 """
 

@@ -1,7 +1,6 @@
 """One training on a part of the train set, of which nothing but the model is wanted.
 
-All that decides the model is here or below: what a model that was trained before may be taken for
-another hangs on the digest of this module (:mod:`trak_steps.run.fingerprint`).
+All that decides the model is here or below.
 """
 
 import tempfile
@@ -45,7 +44,7 @@ def retrain(
         base: what to train.
         rows: the tokenised train set, with a column ``label``; n of them.
         kept: which to train on, [n].
-        recipe: how to train; its kept states are not asked for.
+        recipe: how to train; its intermediate checkpoints are not asked for.
         cpu: do not use a GPU.
 
     Returns:

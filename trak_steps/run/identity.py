@@ -3,7 +3,7 @@
 from typing import Any
 
 from trak_steps.config import Settings
-from trak_steps.config.settings import MOST_RUNS, DatasetSettings
+from trak_steps.config.settings import MOST_TRAININGS, DatasetSettings
 from trak_steps.errors import TrakError
 from trak_steps.run.custom_code import custom_code
 from trak_steps.run.layout import checkpoint_names
@@ -16,7 +16,7 @@ def row_settings(dataset: DatasetSettings, *, train: bool) -> dict[str, Any]:
 
 
 def recipe_settings(settings: Settings, run: int) -> dict[str, Any]:
-    """Of the checkpoints of a training run."""
+    """Of the checkpoints of a training."""
     return {**settings.finetune.model_dump(), "seed": settings.seed + run}
 
 
@@ -57,7 +57,7 @@ def answers_settings(settings: Settings) -> dict[str, Any]:
 
 def retraining_seed(settings: Settings, repeat: int) -> int:
     """The seed of a training on a part of the rows: none that a checkpoint can have."""
-    return settings.seed + MOST_RUNS + repeat
+    return settings.seed + MOST_TRAININGS + repeat
 
 
 def plan_settings(settings: Settings, name: str) -> dict[str, Any]:

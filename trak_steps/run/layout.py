@@ -50,7 +50,7 @@ class Layout:
         return self.root / "checkpoints" / checkpoint
 
     def training(self, run: str) -> Path:
-        """Where an unfinished training run keeps the states it resumes from."""
+        """Where an unfinished training keeps what it resumes from."""
         return self.root / "training" / run
 
     def train_features(self, checkpoint: str) -> Path:
@@ -122,7 +122,7 @@ class Layout:
 
     @property
     def stability(self) -> Path:
-        """Whether signs and ranks hold from one training run to another."""
+        """Whether signs and ranks hold from one training to another."""
         return self.evaluation / "stability.json"
 
     def evaluations(self) -> list[Path]:
@@ -186,7 +186,7 @@ def planned_models(settings: "EvaluationSettings") -> dict[str, int]:
 
 
 def checkpoint_names(settings: "CheckpointSettings") -> list[str]:
-    """The names of all checkpoints: ``0`` is the end of run 0, ``0-0.5`` its state half-way.
+    """The names of all checkpoints: ``0`` is the end of training 0, ``0-0.5`` is half-way.
 
     A name says nothing of how many others there are, so another count renames none.
     """
@@ -208,15 +208,15 @@ def fractions(settings: "CheckpointSettings") -> list[float]:
 
 
 def final_checkpoints(settings: "CheckpointSettings") -> list[str]:
-    """The names of each run's last state, or of all that were imported."""
+    """The names of each training's last checkpoint, or of all that were imported."""
     return list({training_of(name): name for name in checkpoint_names(settings)}.values())
 
 
-def checkpoint_name(run: str, fraction: float) -> str:
-    """The checkpoint made of a run's state at a fraction of its training."""
-    return run if fraction == 1.0 else f"{run}-{fraction:g}"
+def checkpoint_name(training: str, fraction: float) -> str:
+    """The checkpoint made of a training at a fraction of its steps."""
+    return training if fraction == 1.0 else f"{training}-{fraction:g}"
 
 
 def training_of(checkpoint: str) -> str:
-    """The training run that a checkpoint is a state of."""
+    """The training that a checkpoint is of."""
     return checkpoint.partition("-")[0]

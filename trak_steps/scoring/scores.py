@@ -21,8 +21,8 @@ class ScoreBlock:
 
     Attributes:
         scores: τ, [r, t].
-        std: how far training runs differ: the standard deviation of each run's own score, the mean over
-            its states, [r, t]. Of a single run, whose states alone are known, that of its states' own;
+        std: how far trainings differ: the standard deviation of each training's own score, the mean
+            over its checkpoints, [r, t]. Of a single training, that of its checkpoints' own scores;
             not a number where there is a single checkpoint.
     """
 
@@ -35,7 +35,7 @@ def score_block(
     solved: Sequence[Tensor],
     loss_weights: Tensor,
     power: float,
-    runs: Sequence[str] | None = None,
+    trainings: Sequence[str] | None = None,
 ) -> ScoreBlock:
     """Score one block of train rows.
 
@@ -44,14 +44,14 @@ def score_block(
         solved: K_m⁻¹ φ_m(z) of the targets, [t, k] each.
         loss_weights: Q_m(x), [m, r].
         power: of the mean loss weight, in [0, 1].
-        runs: the training run that each checkpoint is a state of; its own, if none are named.
+        trainings: the one that each checkpoint is of; one of its own, if none are named.
     """
     mean = torch.zeros(len(features[0]), len(solved[0]), dtype=torch.float64)
     mean = mean.to(solved[0].device)
-    # Welford's sums, once over checkpoints for the score, once over runs for its spread.
+    # Welford's sums, once over checkpoints for the score, once over trainings for its spread.
     middle, deviations = torch.zeros_like(mean), torch.zeros_like(mean)
     checkpoints = list(zip(features, solved, strict=True))
-    groups = _groups(runs, len(checkpoints))
+    groups = _groups(trainings, len(checkpoints))
     seen = 0
     for count, group in enumerate(groups, start=1):
         own = torch.zeros_like(mean)
@@ -75,15 +75,15 @@ def score_block(
     return ScoreBlock(mean, deviations)
 
 
-def _groups(runs: Sequence[str] | None, checkpoints: int) -> list[list[int]]:
-    """The places of each run's checkpoints; each checkpoint by itself where there is a single run."""
+def _groups(trainings: Sequence[str] | None, checkpoints: int) -> list[list[int]]:
+    """The places of each training's checkpoints; of a single training, each checkpoint by itself."""
     alone = [[place] for place in range(checkpoints)]
-    if runs is None:
+    if trainings is None:
         return alone
-    of_run: dict[str, list[int]] = {}
-    for place, run in zip(range(checkpoints), runs, strict=True):
-        of_run.setdefault(run, []).append(place)
-    return list(of_run.values()) if len(of_run) > 1 else alone
+    of_training: dict[str, list[int]] = {}
+    for place, training in zip(range(checkpoints), trainings, strict=True):
+        of_training.setdefault(training, []).append(place)
+    return list(of_training.values()) if len(of_training) > 1 else alone
 
 
 def root_mean_square(solved: Tensor, kernel: Tensor, n: int) -> Tensor:

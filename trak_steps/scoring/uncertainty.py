@@ -1,4 +1,4 @@
-"""Whether a score's sign and rank would come out the same from other training runs."""
+"""Whether a score's sign and rank would come out the same from other trainings."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,14 +8,14 @@ Floats = NDArray[np.floating]
 ERRORS = 2.0
 
 
-def standard_error(std: Floats, runs: int) -> Floats:
-    """The standard error of a mean over training runs, from their standard deviation.
+def standard_error(std: Floats, trainings: int) -> Floats:
+    """The standard error of a mean over trainings, from their standard deviation.
 
-    The states of one run are no further witnesses of what another would say, so runs are what is counted
-    and what ``std`` is of. Of a single run the spread of its states has to do; it says less than it
-    seems to.
+    The checkpoints of one training say nothing of what another would, so trainings are what is counted
+    and what ``std`` is of. Of a single training the spread of its checkpoints has to do; it says less
+    than it seems to.
     """
-    error: Floats = std / np.sqrt(runs)
+    error: Floats = std / np.sqrt(trainings)
     return error
 
 

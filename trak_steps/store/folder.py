@@ -1,4 +1,4 @@
-"""Outputs that are folders with a manifest: the model, rows, checkpoints, states of trainings."""
+"""Outputs that are folders with a manifest: the model, rows, checkpoints, saves of trainings."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
 """Score stores: every train row's score for every target of a set, labelled for xarray.
 
-``scores`` and ``std``, their standard deviation over training runs, [train, target] in float32.
+``scores`` and ``std``, their standard deviation over trainings, [train, target] in float32.
 Coordinates: ``train`` and ``target`` are the rows' ids in the source; ``train_label``, ``target_label``,
 ``train_loss_weight`` (the mean over checkpoints) and ``target_margin`` (likewise) ride along.
 
@@ -96,7 +96,7 @@ class ScoreStore:
         return read_array(self.group, self.path, "scores", self.shape, rows=slice(start, stop))
 
     def std(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Their standard deviation over training runs, or over the states of a single one.
+        """Their standard deviation over trainings, or over the checkpoints of a single one.
 
         Not a number for a single checkpoint.
         """

@@ -196,7 +196,7 @@ def _opponents(
     gathered = (_gather(of_train, suspects, block_rows) for of_train in features)
     solved = solve_targets(kernels, gathered, n, alike=settings.scores.balance)
     weights = torch.from_numpy(np.stack([of_train.column("loss_weight") for of_train in features]))
-    runs = [training_of(name) for name in names]
+    trainings = [training_of(name) for name in names]
     strongest = TopRows(q, AGAINST, largest=False)
     spans = list(_spans(n, block_rows))
     for start, stop in progress(spans, total=len(spans), label="opponents", unit="block"):
@@ -205,14 +205,14 @@ def _opponents(
             solved,
             weights[:, start:stop],
             settings.scores.loss_weight_power,
-            runs,
+            trainings,
         )
         scores, std = block.scores.float().numpy(), block.std.float().numpy()
         against = (scores < 0) & (np.arange(start, stop)[:, None] != suspects)
         strongest.add(np.where(against, scores, np.float32(np.inf)), start, std)
     top = strongest.result()
     (std,) = top.more
-    stable = sign_is_stable(top.score, standard_error(std, len(set(runs))))
+    stable = sign_is_stable(top.score, standard_error(std, len(set(trainings))))
     return _Opponents(top.score, std, stable, top.place)
 
 

@@ -1,4 +1,4 @@
-"""Step ``measure-stability``: would other training runs give the same signs and ranks?"""
+"""Step ``measure-stability``: would other trainings give the same signs and ranks?"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,7 @@ from torch import Tensor
 from trak_steps.config import Settings
 from trak_steps.console.progress import say
 from trak_steps.data.prepared import PreparedRows
-from trak_steps.evaluation.stability import FEWEST_RUNS, HeldOut, hold_out
+from trak_steps.evaluation.stability import FEWEST_TRAININGS, HeldOut, hold_out
 from trak_steps.kernel.blocks import scores_by_training
 from trak_steps.run.fit import rows_at_once
 from trak_steps.run.layout import Layout, checkpoint_names, training_of
@@ -27,7 +27,7 @@ from trak_steps.store.kernel import KernelStore
 from trak_steps.store.manifest import Manifest
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
-VERSION = 1
+VERSION = 3
 
 # Proponents, and opponents, of each target that are looked at.
 TOP = 10
@@ -37,11 +37,11 @@ def run(layout: Layout, settings: Settings) -> None:
     """Write ``evaluation/stability.json``."""
     train = PreparedRows.load(layout.train)
     names = checkpoint_names(settings.checkpoints)
-    runs, top = len(set(map(training_of, names))), min(TOP, len(train))
+    trainings, top = len(set(map(training_of, names))), min(TOP, len(train))
     made_from = {layout.name(train.path): train.content}
     figures: dict[str, Any] = dict.fromkeys(settings.targets)
-    if runs < FEWEST_RUNS:
-        say(f"{runs} runs are too few to hold one out; set checkpoints.count to {FEWEST_RUNS}")
+    if trainings < FEWEST_TRAININGS:
+        say(f"{trainings} trainings are too few to hold one out; {FEWEST_TRAININGS} are needed")
     else:
         features = {name: open_train_features(layout, settings, name, train) for name in names}
         kernels = [open_kernel(layout, settings, name, features[name]) for name in names]
@@ -53,12 +53,12 @@ def run(layout: Layout, settings: Settings) -> None:
             ]
             made_from[layout.name(rows.path)] = rows.content
             made_from |= {layout.name(store.path): store.manifest.content for store in stores}
-            say(f"{targets}: the strongest pairs of {runs} runs, each held out in turn")
-            figures[targets] = asdict(_held_out(settings, features, kernels, stores, runs, top))
+            say(f"{targets}: the strongest pairs of {trainings} trainings, each held out in turn")
+            figures[targets] = asdict(_held_out(settings, features, kernels, stores, trainings, top))
     manifest = Manifest(
         "stability", made_from=made_from, settings={"checkpoints": names}, version=VERSION
     )
-    values = {"runs": runs, "top": top, "targets": figures}
+    values = {"trainings": trainings, "top": top, "targets": figures}
     save_document(layout.stability, values, manifest)
     say(json.dumps(values, indent=2))
     say(f"wrote {layout.stability}")
@@ -69,41 +69,43 @@ def _held_out(
     features: Mapping[str, TrainFeatures],
     kernels: Sequence[KernelStore],
     stores: Sequence[FeatureStore],
-    runs: int,
+    trainings: int,
     top: int,
 ) -> HeldOut:
     """What became of a target set's strongest pairs."""
     n, t = next(iter(features.values())).n, stores[0].n
     block_rows = rows_at_once(
         settings,
-        scores_by_training(t, settings.features.dim, len(features), runs),
+        scores_by_training(t, settings.features.dim, len(features), trainings),
         f"{t} targets of {len(features)} checkpoints",
         ", or split the target set",
     )
     of_targets = (torch.from_numpy(store.whole()) for store in stores)
     solved = solve_targets(kernels, of_targets, n, alike=settings.scores.balance)
     by_name = dict(zip(features, solved, strict=True))
-    blocks = partial(_scores_by_run, features, by_name, settings.scores.loss_weight_power, block_rows)
-    return hold_out(blocks, runs, t, top)
+    blocks = partial(
+        _scores_by_training, features, by_name, settings.scores.loss_weight_power, block_rows
+    )
+    return hold_out(blocks, trainings, t, top)
 
 
-def _scores_by_run(
+def _scores_by_training(
     features: Mapping[str, TrainFeatures],
     solved: Mapping[str, Tensor],
     power: float,
     block_rows: int,
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
-    """The place of its first row, and each run's own scores [m, r, t], of block after block."""
+    """The place of its first row, and each training's own scores [m, r, t], of block after block."""
     n, t = next(iter(features.values())).n, len(next(iter(solved.values())))
     weights = torch.from_numpy(np.stack([of.column("loss_weight") for of in features.values()]))
-    states: dict[str, list[str]] = {}
+    of_training: dict[str, list[str]] = {}
     for name in features:
-        states.setdefault(training_of(name), []).append(name)
+        of_training.setdefault(training_of(name), []).append(name)
     for start in range(0, n, block_rows):
         stop = min(start + block_rows, n)
-        scores = np.empty((len(states), stop - start, t))
-        for place, names in enumerate(states.values()):
-            # The weight is that of all checkpoints, so that the runs' mean is the score that is stored.
+        scores = np.empty((len(of_training), stop - start, t))
+        for place, names in enumerate(of_training.values()):
+            # The weight is that of all checkpoints, so that the trainings' mean is the stored score.
             scores[place] = score_block(
                 [torch.from_numpy(features[name].features(start, stop)) for name in names],
                 [solved[name] for name in names],

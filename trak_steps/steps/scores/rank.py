@@ -46,9 +46,11 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
         block = store.scores(start, min(start + store.block_rows, n))
         for side in sides.values():
             side.add(block, start)
-    runs = len({training_of(name) for name in store.manifest.settings["checkpoints"]})
+    trainings = len({training_of(name) for name in store.manifest.settings["checkpoints"]})
     table = pa.concat_tables(
-        _table(name, side.result(), _stability(store, side.result(), runs, name), train, target_rows)
+        _table(
+            name, side.result(), _stability(store, side.result(), trainings, name), train, target_rows
+        )
         for name, side in sides.items()
     )
     table = table.sort_by([("target", "ascending"), ("side", "descending"), ("rank", "ascending")])
@@ -78,7 +80,7 @@ class _Stability:
     worst: NDArray[np.int64]
 
 
-def _stability(store: ScoreStore, top: Top, runs: int, side: str) -> _Stability:
+def _stability(store: ScoreStore, top: Top, trainings: int, side: str) -> _Stability:
     """Read the store once more, block by block, for the spread of the listed scores and their ranks."""
     n, _ = store.shape
     starts = range(0, n, store.block_rows)
@@ -89,11 +91,11 @@ def _stability(store: ScoreStore, top: Top, runs: int, side: str) -> _Stability:
         if len(target):
             block = store.std(start, stop)
             std[target, rank] = block[top.place[target, rank] - start, target]
-    error = standard_error(std, runs)
+    error = standard_error(std, trainings)
     ranks = RankRange(top.score, error, largest=side == "proponent")
     for start in progress(starts, total=len(starts), label=f"ranks of {side}s", unit="block"):
         stop = min(start + store.block_rows, n)
-        ranks.add(store.scores(start, stop), standard_error(store.std(start, stop), runs))
+        ranks.add(store.scores(start, stop), standard_error(store.std(start, stop), trainings))
     best, worst = ranks.result()
     return _Stability(std, sign_is_stable(top.score, error), best, worst)
 

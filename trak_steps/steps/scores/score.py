@@ -76,7 +76,7 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
     of_targets = (torch.from_numpy(store.whole()) for store in stores)
     solved = solve_targets(kernels, of_targets, len(train), alike=settings.scores.balance, device=device)
     loss_weight = np.stack([of_train.column("loss_weight") for of_train in features])
-    power, runs = settings.scores.loss_weight_power, [training_of(name) for name in names]
+    power, trainings = settings.scores.loss_weight_power, [training_of(name) for name in names]
 
     def blocks() -> Iterator[ScoreBlockRows]:
         starts = range(0, len(train), block_rows)
@@ -87,7 +87,7 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
                 solved,
                 torch.from_numpy(loss_weight[:, start:stop]).to(device),
                 power,
-                runs,
+                trainings,
             )
             yield ScoreBlockRows(
                 start, block.scores.float().cpu().numpy(), block.std.float().cpu().numpy()

@@ -29,7 +29,7 @@ def run(layout: Layout, settings: Settings) -> None:
     """Write ``summary.json``: the figures of each target set, those of the first one on top."""
     train = PreparedRows.load(layout.train)
     names = checkpoint_names(settings.checkpoints)
-    # A run is as good as its end; states on the way there serve the scores.
+    # A training is as good as its end; checkpoints on the way there serve the scores.
     ends = final_checkpoints(settings.checkpoints)
     sets = {name: _figures(layout, name, ends, train) for name in settings.targets}
     summary = {
