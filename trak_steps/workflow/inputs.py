@@ -15,7 +15,8 @@ from trak_steps.data.digests import load_digests, rows_content
 from trak_steps.data.patterns import files_named, local_folder
 from trak_steps.errors import TrakError
 from trak_steps.model.files import ADAPTER_CONFIG, COPIED
-from trak_steps.store.manifest import FILE, SEAL
+from trak_steps.store.manifest import SEAL
+from trak_steps.store.tree import MANIFEST
 
 
 def local_files(settings: Settings, split: str) -> list[str]:
@@ -99,7 +100,7 @@ def known_seal(folder: Path) -> str:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    file = folder / FILE
+    file = folder / MANIFEST
     try:
         values = _read(file, file.stat().st_mtime_ns)
     except (OSError, ValueError):

@@ -21,8 +21,8 @@ from trak_steps.store.artefact import keep
 from trak_steps.store.atomic import complete_or_absent
 from trak_steps.store.folder import check_folder
 from trak_steps.store.lock import one_at_a_time
-from trak_steps.store.manifest import FILE, Manifest
-from trak_steps.store.tree import RECEIPT
+from trak_steps.store.manifest import Manifest
+from trak_steps.store.tree import MANIFEST, RECEIPT
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
 VERSION = 1
@@ -141,10 +141,10 @@ def _link_or_copy(source: str, destination: str) -> str:
 def _save(path: Path, kept: Path, base: Path, manifest: Manifest) -> None:
     """The weights with the tokenizer's files, so that the folder loads on its own."""
     with complete_or_absent(path) as folder:
-        ignored = shutil.ignore_patterns(FILE, RECEIPT)
+        ignored = shutil.ignore_patterns(MANIFEST, RECEIPT)
         shutil.copytree(kept, folder, ignore=ignored, copy_function=_link_or_copy)
         for file in base.iterdir():
-            own = file.suffix in (".json", ".txt", ".model") and file.name != FILE
+            own = file.suffix in (".json", ".txt", ".model") and file.name != MANIFEST
             if own and not (folder / file.name).exists():
                 shutil.copyfile(file, folder / file.name)
         manifest.save(folder)
