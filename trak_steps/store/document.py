@@ -25,9 +25,8 @@ def save_document(path: Path, values: Mapping[str, Any], manifest: Manifest) -> 
 def load_document(path: Path, kind: str | None) -> tuple[dict[str, Any], Manifest]:
     """The figures and their manifest. Raises TrakError if they are missing or were altered."""
     values = read_json(path, makes=str(path))
-    manifest = Manifest.from_document(
-        values.pop(KEY, None) if isinstance(values, dict) else None, kind, path
-    )
+    found = values.pop(KEY, None) if isinstance(values, dict) else None
+    manifest = Manifest.from_document(found, kind, path)
     if digest_json(values) != manifest.content:
         raise TrakError(f"{path}: was altered after it was written; delete it and rerun")
     return values, manifest

@@ -1,4 +1,4 @@
-"""Outputs that are folders with a manifest: the model, rows, checkpoints, Zarr groups, saves of trainings."""
+"""Outputs that are folders with a manifest, such as a checkpoint or the save of a training."""
 
 from pathlib import Path
 

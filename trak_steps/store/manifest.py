@@ -69,34 +69,34 @@ class Manifest:
         return asdict(self)
 
     @classmethod
-    def from_document(cls, values: Any, kind: str | None, where: Path) -> "Manifest":
-        """The manifest in JSON values read from ``where``, after checking its seal.
+    def from_document(cls, document: Any, kind: str | None, where: Path) -> "Manifest":
+        """The manifest in a document read from ``where``, after checking its seal.
 
         Args:
-            values: what :func:`sealed` made of a manifest.
+            document: what :func:`sealed` made of a manifest.
             kind: what it has to be; none takes any.
             where: for messages.
 
         Raises:
             TrakError: if this is no manifest of that kind, or it was altered.
         """
-        if not isinstance(values, dict) or "kind" not in values:
+        if not isinstance(document, dict) or "kind" not in document:
             raise TrakError(f"{where}: has no manifest, so it was not written by this pipeline")
-        if values.get("format") != FORMAT:
+        if document.get("format") != FORMAT:
             raise TrakError(
-                f"{where}: has layout {values.get('format')}, this version reads {FORMAT}; "
+                f"{where}: has layout {document.get('format')}, this version reads {FORMAT}; "
                 "delete it and rerun"
             )
-        if values.get(SEAL) != sealed(values)[SEAL]:
+        if document.get(SEAL) != sealed(document)[SEAL]:
             raise TrakError(f"{where}: was altered after it was written; delete it and rerun")
-        if kind is not None and values["kind"] != kind:
-            raise TrakError(f"{where}: holds {values['kind']}, expected {kind}")
+        if kind is not None and document["kind"] != kind:
+            raise TrakError(f"{where}: holds {document['kind']}, expected {kind}")
         parts = ("made_from", "settings", "files", "details", "versions")
         known = {field.name for field in fields(cls)}
-        given = values.keys() - {SEAL}
-        if given != known or not all(isinstance(values[part], dict) for part in parts):
+        given = document.keys() - {SEAL}
+        if given != known or not all(isinstance(document[part], dict) for part in parts):
             raise TrakError(f"{where}: its manifest is not of this layout; delete it and rerun")
-        return cls(**{name: values[name] for name in known})
+        return cls(**{name: document[name] for name in known})
 
     def save(self, folder: Path) -> None:
         """Write ``manifest.json``, with all digests, and the receipt into a folder with all else.
