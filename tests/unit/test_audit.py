@@ -167,7 +167,7 @@ def test_inspect_says_what_is_damaged_or_no_output(copy_run: Copy, tmp_path: Pat
 def test_provenance_traces_a_score_back_to_the_model_and_the_rows(small_run: Run) -> None:
     layout, _ = small_run
     record = json.loads(layout.provenance.read_text())
-    outputs, lineage = record["outputs"], Lineage(layout, artefact_manifest)
+    outputs, lineage = record["outputs"], Lineage(layout)
     waiting, seen = list(record["scores"]), set()
     while waiting:
         name = waiting.pop()

@@ -10,7 +10,7 @@ from trak_steps.console.progress import progress
 from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout
 from trak_steps.run.lineage import Lineage
-from trak_steps.store.artefact import artefact_manifest, check_artefact
+from trak_steps.store.artefact import check_artefact
 from trak_steps.store.atomic import leftovers
 from trak_steps.store.document import load_document
 from trak_steps.store.manifest import Manifest
@@ -109,7 +109,7 @@ def verify_run(layout: Layout, settings: Settings | None = None) -> Findings:
 
 def _lineage(layout: Layout, manifests: dict[Path, Manifest]) -> list[Problem]:
     """Outputs that were made from something else than what is there now."""
-    lineage = Lineage(layout, artefact_manifest)
+    lineage = Lineage(layout)
     return _refused(manifests, lineage.check)
 
 
