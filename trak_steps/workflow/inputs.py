@@ -80,7 +80,7 @@ def known_rows(folder: Path, start: int = 0, stop: int | None = None) -> str:
 
 
 def known_detail(folder: Path, name: str) -> str:
-    """A detail of a prepared folder: ``classes_digest``, ``table_digest`` or how many ``rows``."""
+    """A detail of a prepared folder, its ``classes_digest`` or ``table_digest``; empty as above."""
     try:
         return f"{name} {_manifest(folder)['details'][name]}"
     except (KeyError, TypeError):

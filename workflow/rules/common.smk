@@ -14,6 +14,7 @@ from trak_steps.run.custom_code import custom_code
 from trak_steps.workflow.housekeeping import Turn, drop_empty, drop_surplus
 from trak_steps.workflow.inputs import (
     base_files,
+    known_count,
     known_detail,
     known_rows,
     known_seal,
@@ -25,7 +26,7 @@ from trak_steps.run.layout import (
     checkpoint_names,
     fractions,
     final_checkpoints,
-    planned_models,
+    planned_parts,
     shard_names,
     checkpoint_name,
 )
@@ -56,6 +57,8 @@ CHECKPOINTS = checkpoint_names(settings.checkpoints)
 FRACTIONS = fractions(settings.checkpoints)
 LAST = final_checkpoints(settings.checkpoints)
 TARGETS = list(settings.targets)
+# Of each plan of retraining: its parts.
+PARTS = planned_parts(settings.evaluation)
 
 # One Snakemake a run. Snakemake's own lock outlives a `kill -9`, after which the same command would
 # refuse to go on; this one dies with its process.
@@ -73,8 +76,7 @@ onstart:
         print(NO_GPU_ASKED, file=sys.stderr)
     for path in sweep(run.root):
         print(f"removed {path}, which a killed writer left", file=sys.stderr)
-    plans = planned_models(settings.evaluation)
-    for path in drop_surplus(run, {name: plan_shards(name) for name in plans}):
+    for path in drop_surplus(run, PARTS):
         print(
             f"removed {path}, whose models are no longer planned", file=sys.stderr
         )
@@ -202,14 +204,8 @@ def shards(wildcards):
     n = settings.dataset.train_size
     if n is None or settings.features.shard_size is None:
         checkpoints.prepare.get()
-        n = int(known_detail(run.train, "rows").removeprefix("rows "))
+        n = known_count(run.train, "rows")
     return shard_names(n, shard_size(settings.features, run))
-
-
-def plan_shards(plan):
-    """The names of the parts of a plan of retraining."""
-    models = planned_models(settings.evaluation)[plan]
-    return shard_names(models, settings.evaluation.models_per_job)
 
 
 def train_features(wildcards):
