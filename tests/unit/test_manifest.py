@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from stores import save_features
 
 from trak_steps.data.prepared import digest_inputs
 from trak_steps.errors import TrakError
 from trak_steps.store.artefact import artefact_manifest, check_artefact
 from trak_steps.store.codecs import codec_arguments
 from trak_steps.store.document import load_document, save_document
-from trak_steps.store.features import FeatureStore, save_features
+from trak_steps.store.features import FeatureStore
 from trak_steps.store.manifest import Manifest, digest_json, sealed
 from trak_steps.store.table import load_table, save_table
 from trak_steps.store.tree import MANIFEST, check_tree, digest_tree

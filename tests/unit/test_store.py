@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 import xarray
 from numpy.typing import NDArray
+from stores import save_features
 from zarr.storage import LocalStore
 
 from trak_steps.config import Settings
@@ -26,7 +27,7 @@ from trak_steps.steps.kernels import kernel
 from trak_steps.steps.scores import rank, score
 from trak_steps.store.atomic import complete_or_absent
 from trak_steps.store.codecs import codec_arguments
-from trak_steps.store.features import FeatureStore, TrainFeatures, new_features, save_features
+from trak_steps.store.features import FeatureStore, TrainFeatures, new_features
 from trak_steps.store.group import new_array, new_group
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.scores import ScoreStore

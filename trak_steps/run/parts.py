@@ -168,8 +168,7 @@ def open_scores(layout: Layout, settings: Settings, targets: str) -> ScoreStore:
     made_from = {
         layout.name(part): store.manifest.made_from.get(layout.name(part), "") for part in parts
     }
-    store.manifest.require(
-        store.path, made_from=made_from, nothing_else=True, settings=score_settings(settings)
-    )
+    store.manifest.require(store.path, settings=score_settings(settings))
+    store.manifest.require(store.path, made_from=made_from, nothing_else=True)
     Lineage(layout).check(store.path, store.manifest)
     return store

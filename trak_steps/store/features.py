@@ -91,19 +91,6 @@ def new_features(
         writer.finish(group)
 
 
-def save_features(
-    path: Path,
-    features: NDArray[np.floating],
-    columns: Mapping[str, NDArray[Any]],
-    manifest: Manifest,
-    codec: Mapping[str, Any],
-) -> None:
-    """Write a feature store whose features are all there, [n, k] (see :func:`new_features`)."""
-    n, dim = features.shape
-    with new_features(path, (n, dim), str(features.dtype), manifest, codec) as writer:
-        writer.add(features, columns)
-
-
 @dataclass(frozen=True)
 class FeatureStore(Group):
     """The features of n rows with consecutive places, opened for reading."""

@@ -37,8 +37,8 @@ def run(layout: Layout, settings: Settings, training: int) -> None:
         made_from={layout.name(layout.model): base.content},
         settings={"seed": settings.seed, "max_length": settings.model.max_length},
     )
-    steps = Recipe(**settings.finetune.model_dump(), seed=settings.seed).steps(len(train))
-    if together := falling_together(settings.checkpoints.keep, steps):
+    recipe = Recipe(**recipe_settings(settings, training))
+    if together := falling_together(settings.checkpoints.keep, recipe.steps(len(train))):
         raise TrakError(together)
     device = training_device(settings.execution.device)
     wanted = {
@@ -69,7 +69,7 @@ def run(layout: Layout, settings: Settings, training: int) -> None:
         if len(missing) < len(wanted):
             say(f"kept {len(wanted) - len(missing)} of {len(wanted)} checkpoints: made from the same")
         if missing:
-            _train(layout, settings, train, training, missing, work, device.type == "cpu")
+            _train(layout, settings, train, recipe, missing, work, device.type == "cpu")
         # Also what a process left that was killed after it wrote the last checkpoint.
         shutil.rmtree(work, ignore_errors=True)
 
@@ -78,14 +78,13 @@ def _train(
     layout: Layout,
     settings: Settings,
     train: PreparedRows,
-    training: int,
+    recipe: Recipe,
     wanted: dict[float, Manifest],
     work: Path,
     cpu: bool,
 ) -> None:
     trust = settings.model.trust_remote_code
     made_from = next(iter(wanted.values())).made_from
-    recipe = Recipe(**settings.finetune.model_dump(), seed=settings.seed + training)
     kept = finetune(
         lambda: load_for_training(
             layout.model,

@@ -17,6 +17,7 @@ from trak_steps.evaluation.intervals import Interval
 from trak_steps.evaluation.lds import Measured, Truth, measure
 from trak_steps.evaluation.predictions import Checkpoint, Point, points, predict
 from trak_steps.evaluation.sums import sum_rows
+from trak_steps.run.fit import bytes_allowed
 from trak_steps.run.hidden_states import HiddenStates
 from trak_steps.run.layout import (
     Layout,
@@ -45,7 +46,6 @@ from trak_steps.store.table import save_table
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
 VERSION = 2
 
-MIB = 2**20
 PLAN = "subsets"
 SCORES = "scores"
 # Subsets for each class: with fewer, little is left when class counts are regressed out.
@@ -64,7 +64,7 @@ def run(layout: Layout, settings: Settings) -> None:
     features, kernels, checkpoints = open_checkpoints(layout, settings, train, targets)
     chosen = points(own_point(settings), checkpoints)
     say(f"{len(chosen)} ways to score, {len(kept)} subsets of {len(train)} rows")
-    memory = settings.execution.memory_mb * MIB
+    memory = bytes_allowed(settings)
     with counter(len(checkpoints), "sums", "checkpoint") as advance:
         by_gradients = predict(checkpoints, kept, chosen, memory=memory, advance=advance, say=say)
     by_states = predict_by_hidden_states(layout, settings, train, targets, kept)
