@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from trak_steps.errors import TrakError
-from trak_steps.store import document, table
+from trak_steps.store.document import load_document
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.tree import RECEIPT, check_tree, is_there, write_receipt
 
@@ -19,8 +19,10 @@ def artefact_manifest(path: Path, kind: str | None = None) -> Manifest:
     if path.is_dir():
         return Manifest.load(path, kind)
     if path.suffix == ".parquet":
-        return table.table_manifest(path, kind)
-    return document.load_document(path, kind)[1]
+        from trak_steps.store.table import table_manifest  # pyarrow, which the workflow needs not load
+
+        return table_manifest(path, kind)
+    return load_document(path, kind)[1]
 
 
 def check_artefact(path: Path, kind: str | None = None) -> Manifest:
@@ -34,7 +36,9 @@ def check_artefact(path: Path, kind: str | None = None) -> Manifest:
         check_tree(path, found.files)
         _check_receipt(path, found)
     elif path.suffix == ".parquet":
-        table.load_table(path, kind)
+        from trak_steps.store.table import load_table
+
+        load_table(path, kind)
     return found
 
 

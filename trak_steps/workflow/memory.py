@@ -283,7 +283,7 @@ def _parameters(settings: Settings, layout: Layout, wildcards: Mapping[str, str]
     if existing and "training" in wildcards:
         training = wildcards["training"]
         places.append((layout.checkpoint(training), existing[int(training)]))
-    counts = [known_count(folder, "parameters") or _stored(named) for folder, named in places]
+    counts = [known_count(layout, folder, "parameters") or _stored(named) for folder, named in places]
     return max((count for count in counts if count), default=None)
 
 
@@ -297,8 +297,8 @@ def _stored(named: str) -> int | None:
 def _rows(settings: Settings, layout: Layout, step: str) -> int | None:
     if step in ("model", "prepare"):  # its inputs may all be there
         return settings.dataset.train_size or ROWS
-    return settings.dataset.train_size or known_count(layout.train, "rows")
+    return settings.dataset.train_size or known_count(layout, layout.train, "rows")
 
 
 def _targets(settings: Settings, layout: Layout, name: str) -> int | None:
-    return settings.targets[name].size or known_count(layout.targets(name), "rows")
+    return settings.targets[name].size or known_count(layout, layout.targets(name), "rows")

@@ -14,9 +14,8 @@ from trak_steps.run.custom_code import custom_code
 from trak_steps.workflow.housekeeping import Turn, drop_empty, drop_surplus
 from trak_steps.workflow.inputs import (
     base_files,
+    known,
     known_count,
-    known_detail,
-    known_rows,
     known_seal,
     local_files,
     local_model,
@@ -164,39 +163,39 @@ def shard_rows(wildcards):
     """What models see of a shard's rows."""
     size = shard_size(settings.features, run)
     start = int(wildcards.shard) * size
-    return known_rows(run.train, start, start + size)
+    return known(run, f"{run.name(run.train)}#{start}:{start + size}")
 
 
 def train_rows(wildcards):
     """What models see of the train set."""
-    return known_rows(run.train)
+    return known(run, run.name(run.train))
 
 
 def train_classes(wildcards):
     """The classes of the train set."""
-    return known_detail(run.train, "classes_digest")
+    return known(run, f"{run.name(run.train)}#classes")
 
 
 def target_rows(wildcards):
     """What models see of a target set."""
-    return known_rows(run.targets(wildcards.targets))
+    return known(run, run.name(run.targets(wildcards.targets)))
 
 
 def all_target_rows(wildcards):
     """What models see of all target sets."""
-    return [known_rows(run.targets(name)) for name in TARGETS]
+    return [known(run, run.name(run.targets(name))) for name in TARGETS]
 
 
 def train_table(wildcards):
     """Every column of the train set."""
-    return known_detail(run.train, "table_digest")
+    return known(run, f"{run.name(run.train)}#table")
 
 
 def tables(wildcards):
     """Every column of the train set and of the target sets at hand."""
     names = [wildcards.targets] if "targets" in wildcards.keys() else TARGETS
     folders = [run.train, *map(run.targets, names)]
-    return [known_detail(folder, "table_digest") for folder in folders]
+    return [known(run, f"{run.name(folder)}#table") for folder in folders]
 
 
 def shards(wildcards):
@@ -204,7 +203,7 @@ def shards(wildcards):
     n = settings.dataset.train_size
     if n is None or settings.features.shard_size is None:
         checkpoints.prepare.get()
-        n = known_count(run.train, "rows")
+        n = known_count(run, run.train, "rows")
     return shard_names(n, shard_size(settings.features, run))
 
 
