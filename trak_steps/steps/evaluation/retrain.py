@@ -18,8 +18,7 @@ from trak_steps.model.device import training_device
 from trak_steps.model.recipe import Recipe
 from trak_steps.retraining.ask import ask
 from trak_steps.retraining.train import Base, retrain
-from trak_steps.run.custom_code import custom_code
-from trak_steps.run.identity import answers_settings
+from trak_steps.run.identity import answers_settings, output_settings
 from trak_steps.run.layout import Layout
 from trak_steps.run.lineage import Lineage, contents
 from trak_steps.run.model_inputs import read_rows
@@ -148,10 +147,5 @@ class Retrainer:
             "recipe": vars(self._recipe(seed)),
             "kept": hashlib.sha256(np.packbits(kept).tobytes()).hexdigest(),
         }
-        output = self._settings.features.model_output
-        asked = {
-            "targets": self.sets[targets].content,
-            "model_output": output,
-            "output_code": custom_code(output),
-        }
+        asked = {"targets": self.sets[targets].content, **output_settings(self._settings)}
         return Identity(model, asked)
