@@ -263,6 +263,18 @@ def _table(rows: list[tuple[int, int, list[int]]]) -> pa.Table:
     )
 
 
+def test_what_an_earlier_layout_wrote_is_refused_for_that(tmp_path: Path) -> None:
+    """Also a Zarr store whose manifest lay in its attributes: to be made anew, not damaged."""
+    Manifest("model", format=3).save(tmp_path)
+    with pytest.raises(TrakError, match="has layout 3, this version reads 4"):
+        check_artefact(tmp_path)
+    store = tmp_path / "0.zarr"
+    store.mkdir()
+    (store / "zarr.json").write_text('{"attributes": {"manifest": {"kind": "kernel", "format": 3}}}')
+    with pytest.raises(TrakError, match="of an earlier version; delete it"):
+        check_artefact(store)
+
+
 def test_a_manifest_cannot_name_files_outside_its_folder(tmp_path: Path) -> None:
     (tmp_path / "outside").write_text("x")
     folder = tmp_path / "inside"

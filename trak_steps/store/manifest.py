@@ -113,6 +113,9 @@ class Manifest:
     def load(cls, folder: Path, kind: str | None = None) -> "Manifest":
         """Read ``manifest.json`` of ``folder``. Raises TrakError if it is missing or does not fit."""
         file = folder / MANIFEST
+        if folder.is_dir() and not file.exists():
+            why = f"{folder.name} is not whole, or of an earlier version"
+            raise TrakError(f"{file}: is missing, so {why}; delete it and rerun")
         return cls.from_document(read_json(file, makes=str(folder)), kind, file)
 
     def require(
