@@ -17,11 +17,11 @@ from typing import Any
 from trak_steps.config import Settings
 from trak_steps.kernel import blocks
 from trak_steps.model.size import stored_parameters
+from trak_steps.run.fit import bytes_allowed
 from trak_steps.run.layout import Layout, checkpoint_names, trainings
 from trak_steps.workflow.inputs import known_count, local_model
 
 MB = 10**6
-MIB = 2**20
 MARGIN = 1.25
 
 # Peaks of jobs that hold next to nothing but the libraries which they import, in MB.
@@ -263,7 +263,7 @@ def memory_of(step: str, settings: Settings, layout: Layout) -> Callable[[Any, S
             dim=features.dim,
             checkpoints=len(checkpoint_names(settings.checkpoints)),
             trainings=len(trainings(settings.checkpoints)),
-            memory=settings.execution.memory_mb * MIB,
+            memory=bytes_allowed(settings),
             max_length=settings.model.max_length,
             batch_size=settings.finetune.batch_size,
             subsets=settings.evaluation.lds.subsets,
