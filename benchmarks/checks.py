@@ -27,7 +27,8 @@ from trak_steps.data import prepared
 from trak_steps.run.layout import Layout
 from trak_steps.steps.features import featurize
 from trak_steps.steps.kernels import kernel
-from trak_steps.store import atomic, group, tree, verified
+from trak_steps.store import atomic, tree, verified
+from trak_steps.store.manifest import Manifest
 
 RESULT = Path(__file__).parent / "results" / "checks.json"
 # What is timed, in the modules that call it.
@@ -37,7 +38,7 @@ CHECKS: tuple[tuple[Any, str], ...] = (
     (prepared, "check_tree"),
     (prepared, "digest_inputs"),
     (kernel, "open_train_features"),
-    (group, "_seal"),
+    (Manifest, "save"),
     (atomic, "flush"),
     (atomic, "_put_in_place"),
     (tree, "check_file"),

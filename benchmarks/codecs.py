@@ -23,7 +23,7 @@ from trak_steps.data.prepared import PreparedRows
 from trak_steps.kernel.gram import factor_kernel, solve_kernel, sum_kernel
 from trak_steps.run.layout import Layout
 from trak_steps.store.codecs import codec_arguments
-from trak_steps.store.features import FeatureStore, TrainFeatures, save_features
+from trak_steps.store.features import FeatureStore, TrainFeatures, new_features
 from trak_steps.store.manifest import Manifest
 
 ROWS, REPEATS = 20_000, 5
@@ -109,7 +109,9 @@ def write(path: Path, features: NDArray[np.floating], codec: str, bits: int) -> 
     """A feature store of these features."""
     n, dim = features.shape
     manifest = Manifest("features", settings={"dim": dim}, details={"start": 0, "stop": n})
-    save_features(path, features, {}, manifest, codec_arguments(codec, bits, str(features.dtype)))
+    dtype = str(features.dtype)
+    with new_features(path, (n, dim), dtype, manifest, codec_arguments(codec, bits, dtype)) as writer:
+        writer.add(features, {})
 
 
 def scores(features: NDArray[np.float32], targets: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -259,10 +259,10 @@ def test_one_waits_for_the_other(held: tuple[Path, "subprocess.Popen[str]"]) -> 
         told.append(who)
         threading.Timer(0.2, process.kill).start()
 
-    with one_at_a_time(path, tell) as waited:
-        assert waited
-    assert told
-    assert told[0].startswith(str(process.pid))
-    assert not path.exists()
-    with one_at_a_time(path, told.append) as waited:
-        assert not waited
+    with one_at_a_time(path, tell):
+        assert holder(path).startswith(str(os.getpid()))
+        assert try_lock(path) is None
+    (first,) = told
+    assert first.startswith(str(process.pid))
+    with one_at_a_time(path, told.append):
+        assert told == [first]

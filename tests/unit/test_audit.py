@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import small_settings
 from faults.damage import put, remove
+from stores import save_features
 from typer.testing import CliRunner
 
 from trak_steps.audit import clean
@@ -28,7 +29,7 @@ from trak_steps.steps.kernels import kernel
 from trak_steps.steps.scores import score
 from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.codecs import codec_arguments
-from trak_steps.store.features import FeatureStore, save_features
+from trak_steps.store.features import FeatureStore
 from trak_steps.store.kernel import KernelStore, save_kernel
 from trak_steps.store.lock import try_lock
 from trak_steps.store.manifest import Manifest
@@ -167,7 +168,7 @@ def test_inspect_says_what_is_damaged_or_no_output(copy_run: Copy, tmp_path: Pat
 def test_provenance_traces_a_score_back_to_the_model_and_the_rows(small_run: Run) -> None:
     layout, _ = small_run
     record = json.loads(layout.provenance.read_text())
-    outputs, lineage = record["outputs"], Lineage(layout, artefact_manifest)
+    outputs, lineage = record["outputs"], Lineage(layout)
     waiting, seen = list(record["scores"]), set()
     while waiting:
         name = waiting.pop()

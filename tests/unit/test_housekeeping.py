@@ -4,16 +4,18 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from datasets import packaged_modules
 
-from trak_steps.config import parse_settings
+from trak_steps.config import Settings, parse_settings
 from trak_steps.data.patterns import BUILDERS
 from trak_steps.errors import TrakError
 from trak_steps.model.fetch import fetch_model
 from trak_steps.run.layout import Layout
+from trak_steps.store.manifest import Manifest
 from trak_steps.workflow import inputs
 from trak_steps.workflow.housekeeping import Turn, drop_empty, drop_surplus
 
@@ -61,6 +63,29 @@ def test_what_the_workflow_asks_for_its_inputs_loads_no_large_library() -> None:
     asked = f"import sys, trak_steps.workflow.inputs; print([m for m in {heavy} if m in sys.modules])"
     said = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
     assert said.stdout == "[]\n"
+
+
+def test_the_workflow_knows_rows_as_manifests_name_them(
+    small_run: tuple[Layout, Settings], tmp_path: Path
+) -> None:
+    """So what a shard was made from is what makes it run again, once the rows are others."""
+    layout = Layout(tmp_path / "run")
+    assert inputs.known(layout, "data/train") == inputs.known(layout, "data/train#0:25") == ""
+    shutil.copytree(small_run[0].train, layout.train)
+    for path in (small_run[0].train_shard("0", "00001"), small_run[0].checkpoint("0")):
+        made_from = Manifest.load(path).made_from
+        (name,) = (name for name in made_from if name.startswith("data/train"))
+        assert inputs.known(layout, name) == made_from[name] != ""
+    assert inputs.known_count(layout, layout.train, "rows") == 60
+    assert inputs.known_count(layout, layout.model, "parameters") is None
+    before = inputs.known_seal(layout.train), inputs.known(layout, "data/train#classes")
+    manifest = Manifest.load(layout.train)
+    replace(manifest, details={**manifest.details, "classes_digest": "other"}).save(layout.train)
+    after = inputs.known_seal(layout.train), inputs.known(layout, "data/train#classes")
+    assert before[0] != after[0]
+    assert before[1] != after[1] == "other"
+    (layout.train / "manifest.json").write_text("{}")
+    assert inputs.known(layout, "data/train") == ""
 
 
 def test_a_folder_that_has_the_name_of_a_reader_is_no_input(

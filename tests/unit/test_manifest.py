@@ -12,16 +12,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from stores import save_features
 
 from trak_steps.data.prepared import digest_inputs
 from trak_steps.errors import TrakError
 from trak_steps.store.artefact import artefact_manifest, check_artefact
 from trak_steps.store.codecs import codec_arguments
 from trak_steps.store.document import load_document, save_document
-from trak_steps.store.features import FeatureStore, save_features
-from trak_steps.store.manifest import FILE, Manifest, digest_json, sealed
+from trak_steps.store.features import FeatureStore
+from trak_steps.store.manifest import Manifest, digest_json, sealed
 from trak_steps.store.table import load_table, save_table
-from trak_steps.store.tree import check_tree, digest_tree
+from trak_steps.store.tree import MANIFEST, check_tree, digest_tree
 
 names = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=12)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -85,7 +86,7 @@ def _change(document: Any, path: list[Any], value: Any) -> None:
 @given(json_values)
 def test_what_is_no_manifest_is_refused_without_a_traceback(values: Any) -> None:
     with TemporaryDirectory() as name:
-        (Path(name) / FILE).write_text(json.dumps(values))
+        (Path(name) / MANIFEST).write_text(json.dumps(values))
         with pytest.raises(TrakError):
             Manifest.load(Path(name))
 
@@ -93,10 +94,10 @@ def test_what_is_no_manifest_is_refused_without_a_traceback(values: Any) -> None
 @given(st.binary(max_size=200))
 def test_bytes_that_are_no_json_are_refused(data: bytes) -> None:
     with TemporaryDirectory() as name:
-        for file in (FILE, "x.json", "x.parquet"):
+        for file in (MANIFEST, "x.json", "x.parquet"):
             (Path(name) / file).write_bytes(data)
             with pytest.raises(TrakError):
-                artefact_manifest(Path(name) / file if file != FILE else Path(name))
+                artefact_manifest(Path(name) / file if file != MANIFEST else Path(name))
 
 
 @given(manifests, st.dictionaries(texts, json_values, max_size=3), names)
@@ -191,7 +192,7 @@ def test_a_store_gives_back_what_was_written_or_nothing(
         changed = bytearray(before)
         changed[place] ^= 1 << bit
         file.write_bytes(changed)
-        if file.name == "zarr.json" and file.parent == path:
+        if file.name == MANIFEST:
             try:
                 if json.loads(changed) == json.loads(before):
                     return
@@ -262,12 +263,24 @@ def _table(rows: list[tuple[int, int, list[int]]]) -> pa.Table:
     )
 
 
+def test_what_an_earlier_layout_wrote_is_refused_for_that(tmp_path: Path) -> None:
+    """Also a Zarr store whose manifest lay in its attributes: to be made anew, not damaged."""
+    Manifest("model", format=3).save(tmp_path)
+    with pytest.raises(TrakError, match="has layout 3, this version reads 4"):
+        check_artefact(tmp_path)
+    store = tmp_path / "0.zarr"
+    store.mkdir()
+    (store / "zarr.json").write_text('{"attributes": {"manifest": {"kind": "kernel", "format": 3}}}')
+    with pytest.raises(TrakError, match="of an earlier version; delete it"):
+        check_artefact(store)
+
+
 def test_a_manifest_cannot_name_files_outside_its_folder(tmp_path: Path) -> None:
     (tmp_path / "outside").write_text("x")
     folder = tmp_path / "inside"
     folder.mkdir()
     manifest = Manifest("model", files={"../outside": "0" * 64}).to_dict()
-    (folder / FILE).write_text(json.dumps(sealed(manifest)))
+    (folder / MANIFEST).write_text(json.dumps(sealed(manifest)))
     with pytest.raises(TrakError, match=r"its \.\./outside is missing"):
         check_artefact(folder)
 

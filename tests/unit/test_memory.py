@@ -15,6 +15,7 @@ import torch
 from conftest import small_settings
 from hypothesis import given
 from hypothesis import strategies as st
+from stores import save_features
 from workspace import ROOT
 
 from trak_steps.config import Settings, parse_settings
@@ -28,7 +29,6 @@ from trak_steps.run.fit import rows_at_once
 from trak_steps.run.layout import Layout
 from trak_steps.steps.data import model as base_model
 from trak_steps.store import kernel as kernel_store
-from trak_steps.store.features import save_features
 from trak_steps.store.group import PLAIN
 from trak_steps.store.kernel import save_kernel
 from trak_steps.store.manifest import Manifest

@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import small_settings
 from numpy.typing import NDArray
+from stores import save_features
 from transformers import AutoModelForSequenceClassification
 
 from trak_steps.config import Settings
@@ -33,7 +34,7 @@ from trak_steps.steps.evaluation.measure_lds import (
 from trak_steps.steps.features import featurize
 from trak_steps.steps.kernels import kernel
 from trak_steps.store.codecs import codec_arguments
-from trak_steps.store.features import FeatureStore, save_features
+from trak_steps.store.features import FeatureStore
 from trak_steps.store.plan import load_plan
 
 Array = NDArray[np.float64]

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 import xarray
 from numpy.typing import NDArray
+from stores import save_features
 from zarr.storage import LocalStore
 
 from trak_steps.config import Settings
@@ -26,8 +27,8 @@ from trak_steps.steps.kernels import kernel
 from trak_steps.steps.scores import rank, score
 from trak_steps.store.atomic import complete_or_absent
 from trak_steps.store.codecs import codec_arguments
-from trak_steps.store.features import FeatureStore, TrainFeatures, new_features, save_features
-from trak_steps.store.group import group_manifest, new_array, new_group
+from trak_steps.store.features import FeatureStore, TrainFeatures, new_features
+from trak_steps.store.group import new_array, new_group
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.scores import ScoreStore
 
@@ -150,7 +151,7 @@ def test_blocks_of_any_size_give_the_same_store(
     """Chunks of four rows, each written once, and the last one cut off."""
     features = np.random.default_rng(0).standard_normal((10, 7)).astype(dtype)
     monkeypatch.setattr("trak_steps.store.features.CHUNK_BYTES", 4 * 7 * features.itemsize)
-    whole = group_manifest(store(tmp_path / "whole.zarr", features), "features")
+    whole = Manifest.load(store(tmp_path / "whole.zarr", features), "features")
     written: list[str] = []
     put = LocalStore.set
 
@@ -172,7 +173,7 @@ def test_blocks_of_any_size_give_the_same_store(
             }
             writer.add(features[start : start + rows], columns)
             start += rows
-    found = group_manifest(tmp_path / "s.zarr", "features")
+    found = Manifest.load(tmp_path / "s.zarr", "features")
     assert found.files == whole.files
     chunks = [key for key in written if key.startswith("features/c/")]
     assert sorted(chunks) == ["features/c/0/0", "features/c/1/0", "features/c/2/0"]

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from trak_steps.audit.find import present, wanted
+from trak_steps.audit.find import find
 from trak_steps.config import Settings
 from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout, training_of
@@ -48,14 +48,10 @@ def removable(layout: Layout, settings: Settings | None = None) -> list[Removabl
     Raises:
         TrakError: if there is no run.
     """
-    there = present(layout)
-    if not there:
-        raise TrakError(f"{layout.root}: holds no outputs of this pipeline; name a run's own folder")
-    wants = wanted(layout, settings)
-    why = f"not asked for by {wants.known}"
-    found = [Removable(path, why) for path in there if wants.is_surplus(layout, path)]
+    run = find(layout, settings)
+    found = [Removable(path, f"not asked for by {run.known}") for path in run.surplus]
     found += [Removable(path, "left by a killed writer") for path in abandoned(layout.root)]
-    checkpoints = [path for path in wants.outputs if path.parent == layout.checkpoint("x").parent]
+    checkpoints = [path for path in run.wanted if path.parent == layout.checkpoint("x").parent]
     needed = {training_of(path.name) for path in checkpoints if not is_there(path)}
     for path in sorted(layout.training("x").parent.glob("*")):
         if path.name not in needed:

@@ -11,7 +11,7 @@ import zarr
 from trak_steps.console.printable import printable
 from trak_steps.errors import TrakError
 from trak_steps.store.artefact import artefact_manifest, check_artefact
-from trak_steps.store.group import open_group
+from trak_steps.store.group import Group
 from trak_steps.store.manifest import Manifest
 
 MANY = 8
@@ -66,7 +66,7 @@ def _arrays(path: Path, manifest: Manifest) -> dict[str, str]:
     found = {}
     if path.suffix == ".zarr":
         try:
-            group, _ = open_group(path, manifest.kind, step="")
+            group = Group.open(path).group
             names = [name.removesuffix("/zarr.json") for name in manifest.files if "/zarr.json" in name]
             for name in sorted(names):
                 array = group[name]

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from trak_steps.audit.find import present, wanted
+from trak_steps.audit.find import find
 from trak_steps.config import Settings
 from trak_steps.console.progress import progress
 from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout
 from trak_steps.run.lineage import Lineage
-from trak_steps.store.artefact import artefact_manifest, check_artefact
+from trak_steps.store.artefact import check_artefact
 from trak_steps.store.atomic import leftovers
 from trak_steps.store.document import load_document
 from trak_steps.store.manifest import Manifest
@@ -83,33 +83,28 @@ def verify_run(layout: Layout, settings: Settings | None = None) -> Findings:
     if not there:
         raise TrakError(f"{layout.root}: there is no such run")
     problems: list[Problem] = []
-    found = present(layout)
-    if not found:
-        raise TrakError(f"{layout.root}: holds no outputs of this pipeline; name a run's own folder")
-    wants = wanted(layout, settings)
-    surplus = [path for path in found if wants.is_surplus(layout, path)]
-    found = [path for path in found if path not in surplus]
+    found = find(layout, settings)
+    surplus = set(found.surplus)
+    paths = [path for path in found.there if path not in surplus]
     manifests: dict[Path, Manifest] = {}
-    for path in progress(found, total=len(found), label="checked", unit="output"):
+    for path in progress(paths, total=len(paths), label="checked", unit="output"):
         try:
             manifests[path] = check_artefact(path)
         except TrakError as error:
             problems.append(Problem("altered", path, str(error)))
-    for path in wants.outputs:
+    for path in found.wanted:
         if not is_there(path):
             words = f"{path}: is not there; {GO_ON}"
             problems.append(Problem("missing", path, words))
-    checked = {path: manifests[path] for path in found if path in manifests}
-    problems += [*_lineage(layout, checked), *_siblings(checked), *_kernels(layout, checked)]
-    problems += _recorded(layout, checked)
-    problems += _unfinished(layout)
+    problems += [*_lineage(layout, manifests), *_siblings(manifests), *_kernels(layout, manifests)]
+    problems += [*_recorded(layout, manifests), *_unfinished(layout)]
     files = sum(max(1, len(manifest.files)) for manifest in manifests.values())
-    return Findings(problems, surplus, len(found), files)
+    return Findings(problems, found.surplus, len(paths), files)
 
 
 def _lineage(layout: Layout, manifests: dict[Path, Manifest]) -> list[Problem]:
     """Outputs that were made from something else than what is there now."""
-    lineage = Lineage(layout, artefact_manifest)
+    lineage = Lineage(layout)
     return _refused(manifests, lineage.check)
 
 

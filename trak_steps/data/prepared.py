@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from trak_steps.data.digests import DIGESTS, load_digests, rows_content
 from trak_steps.errors import TrakError
 from trak_steps.store.atomic import complete_or_absent
-from trak_steps.store.manifest import FILE, Manifest, digest_json
+from trak_steps.store.manifest import Manifest, digest_json
 from trak_steps.store.tree import check_tree
 
 # Rows whose mean length is recorded.
@@ -65,7 +65,7 @@ class PreparedRows:
     @classmethod
     def _load(cls, path: Path, *, large: bool) -> "PreparedRows":
         manifest = Manifest.load(path, "data")
-        check_tree(path, manifest.files, but=(FILE,), only=lambda name: large or name != ROWS)
+        check_tree(path, manifest.files, only=lambda name: large or name != ROWS)
         try:
             with pa.memory_map(str(path / ROWS)) as file, pa.ipc.open_stream(file) as stream:
                 table = stream.read_all()

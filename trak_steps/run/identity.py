@@ -20,14 +20,16 @@ def recipe_settings(settings: Settings, run: int) -> dict[str, Any]:
     return {**settings.finetune.model_dump(), "seed": settings.seed + run}
 
 
+def output_settings(settings: Settings) -> dict[str, Any]:
+    """Of the model output: its name, and its code if it is a custom one."""
+    output = settings.features.model_output
+    return {"model_output": output, "output_code": custom_code(output)}
+
+
 def feature_settings(settings: Settings) -> dict[str, Any]:
     """Of the features of every checkpoint."""
-    chosen = settings.features
-    return {
-        **chosen.model_dump(exclude={"shard_size"}),
-        "seed": settings.seed,
-        "output_code": custom_code(chosen.model_output),
-    }
+    chosen = settings.features.model_dump(exclude={"shard_size"})
+    return {**chosen, **output_settings(settings), "seed": settings.seed}
 
 
 def kernel_settings(settings: Settings) -> dict[str, Any]:
@@ -47,12 +49,7 @@ def score_settings(settings: Settings) -> dict[str, Any]:
 
 def answers_settings(settings: Settings) -> dict[str, Any]:
     """Of what retrained models say of the targets."""
-    output = settings.features.model_output
-    return {
-        **settings.finetune.model_dump(),
-        "model_output": output,
-        "output_code": custom_code(output),
-    }
+    return {**settings.finetune.model_dump(), **output_settings(settings)}
 
 
 def retraining_seed(settings: Settings, repeat: int) -> int:

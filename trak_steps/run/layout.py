@@ -125,13 +125,10 @@ class Layout:
         """Whether signs and ranks hold from one training to another."""
         return self.evaluation / "stability.json"
 
-    def evaluations(self) -> list[Path]:
-        """Every output of the evaluation that is there, in its order."""
-        plans = [self.plan("subsets"), self.plan("removal")]
-        parts = [path for name in ("subsets", "removal") for path in self.retrained_parts(name)]
-        figures = [self.lds, self.lds_curves, self.removal, self.removals]
-        figures += [self.mislabelled, self.suspects, self.stability]
-        return [path for path in (*plans, *parts, *figures) if path.exists()]
+    def figures(self) -> list[Path]:
+        """What the evaluation measures."""
+        found = [self.lds, self.lds_curves, self.removal, self.removals]
+        return [*found, self.mislabelled, self.suspects, self.stability]
 
     def retrained_parts(self, plan: str) -> list[Path]:
         """What is there of what a plan's models say."""
@@ -158,7 +155,7 @@ class Layout:
     def outputs(
         self, checkpoints: Iterable[str], shards: Sequence[str], targets: Sequence[str]
     ) -> list[Path]:
-        """Every output of a run but its provenance, in the order of the pipeline."""
+        """Every output of a run but its provenance and evaluation, in the order of the pipeline."""
         found = [self.model, self.train, *map(self.targets, targets)]
         for name in checkpoints:
             found.append(self.checkpoint(name))
@@ -183,6 +180,12 @@ def planned_models(settings: "EvaluationSettings") -> dict[str, int]:
         # Without each target's proponents, as many random rows, as many like it; and with all rows.
         "removal": (3 * removal.targets + 1) * removal.repeats,
     }
+
+
+def planned_parts(settings: "EvaluationSettings") -> dict[str, list[str]]:
+    """The names of the parts of each plan: of the models that a job retrains."""
+    plans = planned_models(settings).items()
+    return {plan: shard_names(models, settings.models_per_job) for plan, models in plans}
 
 
 def checkpoint_names(settings: "CheckpointSettings") -> list[str]:

@@ -8,8 +8,8 @@ is named after a ``#``:
 * ``data/train#table``: every column, texts included.
 """
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +17,33 @@ from numpy.typing import NDArray
 from trak_steps.data.digests import load_digests, rows_content
 from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout
+from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.tree import is_there
+
+
+class Opened(Protocol):
+    """An output that is open for reading."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What it says of itself."""
+
+
+def contents(layout: Layout, *parts: Opened) -> dict[str, str]:
+    """The contents of outputs by path in the run: what something is made from that is made from all."""
+    return {layout.name(part.path): part.manifest.content for part in parts}
 
 
 class Lineage:
     """The contents of a run's outputs, each manifest read once."""
 
-    def __init__(self, layout: Layout, read: Callable[[Path], Manifest]) -> None:
-        """Of a run; ``read`` gives the manifest of what outputs are made from, if that is there."""
+    def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._read = read
         self._manifests: dict[str, Manifest | None] = {}
         self._digests: dict[str, NDArray[np.uint8]] = {}
 
@@ -66,5 +82,5 @@ class Lineage:
         """The manifest of a path of the run; none if there is nothing."""
         if name not in self._manifests:
             path = self._layout.root / name
-            self._manifests[name] = self._read(path) if is_there(path) else None
+            self._manifests[name] = artefact_manifest(path) if is_there(path) else None
         return self._manifests[name]

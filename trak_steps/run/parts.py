@@ -15,14 +15,15 @@ from trak_steps.run.identity import (
     score_settings,
 )
 from trak_steps.run.layout import Layout, checkpoint_names, shard_names
-from trak_steps.run.lineage import Lineage
+from trak_steps.run.lineage import Lineage, contents
 from trak_steps.run.shards import shard_size
 from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.features import FeatureStore, TrainFeatures
 from trak_steps.store.kernel import KernelStore
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.plan import Plan, load_plan
-from trak_steps.store.retrained import Answers, load_manifests, load_shards
+from trak_steps.store.retrained import Answers, load_shards
+from trak_steps.store.scores import ScoreStore
 from trak_steps.store.tree import is_there
 
 
@@ -38,19 +39,15 @@ def open_train_features(
     shards = shard_names(len(train), shard_size(settings.features, layout))
     features = TrainFeatures([layout.train_shard(checkpoint, shard) for shard in shards], len(train))
     expected = {**feature_settings(settings), "checkpoint": checkpoint}
-    lineage = Lineage(layout, Manifest.load)
-    if of_checkpoint := lineage.manifest(layout.name(layout.checkpoint(checkpoint))):
+    lineage, name = Lineage(layout), layout.name(layout.checkpoint(checkpoint))
+    if of_checkpoint := lineage.manifest(name):
         lineage.check(layout.checkpoint(checkpoint), of_checkpoint)
+    # Where the checkpoint is no longer there, all shards are of the first one's.
+    content = of_checkpoint.content if of_checkpoint else features.manifest.made_from.get(name, "")
     for shard in features.shards:
         rows = f"{layout.name(layout.train)}#{shard.start}:{shard.stop}"
-        shard.manifest.require(
-            shard.path,
-            made_from={rows: train.content_of(shard.start, shard.stop)},
-            settings=expected,
-        )
-        lineage.check(shard.path, shard.manifest)
-        same = layout.name(layout.checkpoint(checkpoint))
-        shard.manifest.require(shard.path, made_from={same: features.manifest.made_from.get(same, "")})
+        made_from = {rows: train.content_of(shard.start, shard.stop), name: content}
+        shard.manifest.require(shard.path, made_from=made_from, settings=expected)
     return features
 
 
@@ -66,10 +63,7 @@ def open_target_features(
     name = layout.name(layout.checkpoint(checkpoint))
     store.manifest.require(
         store.path,
-        made_from={
-            name: train.manifest.made_from[name],
-            layout.name(rows.path): rows.content,
-        },
+        made_from={name: train.manifest.made_from[name], **contents(layout, rows)},
         settings=train.manifest.settings,
         version=train.manifest.version,
         by=str(train.path),
@@ -86,9 +80,10 @@ def open_kernel(
         TrakError: if it is missing or was made otherwise.
     """
     kernel = KernelStore.open(layout.kernel(checkpoint))
-    shards = {layout.name(shard.path): shard.manifest.content for shard in train.shards}
     expected = {**kernel_settings(settings), "checkpoint": checkpoint}
-    kernel.manifest.require(kernel.path, made_from=shards, nothing_else=True, settings=expected)
+    kernel.manifest.require(
+        kernel.path, made_from=contents(layout, *train.shards), nothing_else=True, settings=expected
+    )
     return kernel
 
 
@@ -115,17 +110,18 @@ def open_retrained(layout: Layout, settings: Settings, name: str, train: Prepare
     """
     plan, of_plan = load_plan(layout.plan(name), len(train))
     of_plan.require(layout.plan(name), settings=plan_settings(settings, name))
-    lineage = Lineage(layout, artefact_manifest)
+    lineage = Lineage(layout)
     lineage.check(layout.plan(name), of_plan)
     shards = shard_names(len(plan), settings.evaluation.models_per_job)
     paths = [layout.retrained(name, shard) for shard in shards]
     made_from = {layout.name(layout.plan(name)): of_plan.content}
-    manifests = load_manifests(paths)
-    for path, manifest in zip(paths, manifests, strict=True):
+    found = {}
+    for path in paths:
+        manifest = artefact_manifest(path, "retrained")
         manifest.require(path, made_from=made_from, settings=answers_settings(settings))
         lineage.check(path, manifest)
+        found[layout.name(path)] = manifest.content
     answers = {targets: load_shards(paths, len(plan), targets) for targets in settings.targets}
-    found = {layout.name(path): m.content for path, m in zip(paths, manifests, strict=True)}
     return Retrained(plan, answers, {**made_from, **found})
 
 
@@ -159,19 +155,20 @@ def require_one_recipe(layout: Layout, checkpoints: Sequence[str], *, imported: 
         )
 
 
-def require_scores(
-    layout: Layout, settings: Settings, path: Path, manifest: Manifest, targets: str
-) -> None:
-    """Refuse scores that were made with other settings, or of other checkpoints, than these.
+def open_scores(layout: Layout, settings: Settings, targets: str) -> ScoreStore:
+    """Scores of a target set, made with these settings, of these checkpoints, from what is there.
 
     Raises:
-        TrakError: naming both sides.
+        TrakError: if they are missing or were made otherwise.
     """
-    manifest.require(path, settings=score_settings(settings))
+    store = ScoreStore.open(layout.scores(targets))
     parts = [layout.train, layout.targets(targets)]
     for name in checkpoint_names(settings.checkpoints):
         parts += [layout.kernel(name), layout.target_features(name, targets)]
-    names = {layout.name(part) for part in parts}
-    made_from = {name: content for name, content in manifest.made_from.items() if name in names}
-    missing = dict.fromkeys(sorted(names - made_from.keys()), "")
-    manifest.require(path, made_from={**made_from, **missing}, nothing_else=True)
+    made_from = {
+        layout.name(part): store.manifest.made_from.get(layout.name(part), "") for part in parts
+    }
+    store.manifest.require(store.path, settings=score_settings(settings))
+    store.manifest.require(store.path, made_from=made_from, nothing_else=True)
+    Lineage(layout).check(store.path, store.manifest)
+    return store

@@ -3,11 +3,9 @@
 from pathlib import Path
 
 from trak_steps.errors import TrakError
-from trak_steps.store import document, table
-from trak_steps.store.folder import check_folder
-from trak_steps.store.group_manifest import check_group, group_manifest
+from trak_steps.store.document import load_document
 from trak_steps.store.manifest import Manifest
-from trak_steps.store.tree import RECEIPT, is_there, write_receipt
+from trak_steps.store.tree import RECEIPT, check_tree, is_there, write_receipt
 
 
 def artefact_manifest(path: Path, kind: str | None = None) -> Manifest:
@@ -18,13 +16,13 @@ def artefact_manifest(path: Path, kind: str | None = None) -> Manifest:
     """
     if not is_there(path):
         raise TrakError(f"{path}: is missing; run the step that makes it")
-    if path.suffix == ".zarr":
-        return group_manifest(path, kind)
     if path.is_dir():
         return Manifest.load(path, kind)
     if path.suffix == ".parquet":
-        return table.table_manifest(path, kind)
-    return document.load_document(path, kind)[1]
+        from trak_steps.store.table import table_manifest  # pyarrow, which the workflow needs not load
+
+        return table_manifest(path, kind)
+    return load_document(path, kind)[1]
 
 
 def check_artefact(path: Path, kind: str | None = None) -> Manifest:
@@ -34,14 +32,13 @@ def check_artefact(path: Path, kind: str | None = None) -> Manifest:
         TrakError: as above, or if anything of it is missing, damaged or altered.
     """
     found = artefact_manifest(path, kind)
-    if path.suffix == ".zarr":
-        check_group(path, found)
-    elif path.is_dir():
-        check_folder(path, kind)
-    elif path.suffix == ".parquet":
-        table.load_table(path, kind)
     if path.is_dir():
+        check_tree(path, found.files)
         _check_receipt(path, found)
+    elif path.suffix == ".parquet":
+        from trak_steps.store.table import load_table
+
+        load_table(path, kind)
     return found
 
 

@@ -58,7 +58,8 @@ def complete_or_absent(path: Path) -> Iterator[Path]:
         with explain_disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             for sibling in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-                _remove_if_left(sibling)
+                if _is_left(sibling):
+                    _remove(sibling)
             yield temporary
             flush(temporary)
             _put_in_place(temporary, path)
@@ -112,7 +113,10 @@ def _says(words: str, number: int) -> bool:
 
 def sweep(root: Path) -> list[Path]:
     """Remove what writers that are no longer alive left anywhere below a folder; returns what."""
-    return [path for path in sorted(root.rglob(".*.tmp")) if _remove_if_left(path)]
+    found = abandoned(root)
+    for path in found:
+        _remove(path)
+    return found
 
 
 def leftovers(root: Path) -> list[Path]:
@@ -162,15 +166,8 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_if_left(path: Path) -> bool:
-    """Remove a temporary path if its writer is no longer alive."""
-    left = _is_left(path)
-    if left:
-        _remove(path)
-    return left
-
-
 def _is_left(path: Path) -> bool:
+    """Whether a path is a temporary one whose writer is no longer alive."""
     named = _TEMPORARY.fullmatch(path.name)
     if not named:
         return False

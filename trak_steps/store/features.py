@@ -15,10 +15,9 @@ import zarr
 from numpy.typing import NDArray
 
 from trak_steps.errors import TrakError
-from trak_steps.store.group import new_array, new_group, open_group, put_array, read_array
+from trak_steps.store.group import Group, new_array, new_group, put_array
 from trak_steps.store.manifest import Manifest
 
-KIND = "features"
 CHUNK_BYTES = 2**21
 
 
@@ -79,7 +78,7 @@ def new_features(
         path: where.
         shape: n, k.
         dtype: of the features.
-        manifest: goes into the attributes.
+        manifest: of the store.
         codec: of the features (see :mod:`trak_steps.store.codecs`).
     """
     n, dim = shape
@@ -92,32 +91,12 @@ def new_features(
         writer.finish(group)
 
 
-def save_features(
-    path: Path,
-    features: NDArray[np.floating],
-    columns: Mapping[str, NDArray[Any]],
-    manifest: Manifest,
-    codec: Mapping[str, Any],
-) -> None:
-    """Write a feature store whose features are all there, [n, k] (see :func:`new_features`)."""
-    n, dim = features.shape
-    with new_features(path, (n, dim), str(features.dtype), manifest, codec) as writer:
-        writer.add(features, columns)
-
-
 @dataclass(frozen=True)
-class FeatureStore:
+class FeatureStore(Group):
     """The features of n rows with consecutive places, opened for reading."""
 
-    path: Path
-    manifest: Manifest
-    group: zarr.Group
-
-    @classmethod
-    def open(cls, path: Path) -> "FeatureStore":
-        """Open a store. Raises TrakError if it is missing or damaged."""
-        group, manifest = open_group(path, KIND, step="trak-steps featurize")
-        return cls(path, manifest, group)
+    KIND = "features"
+    STEP = "`trak-steps featurize`"
 
     @property
     def start(self) -> int:
@@ -146,11 +125,11 @@ class FeatureStore:
     def features(self, start: int, stop: int) -> NDArray[np.floating]:
         """Features of the rows with places ``start`` to ``stop`` of the set, [rows, k]."""
         rows = slice(start - self.start, stop - self.start)
-        return read_array(self.group, self.path, "features", (self.n, self.dim), rows=rows)
+        return self.read("features", (self.n, self.dim), rows=rows)
 
     def column(self, name: str) -> NDArray[Any]:
         """``loss_weight``, ``margin``, ``prediction`` or ``row`` of all its rows."""
-        return read_array(self.group, self.path, name, (self.n,))
+        return self.read(name, (self.n,))
 
 
 class TrainFeatures:

@@ -1,8 +1,8 @@
-"""Outputs that are folders with a manifest: the model, rows, checkpoints, saves of trainings."""
+"""Outputs that are folders with a manifest, such as a checkpoint or the save of a training."""
 
 from pathlib import Path
 
-from trak_steps.store.manifest import FILE, Manifest
+from trak_steps.store.manifest import Manifest
 from trak_steps.store.tree import check_tree
 
 
@@ -13,5 +13,5 @@ def check_folder(path: Path, kind: str | None = None) -> Manifest:
         TrakError: if it is missing, of another kind, or anything of it is missing or altered.
     """
     manifest = Manifest.load(path, kind)
-    check_tree(path, manifest.files, but=(FILE,))
+    check_tree(path, manifest.files)
     return manifest

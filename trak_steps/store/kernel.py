@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
 from trak_steps.errors import TrakError
-from trak_steps.store.group import new_array, new_group, open_group, read_array
+from trak_steps.store.group import Group, new_array, new_group
 from trak_steps.store.manifest import Manifest
 
-KIND = "kernel"
 # Of a chunk. Each is written, and encoded, by itself.
 ROWS = 1024
 
@@ -32,18 +30,11 @@ def save_kernel(
 
 
 @dataclass(frozen=True)
-class KernelStore:
+class KernelStore(Group):
     """A kernel, opened for reading. Its arrays are read when asked for and not kept: steps open many."""
 
-    path: Path
-    manifest: Manifest
-    group: zarr.Group
-
-    @classmethod
-    def open(cls, path: Path) -> "KernelStore":
-        """Open a store. Raises TrakError if it is missing or damaged."""
-        group, manifest = open_group(path, KIND, step="trak-steps kernel")
-        return cls(path, manifest, group)
+    KIND = "kernel"
+    STEP = "`trak-steps kernel`"
 
     @property
     def dim(self) -> int:
@@ -57,7 +48,7 @@ class KernelStore:
         Raises:
             TrakError: if it is damaged, or no such factor.
         """
-        factor = read_array(self.group, self.path, "cholesky", (self.dim, self.dim))
+        factor = self.read("cholesky", (self.dim, self.dim))
         # Row by row, for a triangle taken out of it would be another [k, k].
         above = any(row[place + 1 :].any() for place, row in enumerate(factor))
         if (factor.diagonal() <= 0).any() or above:
@@ -69,4 +60,4 @@ class KernelStore:
 
     def kernel(self) -> NDArray[np.float64]:
         """K without ridge, [k, k]."""
-        return read_array(self.group, self.path, "kernel", (self.dim, self.dim))
+        return self.read("kernel", (self.dim, self.dim))

@@ -10,7 +10,7 @@ from pathlib import Path
 from trak_steps.errors import TrakError
 
 
-def try_lock(path: Path, *, sign: bool = True) -> int | None:
+def try_lock(path: Path, *, sign: bool = True, wait: bool = False) -> int | None:
     """Take the lock ``path`` for as long as this process lives, or until its descriptor is closed.
 
     A file system that knows no locks lets everyone pass.
@@ -18,6 +18,7 @@ def try_lock(path: Path, *, sign: bool = True) -> int | None:
     Args:
         path: of the lock.
         sign: say in it who holds it.
+        wait: until no other process holds it.
 
     Returns:
         The descriptor; none if another process holds the lock.
@@ -31,7 +32,7 @@ def try_lock(path: Path, *, sign: bool = True) -> int | None:
     except OSError as error:
         raise TrakError(f"{path}: cannot be written ({error.strerror or error})") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         os.close(descriptor)
         return None
@@ -54,43 +55,19 @@ def holder(path: Path) -> str:
 
 
 @contextmanager
-def one_at_a_time(path: Path, waiting: Callable[[str], None]) -> Iterator[bool]:
-    """Hold the lock ``path`` during the body; gives whether another process had it before.
+def one_at_a_time(path: Path, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock ``path`` during the body.
 
     Args:
-        path: of the lock, which is removed at the end.
+        path: of the lock.
         waiting: is told who has the lock, if it has to be waited for.
     """
-    waited = False
-    while True:
-        descriptor = try_lock(path)
-        if descriptor is None:
-            waited = True
-            waiting(holder(path))
-            _wait(path)
-        elif _is_still(path, descriptor):
-            break
-        else:
-            os.close(descriptor)  # the last holder removed it after we opened it
+    descriptor = try_lock(path)
+    if descriptor is None:
+        waiting(holder(path))
+        descriptor = try_lock(path, wait=True)
+    assert descriptor is not None
     try:
-        yield waited
+        yield
     finally:
-        with suppress(OSError):
-            path.unlink()
         os.close(descriptor)
-
-
-def _wait(path: Path) -> None:
-    with suppress(OSError):
-        descriptor = os.open(path, os.O_RDWR)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        finally:
-            os.close(descriptor)
-
-
-def _is_still(path: Path, descriptor: int) -> bool:
-    try:
-        return path.stat().st_ino == os.fstat(descriptor).st_ino
-    except OSError:
-        return False

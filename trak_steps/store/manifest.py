@@ -1,9 +1,8 @@
 """What an output was made from, carried by the output itself and sealed.
 
-A manifest lies in ``manifest.json`` of a folder, in the attributes of a Zarr group, in the schema
-metadata of a parquet file, or beside the figures of a JSON file. Its seal is a digest of the whole
-document that it lies in, so that no byte of it can change unseen; its ``files`` are the digests of
-everything else.
+A manifest lies in ``manifest.json`` of a folder, in the schema metadata of a parquet file, or beside the
+figures of a JSON file. Its seal is a digest of all it says, so that nothing of it can change unseen; its
+``files``, or the ``content`` of what is a single file, are digests of everything else.
 """
 
 import hashlib
@@ -17,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from trak_steps.errors import TrakError
-from trak_steps.store.tree import digest_tree, write_receipt
+from trak_steps.store.tree import MANIFEST, digest_tree, write_receipt
 
-FORMAT = 3
-FILE = "manifest.json"
+FORMAT = 4
 SEAL = "seal"
 LIBRARIES = ("trak-steps", "torch", "transformers", "tokenizers", "datasets", "zarr", "numpy", "pyarrow")
 
@@ -70,62 +68,54 @@ class Manifest:
         """The manifest as JSON values."""
         return asdict(self)
 
-    def of_files(self, folder: Path) -> "Manifest":
-        """This manifest with the digests of the folder's files, and of them all as its content.
-
-        A content that was given stays: it is then a digest of what the files mean.
-        """
-        files = digest_tree(folder, but=(FILE,))
-        return replace(self, files=files, content=self.content or digest_json(files))
-
     @classmethod
-    def from_document(
-        cls, document: Any, kind: str | None, where: Path, *, at: tuple[str, ...] = ()
-    ) -> "Manifest":
+    def from_document(cls, document: Any, kind: str | None, where: Path) -> "Manifest":
         """The manifest in a document read from ``where``, after checking its seal.
 
         Args:
-            document: JSON values.
+            document: what :func:`sealed` made of a manifest.
             kind: what it has to be; none takes any.
             where: for messages.
-            at: the keys under which the manifest lies in the document.
 
         Raises:
-            TrakError: if there is no manifest of that kind, or the document was altered.
+            TrakError: if this is no manifest of that kind, or it was altered.
         """
-        values = document
-        for key in at:
-            values = values.get(key) if isinstance(values, dict) else None
-        if not isinstance(values, dict) or "kind" not in values:
+        if not isinstance(document, dict) or "kind" not in document:
             raise TrakError(f"{where}: has no manifest, so it was not written by this pipeline")
-        if values.get("format") != FORMAT:
+        if document.get("format") != FORMAT:
             raise TrakError(
-                f"{where}: has layout {values.get('format')}, this version reads {FORMAT}; "
+                f"{where}: has layout {document.get('format')}, this version reads {FORMAT}; "
                 "delete it and rerun"
             )
-        if values.get(SEAL) != _seal(document, at):
+        if document.get(SEAL) != sealed(document)[SEAL]:
             raise TrakError(f"{where}: was altered after it was written; delete it and rerun")
-        if kind is not None and values["kind"] != kind:
-            raise TrakError(f"{where}: holds {values['kind']}, expected {kind}")
+        if kind is not None and document["kind"] != kind:
+            raise TrakError(f"{where}: holds {document['kind']}, expected {kind}")
         parts = ("made_from", "settings", "files", "details", "versions")
         known = {field.name for field in fields(cls)}
-        given = values.keys() - {SEAL}
-        if given != known or not all(isinstance(values[part], dict) for part in parts):
+        given = document.keys() - {SEAL}
+        if given != known or not all(isinstance(document[part], dict) for part in parts):
             raise TrakError(f"{where}: its manifest is not of this layout; delete it and rerun")
-        return cls(**{name: values[name] for name in known})
+        return cls(**{name: document[name] for name in known})
 
     def save(self, folder: Path) -> None:
-        """Write ``manifest.json``, with all digests, and the receipt into a folder with all else."""
-        whole = self.of_files(folder)
-        document = sealed(whole.to_dict())
-        text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
-        (folder / FILE).write_text(text + "\n", encoding="utf-8")
+        """Write ``manifest.json``, with all digests, and the receipt into a folder with all else.
+
+        The content is the digest of all files, unless it was given: a digest of what the files mean.
+        """
+        files = digest_tree(folder)
+        whole = replace(self, files=files, content=self.content or digest_json(files))
+        text = json.dumps(sealed(whole.to_dict()), indent=1, sort_keys=True, ensure_ascii=False)
+        (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
         write_receipt(folder, whole.content)
 
     @classmethod
     def load(cls, folder: Path, kind: str | None = None) -> "Manifest":
         """Read ``manifest.json`` of ``folder``. Raises TrakError if it is missing or does not fit."""
-        file = folder / FILE
+        file = folder / MANIFEST
+        if folder.is_dir() and not file.exists():
+            why = f"{folder.name} is not whole, or of an earlier version"
+            raise TrakError(f"{file}: is missing, so {why}; delete it and rerun")
         return cls.from_document(read_json(file, makes=str(folder)), kind, file)
 
     def require(
@@ -178,23 +168,10 @@ class Manifest:
             )
 
 
-def sealed(document: Mapping[str, Any], at: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The document with the seal put into the manifest that lies in it under the keys ``at``."""
-    copy: dict[str, Any] = json.loads(json.dumps(document))
-    inner = copy
-    for key in at:
-        inner = inner[key]
-    inner[SEAL] = _seal(copy, at)
-    return copy
-
-
-def _seal(document: Any, at: tuple[str, ...]) -> str:
-    """The digest of a document without its seal."""
-    if not at:
-        return digest_json({name: value for name, value in document.items() if name != SEAL})
-    head, *rest = at
-    inner = {**document, head: _seal(document[head], tuple(rest))}
-    return digest_json(inner)
+def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A manifest's JSON values with their seal, in place of the one that they may have."""
+    values = plain({name: value for name, value in manifest.items() if name != SEAL})
+    return {**values, SEAL: digest_json(values)}
 
 
 def digest_json(values: Any) -> str:

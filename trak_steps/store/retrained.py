@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from trak_steps.errors import TrakError
 from trak_steps.store.document import load_document, save_document
 from trak_steps.store.manifest import Manifest, digest_json
-from trak_steps.store.table import load_table, save_table, table_manifest
+from trak_steps.store.table import load_table, save_table
 
 KIND = "retrained"
 # The detail of a shard's manifest that names the files of the shared folder that it was gathered from.
@@ -102,11 +102,6 @@ def save_shard(
         }
     )
     save_table(path, table, manifest)
-
-
-def load_manifests(paths: Sequence[Path]) -> list[Manifest]:
-    """The manifests of a run's shards. Raises TrakError if one is missing, altered or damaged."""
-    return [table_manifest(path, KIND) for path in paths]
 
 
 def load_shards(paths: Sequence[Path], models: int, targets: str) -> Answers:

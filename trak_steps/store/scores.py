@@ -13,13 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
 
-from trak_steps.store.group import PLAIN, new_group, open_group, put_array, read_array
+from trak_steps.store.group import Group, new_array, new_group, put_array
 from trak_steps.store.manifest import Manifest
-
-KIND = "scores"
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ def save_scores(
         blocks: in order, of ``block_rows`` rows each but the last.
         coordinates: name → (dimension, values); must hold ``train`` and ``target``.
         block_rows: rows of a block, and of a chunk.
-        manifest: goes into the attributes.
+        manifest: of the store.
     """
     n, t = len(coordinates["train"][1]), len(coordinates["target"][1])
     others = " ".join(name for name in coordinates if name not in ("train", "target"))
@@ -54,15 +51,14 @@ def save_scores(
         for name, (dimension, values) in coordinates.items():
             put_array(group, name, values, (dimension,))
         arrays = {
-            name: group.create_array(
+            name: new_array(
+                group,
                 name,
-                shape=(n, t),
-                dtype="float32",
+                (n, t),
+                "float32",
+                ("train", "target"),
                 chunks=(min(n, block_rows), t),
-                dimension_names=("train", "target"),
-                fill_value=np.nan,
                 attributes={"units": "margin", "coordinates": others},
-                **PLAIN,
             )
             for name in ("scores", "std")
         }
@@ -73,18 +69,11 @@ def save_scores(
 
 
 @dataclass(frozen=True)
-class ScoreStore:
+class ScoreStore(Group):
     """Scores of n train rows for t targets, opened for reading."""
 
-    path: Path
-    manifest: Manifest
-    group: zarr.Group
-
-    @classmethod
-    def open(cls, path: Path) -> "ScoreStore":
-        """Open a store. Raises TrakError if it is missing or damaged."""
-        group, manifest = open_group(path, KIND, step="trak-steps score")
-        return cls(path, manifest, group)
+    KIND = "scores"
+    STEP = "`trak-steps score`"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -93,15 +82,14 @@ class ScoreStore:
 
     def scores(self, start: int, stop: int) -> NDArray[np.float32]:
         """Scores of the train rows with places ``start`` to ``stop``, [rows, t]."""
-        return read_array(self.group, self.path, "scores", self.shape, rows=slice(start, stop))
+        return self.read("scores", self.shape, rows=slice(start, stop))
 
     def std(self, start: int, stop: int) -> NDArray[np.float32]:
         """Their standard deviation over trainings, or over the checkpoints of a single one.
 
         Not a number for a single checkpoint.
         """
-        rows = slice(start, stop)
-        return read_array(self.group, self.path, "std", self.shape, rows=rows, finite=False)
+        return self.read("std", self.shape, rows=slice(start, stop), finite=False)
 
     @property
     def block_rows(self) -> int:

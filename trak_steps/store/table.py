@@ -39,12 +39,12 @@ def table_manifest(path: Path, kind: str | None) -> Manifest:
     """The manifest of a parquet file. Raises TrakError if it is missing, altered or of another kind."""
     try:
         metadata = pq.read_schema(path).metadata or {}
-        document = json.loads(metadata.get(KEY, b"null"))
+        values = json.loads(metadata.get(KEY, b"null"))
     except FileNotFoundError:
         raise TrakError(f"{path}: is missing; run the step that makes it") from None
     except (OSError, ValueError, pa.ArrowException) as error:
         raise TrakError(f"{path}: cannot be read ({error}); delete it and rerun") from None
-    return Manifest.from_document(document, kind, path)
+    return Manifest.from_document(values, kind, path)
 
 
 def load_table(path: Path, kind: str | None) -> tuple[pa.Table, Manifest]:

@@ -2,12 +2,14 @@
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from trak_steps.errors import TrakError
 
-# In every folder that is a whole output, what the workflow waits for: the digest of its content. It is
+# In every folder that is a whole output: what it is and holds (see :mod:`~.store.manifest`).
+MANIFEST = "manifest.json"
+# Also there, and what the workflow waits for: the digest of its content. It is
 # deleted when a job is to run again; the output stays, and the job keeps it if it still fits.
 RECEIPT = "done"
 
@@ -34,40 +36,35 @@ def digest_file(path: Path) -> str:
 
 
 def tree_files(folder: Path) -> list[str]:
-    """The relative paths of all files below a folder; hidden ones and the receipt do not count."""
+    """The relative paths of all files below a folder; hidden ones, manifest and receipt do not count."""
     found = []
     for path, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         below = Path(path).relative_to(folder)
         found += [(below / name).as_posix() for name in files if not name.startswith(".")]
-    return sorted(name for name in found if name != RECEIPT)
+    return sorted(name for name in found if name not in (MANIFEST, RECEIPT))
 
 
-def digest_tree(folder: Path, but: Iterable[str] = ()) -> dict[str, str]:
+def digest_tree(folder: Path) -> dict[str, str]:
     """The SHA-256 of each file of a folder, by relative path."""
-    return {name: digest_file(folder / name) for name in tree_files(folder) if name not in but}
+    return {name: digest_file(folder / name) for name in tree_files(folder)}
 
 
 def check_tree(
-    folder: Path,
-    files: Mapping[str, str],
-    *,
-    but: Iterable[str] = (),
-    only: Callable[[str], bool] | None = None,
+    folder: Path, files: Mapping[str, str], *, only: Callable[[str], bool] | None = None
 ) -> None:
     """Compare a folder with what a manifest says of it.
 
     Args:
         folder: where.
         files: SHA-256 by relative path.
-        but: files that are not listed.
         only: which of the listed files to read, if not all; that they are there, and no others, is
             always checked.
 
     Raises:
         TrakError: naming the first file that is missing, altered, or does not belong.
     """
-    found = set(tree_files(folder)) - set(but)
+    found = set(tree_files(folder))
     if missing := sorted(files.keys() - found):
         raise TrakError(f"{folder}: its {missing[0]} is missing; delete the folder and rerun")
     if strange := sorted(found - files.keys()):

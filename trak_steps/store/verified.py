@@ -6,7 +6,6 @@ chunk that is not there reads as the fill value.
 
 import hashlib
 from collections.abc import AsyncGenerator, Iterable, Mapping
-from pathlib import Path
 from typing import TypeAlias
 
 from zarr.abc.store import ByteRequest
@@ -21,26 +20,19 @@ class AlteredError(Exception):
 
 
 class VerifiedStore(WrapperStore[LocalStore]):
-    """Read a store's files, each against its digest; the group's own document is left to its seal.
+    """Read a store's files, each against its digest.
 
     Args:
         store: what to read.
         files: SHA-256 by relative path.
-        sealed: the one file that is not listed.
     """
 
-    def __init__(self, store: LocalStore, files: Mapping[str, str], sealed: str) -> None:
+    def __init__(self, store: LocalStore, files: Mapping[str, str]) -> None:
         super().__init__(store)
         self._files = files
-        self._sealed = sealed
-
-    @classmethod
-    def at(cls, path: Path, files: Mapping[str, str], sealed: str) -> "VerifiedStore":
-        """Of the folder ``path``."""
-        return cls(LocalStore(path, read_only=True), files, sealed)
 
     def _with_store(self, store: LocalStore) -> "VerifiedStore":
-        return type(self)(store, self._files, self._sealed)
+        return type(self)(store, self._files)
 
     async def get(
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
@@ -48,8 +40,6 @@ class VerifiedStore(WrapperStore[LocalStore]):
         """A file's bytes; none of one that is neither listed nor there."""
         if byte_range is not None:
             raise NotImplementedError("a part of a file cannot be held to the whole's digest")
-        if key == self._sealed:
-            return await self._store.get(key, prototype)
         if key not in self._files:
             return None
         found = await self._store.get(key, prototype)

@@ -8,14 +8,14 @@ prepared anew and begins with the same rows makes nothing run again for those.
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from trak_steps.config import Settings
-from trak_steps.data.digests import load_digests, rows_content
 from trak_steps.data.patterns import files_named, local_folder
 from trak_steps.errors import TrakError
 from trak_steps.model.files import ADAPTER_CONFIG, COPIED
-from trak_steps.store.manifest import FILE, SEAL
+from trak_steps.run.layout import Layout
+from trak_steps.run.lineage import Lineage
+from trak_steps.store.tree import MANIFEST, digest_file
 
 
 def local_files(settings: Settings, split: str) -> list[str]:
@@ -65,48 +65,44 @@ def _files_below(path: str) -> list[str]:
         return []
 
 
-def known_rows(folder: Path, start: int = 0, stop: int | None = None) -> str:
-    """The digest of what models see of some rows of a prepared folder.
+def known(layout: Layout, name: str) -> str:
+    """The content of a folder of the run, or of a part of it, as manifests name them.
 
-    Empty if they are not prepared yet, and the workflow asks again once they are. Steps check.
+    Empty if it is not there yet, and the workflow asks again once it is. Steps check.
+
+    Args:
+        layout: of the run.
+        name: see :mod:`trak_steps.run.lineage`.
     """
-    manifest = _manifest(folder)
     try:
-        digests = load_digests(folder)[start:stop]
-        return "rows " + rows_content(digests, manifest["details"]["classes_digest"])
-    except (TrakError, KeyError, TypeError):
+        return _lineage(layout, name.partition("#")[0]).content(name) or ""
+    except (OSError, TrakError):
         return ""
 
 
-def known_detail(folder: Path, name: str) -> str:
-    """A detail of a prepared folder: ``classes_digest``, ``table_digest`` or how many ``rows``."""
-    try:
-        return f"{name} {_manifest(folder)['details'][name]}"
-    except (KeyError, TypeError):
-        return ""
-
-
-def known_count(folder: Path, name: str) -> int | None:
+def known_count(layout: Layout, folder: Path, detail: str) -> int | None:
     """A number in the details of a folder's manifest: its ``rows``, or its model's ``parameters``."""
-    details = _manifest(folder).get("details")
-    found = details.get(name) if isinstance(details, dict) else None
+    name = layout.name(folder)
+    try:
+        manifest = _lineage(layout, name).manifest(name)
+    except (OSError, TrakError):
+        return None
+    found = manifest.details.get(detail) if manifest else None
     return found if type(found) is int else None
 
 
 def known_seal(folder: Path) -> str:
-    """The seal of a prepared folder's manifest: another if anything about it is."""
-    return f"seal {_manifest(folder).get(SEAL, '')}"
-
-
-def _manifest(folder: Path) -> dict[str, Any]:
-    file = folder / FILE
+    """A digest of a folder's manifest: another if anything about it is; empty as above."""
     try:
-        values = _read(file, file.stat().st_mtime_ns)
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
+        return digest_file(folder / MANIFEST)
+    except OSError:
+        return ""
+
+
+def _lineage(layout: Layout, name: str) -> Lineage:
+    return _read(layout, name, (layout.root / name / MANIFEST).stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
-def _read(file: Path, changed: int) -> Any:  # noqa: ARG001 - what makes it read a changed file again
-    return json.loads(file.read_text(encoding="utf-8"))
+def _read(layout: Layout, name: str, changed: int) -> Lineage:  # noqa: ARG001 - what makes it read again
+    return Lineage(layout)

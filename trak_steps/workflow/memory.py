@@ -17,11 +17,11 @@ from typing import Any
 from trak_steps.config import Settings
 from trak_steps.kernel import blocks
 from trak_steps.model.size import stored_parameters
+from trak_steps.run.fit import bytes_allowed
 from trak_steps.run.layout import Layout, checkpoint_names, trainings
 from trak_steps.workflow.inputs import known_count, local_model
 
 MB = 10**6
-MIB = 2**20
 MARGIN = 1.25
 
 # MB of what is around a job that another machine runs, which counts as the job's: under Slurm, one
@@ -266,7 +266,7 @@ def memory_of(step: str, settings: Settings, layout: Layout) -> Callable[[Any, S
             dim=features.dim,
             checkpoints=len(checkpoint_names(settings.checkpoints)),
             trainings=len(trainings(settings.checkpoints)),
-            memory=settings.execution.memory_mb * MIB,
+            memory=bytes_allowed(settings),
             max_length=settings.model.max_length,
             batch_size=settings.finetune.batch_size,
             subsets=settings.evaluation.lds.subsets,
@@ -286,7 +286,7 @@ def _parameters(settings: Settings, layout: Layout, wildcards: Mapping[str, str]
     if existing and "training" in wildcards:
         training = wildcards["training"]
         places.append((layout.checkpoint(training), existing[int(training)]))
-    counts = [known_count(folder, "parameters") or _stored(named) for folder, named in places]
+    counts = [known_count(layout, folder, "parameters") or _stored(named) for folder, named in places]
     return max((count for count in counts if count), default=None)
 
 
@@ -300,8 +300,8 @@ def _stored(named: str) -> int | None:
 def _rows(settings: Settings, layout: Layout, step: str) -> int | None:
     if step in ("model", "prepare"):  # its inputs may all be there
         return settings.dataset.train_size or ROWS
-    return settings.dataset.train_size or known_count(layout.train, "rows")
+    return settings.dataset.train_size or known_count(layout, layout.train, "rows")
 
 
 def _targets(settings: Settings, layout: Layout, name: str) -> int | None:
-    return settings.targets[name].size or known_count(layout.targets(name), "rows")
+    return settings.targets[name].size or known_count(layout, layout.targets(name), "rows")

@@ -14,8 +14,8 @@ from trak_steps.run.custom_code import custom_code
 from trak_steps.workflow.housekeeping import Turn, drop_empty, drop_surplus
 from trak_steps.workflow.inputs import (
     base_files,
-    known_detail,
-    known_rows,
+    known,
+    known_count,
     known_seal,
     local_files,
     local_model,
@@ -25,7 +25,7 @@ from trak_steps.run.layout import (
     checkpoint_names,
     fractions,
     final_checkpoints,
-    planned_models,
+    planned_parts,
     shard_names,
     checkpoint_name,
 )
@@ -56,6 +56,8 @@ CHECKPOINTS = checkpoint_names(settings.checkpoints)
 FRACTIONS = fractions(settings.checkpoints)
 LAST = final_checkpoints(settings.checkpoints)
 TARGETS = list(settings.targets)
+# Of each plan of retraining: its parts.
+PARTS = planned_parts(settings.evaluation)
 
 # One Snakemake a run. Snakemake's own lock outlives a `kill -9`, after which the same command would
 # refuse to go on; this one dies with its process.
@@ -73,8 +75,7 @@ onstart:
         print(NO_GPU_ASKED, file=sys.stderr)
     for path in sweep(run.root):
         print(f"removed {path}, which a killed writer left", file=sys.stderr)
-    plans = planned_models(settings.evaluation)
-    for path in drop_surplus(run, {name: plan_shards(name) for name in plans}):
+    for path in drop_surplus(run, PARTS):
         print(
             f"removed {path}, whose models are no longer planned", file=sys.stderr
         )
@@ -172,39 +173,39 @@ def shard_rows(wildcards):
     """What models see of a shard's rows."""
     size = shard_size(settings.features, run)
     start = int(wildcards.shard) * size
-    return known_rows(run.train, start, start + size)
+    return known(run, f"{run.name(run.train)}#{start}:{start + size}")
 
 
 def train_rows(wildcards):
     """What models see of the train set."""
-    return known_rows(run.train)
+    return known(run, run.name(run.train))
 
 
 def train_classes(wildcards):
     """The classes of the train set."""
-    return known_detail(run.train, "classes_digest")
+    return known(run, f"{run.name(run.train)}#classes")
 
 
 def target_rows(wildcards):
     """What models see of a target set."""
-    return known_rows(run.targets(wildcards.targets))
+    return known(run, run.name(run.targets(wildcards.targets)))
 
 
 def all_target_rows(wildcards):
     """What models see of all target sets."""
-    return [known_rows(run.targets(name)) for name in TARGETS]
+    return [known(run, run.name(run.targets(name))) for name in TARGETS]
 
 
 def train_table(wildcards):
     """Every column of the train set."""
-    return known_detail(run.train, "table_digest")
+    return known(run, f"{run.name(run.train)}#table")
 
 
 def tables(wildcards):
     """Every column of the train set and of the target sets at hand."""
     names = [wildcards.targets] if "targets" in wildcards.keys() else TARGETS
     folders = [run.train, *map(run.targets, names)]
-    return [known_detail(folder, "table_digest") for folder in folders]
+    return [known(run, f"{run.name(folder)}#table") for folder in folders]
 
 
 def shards(wildcards):
@@ -212,14 +213,8 @@ def shards(wildcards):
     n = settings.dataset.train_size
     if n is None or settings.features.shard_size is None:
         checkpoints.prepare.get()
-        n = int(known_detail(run.train, "rows").removeprefix("rows "))
+        n = known_count(run, run.train, "rows")
     return shard_names(n, shard_size(settings.features, run))
-
-
-def plan_shards(plan):
-    """The names of the parts of a plan of retraining."""
-    models = planned_models(settings.evaluation)[plan]
-    return shard_names(models, settings.evaluation.models_per_job)
 
 
 def train_features(wildcards):

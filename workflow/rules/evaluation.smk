@@ -109,7 +109,7 @@ rule measure_lds:
         train=ancient(made(run.train)),
         targets=[ancient(made(run.targets(name))) for name in TARGETS],
         plan=run.plan("subsets"),
-        retrained=[run.retrained("subsets", part) for part in plan_shards("subsets")],
+        retrained=[run.retrained("subsets", part) for part in PARTS["subsets"]],
         checkpoints=[made(run.checkpoint(name)) for name in CHECKPOINTS],
         shards=train_features,
         target_features=target_features(TARGETS),
@@ -143,7 +143,7 @@ rule measure_removal:
         train=ancient(made(run.train)),
         targets=[ancient(made(run.targets(name))) for name in TARGETS],
         plan=run.plan("removal"),
-        retrained=[run.retrained("removal", part) for part in plan_shards("removal")],
+        retrained=[run.retrained("removal", part) for part in PARTS["removal"]],
     output:
         run.removal,
         run.removals,

@@ -21,8 +21,8 @@ from trak_steps.store.artefact import keep
 from trak_steps.store.atomic import complete_or_absent
 from trak_steps.store.folder import check_folder
 from trak_steps.store.lock import one_at_a_time
-from trak_steps.store.manifest import FILE, Manifest
-from trak_steps.store.tree import RECEIPT
+from trak_steps.store.manifest import Manifest
+from trak_steps.store.tree import MANIFEST, RECEIPT
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
 VERSION = 1
@@ -37,8 +37,8 @@ def run(layout: Layout, settings: Settings, training: int) -> None:
         made_from={layout.name(layout.model): base.content},
         settings={"seed": settings.seed, "max_length": settings.model.max_length},
     )
-    steps = Recipe(**settings.finetune.model_dump(), seed=settings.seed).steps(len(train))
-    if together := falling_together(settings.checkpoints.keep, steps):
+    recipe = Recipe(**recipe_settings(settings, training))
+    if together := falling_together(settings.checkpoints.keep, recipe.steps(len(train))):
         raise TrakError(together)
     device = training_device(settings.execution.device)
     wanted = {
@@ -69,7 +69,7 @@ def run(layout: Layout, settings: Settings, training: int) -> None:
         if len(missing) < len(wanted):
             say(f"kept {len(wanted) - len(missing)} of {len(wanted)} checkpoints: made from the same")
         if missing:
-            _train(layout, settings, train, training, missing, work, device.type == "cpu")
+            _train(layout, settings, train, recipe, missing, work, device.type == "cpu")
         # Also what a process left that was killed after it wrote the last checkpoint.
         shutil.rmtree(work, ignore_errors=True)
 
@@ -78,14 +78,13 @@ def _train(
     layout: Layout,
     settings: Settings,
     train: PreparedRows,
-    training: int,
+    recipe: Recipe,
     wanted: dict[float, Manifest],
     work: Path,
     cpu: bool,
 ) -> None:
     trust = settings.model.trust_remote_code
     made_from = next(iter(wanted.values())).made_from
-    recipe = Recipe(**settings.finetune.model_dump(), seed=settings.seed + training)
     kept = finetune(
         lambda: load_for_training(
             layout.model,
@@ -141,10 +140,10 @@ def _link_or_copy(source: str, destination: str) -> str:
 def _save(path: Path, kept: Path, base: Path, manifest: Manifest) -> None:
     """The weights with the tokenizer's files, so that the folder loads on its own."""
     with complete_or_absent(path) as folder:
-        ignored = shutil.ignore_patterns(FILE, RECEIPT)
+        ignored = shutil.ignore_patterns(MANIFEST, RECEIPT)
         shutil.copytree(kept, folder, ignore=ignored, copy_function=_link_or_copy)
         for file in base.iterdir():
-            own = file.suffix in (".json", ".txt", ".model") and file.name != FILE
+            own = file.suffix in (".json", ".txt", ".model") and file.name != MANIFEST
             if own and not (folder / file.name).exists():
                 shutil.copyfile(file, folder / file.name)
         manifest.save(folder)

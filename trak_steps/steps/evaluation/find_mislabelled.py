@@ -23,6 +23,7 @@ from trak_steps.kernel.blocks import standing as standing_cost
 from trak_steps.kernel.blocks import targets_at_once
 from trak_steps.run.fit import bytes_allowed, rows_at_once
 from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints, training_of
+from trak_steps.run.lineage import contents
 from trak_steps.run.parts import open_kernel, open_train_features
 from trak_steps.scoring.scores import score_block
 from trak_steps.scoring.solve import solve_targets
@@ -83,12 +84,7 @@ def run(layout: Layout, settings: Settings) -> None:
     table = pa.concat_tables(parts).add_column(0, "rank", [np.arange(1, count + 1)])
     made_from = {
         f"{layout.name(train.path)}#table": str(train.manifest.details["table_digest"]),
-        **{layout.name(kernel.path): kernel.manifest.content for kernel in kernels},
-        **{
-            layout.name(shard.path): shard.manifest.content
-            for of_train in features
-            for shard in of_train.shards
-        },
+        **contents(layout, *kernels, *(shard for of_train in features for shard in of_train.shards)),
     }
     chosen = {
         "suspects": count,

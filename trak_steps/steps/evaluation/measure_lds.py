@@ -1,7 +1,7 @@
 """Step ``measure-lds``: do scores predict what models say that are trained on parts of the train set?"""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +17,7 @@ from trak_steps.evaluation.intervals import Interval
 from trak_steps.evaluation.lds import Measured, Truth, measure
 from trak_steps.evaluation.predictions import Checkpoint, Point, points, predict
 from trak_steps.evaluation.sums import sum_rows
+from trak_steps.run.fit import bytes_allowed
 from trak_steps.run.hidden_states import HiddenStates
 from trak_steps.run.layout import (
     Layout,
@@ -26,16 +27,15 @@ from trak_steps.run.layout import (
     fractions,
     trainings,
 )
-from trak_steps.run.lineage import Lineage
+from trak_steps.run.lineage import contents
 from trak_steps.run.parts import (
     Retrained,
     open_kernel,
     open_retrained,
+    open_scores,
     open_target_features,
     open_train_features,
-    require_scores,
 )
-from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.document import save_document
 from trak_steps.store.features import TrainFeatures
 from trak_steps.store.kernel import KernelStore
@@ -46,7 +46,6 @@ from trak_steps.store.table import save_table
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
 VERSION = 2
 
-MIB = 2**20
 PLAN = "subsets"
 SCORES = "scores"
 # Subsets for each class: with fewer, little is left when class counts are regressed out.
@@ -59,16 +58,13 @@ def run(layout: Layout, settings: Settings) -> None:
     train = PreparedRows.load(layout.train)
     targets = {name: PreparedRows.load(layout.targets(name)) for name in settings.targets}
     retrained = open_retrained(layout, settings, PLAN, train)
-    stores = {name: ScoreStore.open(layout.scores(name)) for name in targets}
-    for name, store in stores.items():
-        require_scores(layout, settings, store.path, store.manifest, name)
-        Lineage(layout, artefact_manifest).check(store.path, store.manifest)
+    stores = {name: open_scores(layout, settings, name) for name in targets}
     first = retrained.plan.about["repeat"] == 0
     kept = retrained.plan.kept[first]
     features, kernels, checkpoints = open_checkpoints(layout, settings, train, targets)
     chosen = points(own_point(settings), checkpoints)
     say(f"{len(chosen)} ways to score, {len(kept)} subsets of {len(train)} rows")
-    memory = settings.execution.memory_mb * MIB
+    memory = bytes_allowed(settings)
     with counter(len(checkpoints), "sums", "checkpoint") as advance:
         by_gradients = predict(checkpoints, kept, chosen, memory=memory, advance=advance, say=say)
     by_states = predict_by_hidden_states(layout, settings, train, targets, kept)
@@ -91,13 +87,12 @@ def run(layout: Layout, settings: Settings) -> None:
             "slope": _slope(settings, truth, named[SCORES]),
         }
         curves += _curves(name, plain, adjusted, predicted.points)
-    parts = (train, *targets.values())
+    shards = [shard for of_train in features for shard in of_train.shards]
     manifest = Manifest(
         "lds",
         made_from={
-            **{layout.name(part.path): part.content for part in parts},
-            **{layout.name(store.path): store.manifest.content for store in stores.values()},
-            **_contents(layout, settings, features, kernels),
+            **contents(layout, train, *targets.values(), *stores.values(), *kernels, *shards),
+            **_checkpoint_contents(layout, settings),
             **retrained.made_from,
         },
         settings={"bootstrap": settings.evaluation.bootstrap},
@@ -175,20 +170,10 @@ def _sums_of_scores(store: ScoreStore, kept: NDArray[np.bool_]) -> Array:
     return sum_rows(blocks, kept)
 
 
-def _contents(
-    layout: Layout,
-    settings: Settings,
-    features: Sequence[TrainFeatures],
-    kernels: Sequence[KernelStore],
-) -> dict[str, str]:
-    """The contents of the features, kernels and checkpoints that were read, by path in the run."""
-    found = {store.path: store.manifest for store in kernels}
-    for name in final_checkpoints(settings.checkpoints):
-        folder = layout.checkpoint(name)
-        found[folder] = artefact_manifest(folder, "checkpoint")
-    for of_train in features:
-        found |= {shard.path: shard.manifest for shard in of_train.shards}
-    return {layout.name(path): manifest.content for path, manifest in found.items()}
+def _checkpoint_contents(layout: Layout, settings: Settings) -> dict[str, str]:
+    """The contents of the checkpoints that were read, by path in the run."""
+    folders = map(layout.checkpoint, final_checkpoints(settings.checkpoints))
+    return {layout.name(folder): Manifest.load(folder, "checkpoint").content for folder in folders}
 
 
 def _truth(retrained: Retrained, targets: str, train: PreparedRows, kept: NDArray[np.bool_]) -> Truth:

@@ -16,6 +16,7 @@ from trak_steps.evaluation.calibration import calibrate
 from trak_steps.evaluation.intervals import mean_interval
 from trak_steps.evaluation.subsets import NEAREST, NOTHING, PROPONENTS, RANDOM
 from trak_steps.run.layout import Layout
+from trak_steps.run.lineage import contents
 from trak_steps.run.parts import Retrained, open_retrained
 from trak_steps.store.document import save_document
 from trak_steps.store.manifest import Manifest
@@ -71,7 +72,7 @@ def run(layout: Layout, settings: Settings) -> None:
     manifest = Manifest(
         "removal",
         made_from={
-            **{layout.name(part.path): part.content for part in (train, targets)},
+            **contents(layout, train, targets),
             **retrained.made_from,
         },
         settings={"bootstrap": chosen.bootstrap},

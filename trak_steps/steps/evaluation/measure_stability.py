@@ -18,6 +18,7 @@ from trak_steps.evaluation.stability import FEWEST_TRAININGS, HeldOut, hold_out
 from trak_steps.kernel.blocks import scores_by_training
 from trak_steps.run.fit import rows_at_once
 from trak_steps.run.layout import Layout, checkpoint_names, training_of
+from trak_steps.run.lineage import contents
 from trak_steps.run.parts import open_kernel, open_target_features, open_train_features
 from trak_steps.scoring.scores import score_block
 from trak_steps.scoring.solve import solve_targets
@@ -38,21 +39,20 @@ def run(layout: Layout, settings: Settings) -> None:
     train = PreparedRows.load(layout.train)
     names = checkpoint_names(settings.checkpoints)
     trainings, top = len(set(map(training_of, names))), min(TOP, len(train))
-    made_from = {layout.name(train.path): train.content}
+    made_from = contents(layout, train)
     figures: dict[str, Any] = dict.fromkeys(settings.targets)
     if trainings < FEWEST_TRAININGS:
         say(f"{trainings} trainings are too few to hold one out; {FEWEST_TRAININGS} are needed")
     else:
         features = {name: open_train_features(layout, settings, name, train) for name in names}
         kernels = [open_kernel(layout, settings, name, features[name]) for name in names]
-        made_from |= {layout.name(kernel.path): kernel.manifest.content for kernel in kernels}
+        made_from |= contents(layout, *kernels)
         for targets in settings.targets:
             rows = PreparedRows.load(layout.targets(targets))
             stores = [
                 open_target_features(layout, name, targets, rows, features[name]) for name in names
             ]
-            made_from[layout.name(rows.path)] = rows.content
-            made_from |= {layout.name(store.path): store.manifest.content for store in stores}
+            made_from |= contents(layout, rows, *stores)
             say(f"{targets}: the strongest pairs of {trainings} trainings, each held out in turn")
             figures[targets] = asdict(_held_out(settings, features, kernels, stores, trainings, top))
     manifest = Manifest(

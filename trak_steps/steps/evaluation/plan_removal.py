@@ -16,9 +16,8 @@ from trak_steps.evaluation.subsets import NEAREST, NOTHING, PROPONENTS, RANDOM, 
 from trak_steps.run.hidden_states import HiddenStates
 from trak_steps.run.identity import plan_settings, require_known_recipe, retraining_seed
 from trak_steps.run.layout import Layout, final_checkpoints
-from trak_steps.run.lineage import Lineage
-from trak_steps.run.parts import require_scores
-from trak_steps.store.artefact import artefact_manifest
+from trak_steps.run.lineage import contents
+from trak_steps.run.parts import open_scores
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.plan import Plan, save_plan
 from trak_steps.store.scores import ScoreStore
@@ -41,10 +40,7 @@ def run(layout: Layout, settings: Settings) -> None:
             f"evaluation.removal: wants {chosen.targets} targets of {name}, which has {len(targets)}, "
             f"and to leave out {chosen.rows} of {n} train rows; set targets or rows lower"
         )
-    store = ScoreStore.open(layout.scores(name))
-    require_scores(layout, settings, store.path, store.manifest, name)
-    lineage = Lineage(layout, artefact_manifest)
-    lineage.check(store.path, store.manifest)
+    store = open_scores(layout, settings, name)
     scores = _scores(store, q)
     checkpoint = final_checkpoints(settings.checkpoints)[0]
     near = _nearness(layout, settings, checkpoint, train, targets, q)
@@ -71,12 +67,11 @@ def run(layout: Layout, settings: Settings) -> None:
     }
     seeds = np.array([retraining_seed(settings, int(repeat)) for repeat in columns["repeat"]])
     path = layout.plan(NAME)
-    of_checkpoint = artefact_manifest(layout.checkpoint(checkpoint))
+    of_checkpoint = Manifest.load(layout.checkpoint(checkpoint))
     manifest = Manifest(
         "plan",
         made_from={
-            **{layout.name(part.path): part.content for part in (train, targets)},
-            layout.name(store.path): store.manifest.content,
+            **contents(layout, train, targets, store),
             layout.name(layout.checkpoint(checkpoint)): of_checkpoint.content,
         },
         settings=plan_settings(settings, NAME),

@@ -18,13 +18,11 @@ from trak_steps.model.device import training_device
 from trak_steps.model.recipe import Recipe
 from trak_steps.retraining.ask import ask
 from trak_steps.retraining.train import Base, retrain
-from trak_steps.run.custom_code import custom_code
-from trak_steps.run.identity import answers_settings
+from trak_steps.run.identity import answers_settings, output_settings
 from trak_steps.run.layout import Layout
-from trak_steps.run.lineage import Lineage
+from trak_steps.run.lineage import Lineage, contents
 from trak_steps.run.model_inputs import read_rows
 from trak_steps.run.model_output import check_model_output, load_model_output
-from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.plan import load_plan
@@ -40,7 +38,7 @@ def run(layout: Layout, settings: Settings, plan_name: str, shard: int) -> None:
     trainer = Retrainer(layout, settings, train)
     sets = trainer.sets
     plan, of_plan = load_plan(layout.plan(plan_name), len(train))
-    lineage = Lineage(layout, artefact_manifest)
+    lineage = Lineage(layout)
     lineage.check(layout.plan(plan_name), of_plan)
     for rows in sets.values():
         lineage.check(rows.path, rows.manifest)
@@ -65,7 +63,7 @@ def run(layout: Layout, settings: Settings, plan_name: str, shard: int) -> None:
         made_from={
             layout.name(layout.model): trainer.content,
             layout.name(layout.plan(plan_name)): of_plan.content,
-            **{layout.name(part.path): part.content for part in (train, *sets.values())},
+            **contents(layout, train, *sets.values()),
         },
         settings=answers_settings(settings),
         version=VERSION,
@@ -149,10 +147,5 @@ class Retrainer:
             "recipe": vars(self._recipe(seed)),
             "kept": hashlib.sha256(np.packbits(kept).tobytes()).hexdigest(),
         }
-        output = self._settings.features.model_output
-        asked = {
-            "targets": self.sets[targets].content,
-            "model_output": output,
-            "output_code": custom_code(output),
-        }
+        asked = {"targets": self.sets[targets].content, **output_settings(self._settings)}
         return Identity(model, asked)

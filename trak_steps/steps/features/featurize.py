@@ -209,7 +209,7 @@ def _check_inputs(layout: Layout, settings: Settings, checkpoint: str, rows: Pre
     """The checkpoint's manifest, after checking that it, the rows and the settings fit together."""
     folder = layout.checkpoint(checkpoint)
     manifest = check_folder(folder, "checkpoint")
-    lineage = Lineage(layout, Manifest.load)
+    lineage = Lineage(layout)
     lineage.check(folder, manifest)
     lineage.check(rows.path, rows.manifest)
     model = layout.name(layout.model)

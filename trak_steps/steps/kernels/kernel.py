@@ -17,6 +17,7 @@ from trak_steps.model.device import pick_device
 from trak_steps.run.fit import rows_at_once
 from trak_steps.run.identity import kernel_settings
 from trak_steps.run.layout import Layout
+from trak_steps.run.lineage import contents
 from trak_steps.run.parts import open_train_features
 from trak_steps.store.artefact import keep
 from trak_steps.store.kernel import save_kernel
@@ -33,7 +34,7 @@ def run(layout: Layout, settings: Settings, checkpoint: str) -> None:
     path = layout.kernel(checkpoint)
     manifest = Manifest(
         "kernel",
-        made_from={layout.name(shard.path): shard.manifest.content for shard in features.shards},
+        made_from=contents(layout, *features.shards),
         settings={**kernel_settings(settings), "checkpoint": checkpoint},
         version=VERSION,
     )

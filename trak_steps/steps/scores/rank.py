@@ -11,11 +11,10 @@ from trak_steps.config import Settings
 from trak_steps.console.progress import progress, say
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.run.layout import Layout, training_of
-from trak_steps.run.lineage import Lineage
-from trak_steps.run.parts import require_scores
+from trak_steps.run.lineage import contents
+from trak_steps.run.parts import open_scores
 from trak_steps.scoring.top import Top, TopRows
 from trak_steps.scoring.uncertainty import RankRange, sign_is_stable, standard_error
-from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.scores import ScoreStore
 from trak_steps.store.table import save_table
@@ -29,13 +28,7 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
     """Write ``scores/<set>.top.parquet``."""
     train = PreparedRows.load(layout.train)
     target_rows = PreparedRows.load(layout.targets(targets))
-    store = ScoreStore.open(layout.scores(targets))
-    store.manifest.require(
-        store.path,
-        made_from={layout.name(part.path): part.content for part in (train, target_rows)},
-    )
-    require_scores(layout, settings, store.path, store.manifest, targets)
-    Lineage(layout, artefact_manifest).check(store.path, store.manifest)
+    store = open_scores(layout, settings, targets)
     n, t = store.shape
     sides = {
         "proponent": TopRows(t, settings.scores.top, largest=True),
@@ -57,7 +50,7 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
     path = layout.top(targets)
     manifest = Manifest(
         "top",
-        made_from={layout.name(store.path): store.manifest.content}
+        made_from=contents(layout, store)
         | {
             f"{layout.name(part.path)}#table": str(part.manifest.details["table_digest"])
             for part in (train, target_rows)

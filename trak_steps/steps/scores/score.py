@@ -14,7 +14,7 @@ from trak_steps.model.device import pick_device
 from trak_steps.run.fit import rows_at_once
 from trak_steps.run.identity import score_settings
 from trak_steps.run.layout import Layout, checkpoint_names, training_of
-from trak_steps.run.lineage import Lineage
+from trak_steps.run.lineage import Lineage, contents
 from trak_steps.run.parts import (
     open_kernel,
     open_target_features,
@@ -37,7 +37,7 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
     """Write ``scores/<set>.zarr``."""
     train = PreparedRows.load(layout.train)
     target_rows = PreparedRows.load(layout.targets(targets))
-    Lineage(layout, Manifest.load).check(target_rows.path, target_rows.manifest)
+    Lineage(layout).check(target_rows.path, target_rows.manifest)
     names = checkpoint_names(settings.checkpoints)
     features = [open_train_features(layout, settings, name, train) for name in names]
     stores = [
@@ -53,12 +53,7 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
     path = layout.scores(targets)
     manifest = Manifest(
         "scores",
-        made_from={
-            layout.name(train.path): train.content,
-            layout.name(target_rows.path): target_rows.content,
-            **{layout.name(kernel.path): kernel.manifest.content for kernel in kernels},
-            **{layout.name(store.path): store.manifest.content for store in stores},
-        },
+        made_from=contents(layout, train, target_rows, *kernels, *stores),
         settings=score_settings(settings),
         version=VERSION,
     )

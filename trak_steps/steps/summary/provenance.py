@@ -24,7 +24,7 @@ LEFT_OUT = ("classes", "label_names")
 def run(layout: Layout, settings: Settings) -> None:
     """Write ``provenance.json``, after checking that every output was made from those that are there."""
     paths = _paths(layout, settings)
-    lineage = Lineage(layout, artefact_manifest)
+    lineage = Lineage(layout)
     outputs: dict[str, Any] = {}
     for path in paths:
         manifest = artefact_manifest(path)

@@ -54,7 +54,7 @@ def _made_from(
     layout: Layout, settings: Settings, train: PreparedRows, checkpoints: list[str]
 ) -> dict[str, str]:
     """The contents of all that the figures come from, after checking that they fit together."""
-    lineage = Lineage(layout, artefact_manifest)
+    lineage = Lineage(layout)
     found = {f"{layout.name(train.path)}#table": str(train.manifest.details["table_digest"])}
     for targets in settings.targets:
         paths = [layout.target_features(name, targets) for name in checkpoints]
