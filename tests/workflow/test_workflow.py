@@ -1,10 +1,15 @@
 """The workflow as a user runs it: from a dry run to what reruns after a change."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_jobs import startup_of_shells
 from workspace import Workspace
 
 AFTER_SUMMARY = {"provenance": 1}
@@ -164,3 +169,31 @@ def test_an_edited_file_of_ones_own_reruns_what_is_made_from_it(done: Workspace)
     weights = done.root / "own_model" / "model.safetensors"
     weights.write_bytes(weights.read_bytes())
     assert done.planned("data", **own) == {"model": 1, "prepare": 1, "prepare_targets": 1}
+
+
+@pytest.mark.parametrize("value", [3, "three"])
+def test_a_forked_job_says_and_returns_what_the_real_command_does(done: Workspace, value: Any) -> None:
+    """So do all jobs of these tests, those of test_upgrade aside."""
+    command = ["trak-steps", "settings", "--config", "own.yaml", "--set", f"features.dim={value}"]
+    (done.root / "own.yaml").write_text("seed: 7\n")
+    said = [
+        subprocess.run(
+            ["bash", "-c", f"type -P trak-steps; {' '.join(command)}"],
+            cwd=done.root,
+            env={
+                **os.environ,
+                "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+                "PYTHONPATH": str(done.root),
+                **shells,
+            },
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for shells in ({}, {"BASH_ENV": str(startup_of_shells())})
+    ]
+    paths, outputs = zip(*(each.stdout.split("\n", 1) for each in said), strict=True)
+    assert paths[0] != paths[1]
+    assert outputs[0] == outputs[1]
+    assert (said[0].returncode, said[0].stderr) == (said[1].returncode, said[1].stderr)
+    assert said[0].returncode == (value != 3)
