@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -107,7 +108,7 @@ def test_a_wrong_setting_stops_before_any_job(done: Workspace) -> None:
     ran = done.snakemake("-n", features={"dims": 8})
     output = ran.stdout + ran.stderr
     assert ran.returncode != 0
-    assert "features.dims: there is no such setting; did you mean features.dim?" in output
+    assert re.search(r"features\.dims: .*features\.dim\?", output)
     assert "Traceback" not in output
 
 
@@ -116,7 +117,7 @@ def test_a_failing_job_says_why_and_leaves_nothing(done: Workspace) -> None:
     ran = done.snakemake("--cores", "1", run="wrong", dataset=dataset)
     output = ran.stdout + ran.stderr
     assert ran.returncode != 0
-    assert "train set: 3000 rows are asked for, the split has 2304" in output
+    assert re.search("train set: 3000 rows .* 2304", output)
     assert "Traceback" not in output
     assert not (done.root / "results" / "wrong" / "data").exists() or not list(
         (done.root / "results" / "wrong" / "data").iterdir()
