@@ -66,11 +66,15 @@ class Workspace:
         config.write_text(yaml.safe_dump(values))
         said = config.with_suffix(".log")
         command = ["--configfile", str(config), "--nocolor", *arguments]
-        shells = {"BASH_ENV": str(startup_of_shells())} if self.forked_jobs else {}
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(self.root), "HF_HUB_OFFLINE": "1"}
+        if self.forked_jobs and "-n" not in arguments:
+            environment["BASH_ENV"] = str(startup_of_shells())
         # By a pipe: where threads start and wait for processes, one's `exitcode` may be lost to another.
         code, tell = FORKS.Pipe(duplex=False)
         with code:
-            process = FORKS.Process(target=_snakemake, args=(self.root, command, said, shells, tell))
+            process = FORKS.Process(
+                target=_snakemake, args=(self.root, command, said, environment, tell)
+            )
             process.start()
             tell.close()
             exited = code.recv()
@@ -90,14 +94,14 @@ class Workspace:
 
 
 def _snakemake(
-    root: Path, command: list[str], said: Path, shells: dict[str, str], tell: Connection
+    root: Path, command: list[str], said: Path, environment: dict[str, str], tell: Connection
 ) -> None:
     """``snakemake`` with a command line, in a folder, in this process; tells its exit status."""
     with said.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.chdir(root)
-    os.environ.update(PYTHONPATH=str(root), HF_HUB_OFFLINE="1", **shells)
+    os.environ.update(environment)
     sys.path[:] = [str(root), *(path for path in sys.path if Path(path or ".").resolve() != ROOT)]
     sys.argv = ["snakemake", *command]
     from snakemake.cli import main
