@@ -1,6 +1,7 @@
 """What several tests share: a small run of the demo, made step by step in one folder."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from trak_steps.steps.features import featurize
 from trak_steps.steps.kernels import kernel
 from trak_steps.steps.scores import rank, score
 from trak_steps.steps.summary import provenance, summarize
+from trak_steps.store.lock import one_at_a_time
 
 SMALL = {
     "run": "small",
@@ -80,7 +82,6 @@ def copy_run(
     small_run: tuple[Layout, Settings], tmp_path: Path
 ) -> Callable[[], tuple[Layout, Settings]]:
     """A copy of the small run that a test may damage."""
-    import shutil
 
     def copy() -> tuple[Layout, Settings]:
         layout, settings = small_run
@@ -92,11 +93,21 @@ def copy_run(
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A copy of the project whose tiny run Snakemake has made; tests put back what they change."""
-    space = Workspace(tmp_path_factory.mktemp("workspace"))
-    copy_project(space.root)
-    ran = space.snakemake("--cores", "2", *WHOLE)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    """A copy of the project whose tiny run Snakemake has made; tests put back what they change.
+
+    It is made once, and each process that runs tests has a copy.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    with one_at_a_time(shared.with_suffix(".lock"), lambda _: None):
+        if not shared.exists():
+            made = Workspace(tmp_path_factory.mktemp("made"))
+            copy_project(made.root)
+            ran = made.snakemake("--cores", "2", *WHOLE)
+            assert ran.returncode == 0, ran.stdout + ran.stderr
+            made.root.rename(shared)
+    space = Workspace(tmp_path_factory.mktemp("workspace") / "project")
+    shutil.copytree(shared, space.root, symlinks=True)
     return space
 
 

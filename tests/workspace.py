@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import yaml
+from forked_jobs import startup_of_shells
 
 ROOT = Path(__file__).parents[1]
 TINY: dict[str, Any] = {
@@ -55,6 +57,7 @@ class Workspace:
     """A copy of the project in which a run lives."""
 
     root: Path
+    forked_jobs: bool = True  # or by the real command, a process each
 
     def snakemake(self, *arguments: str, **changes: Any) -> subprocess.CompletedProcess[str]:
         """Run Snakemake with the tiny settings, some sections changed."""
@@ -63,11 +66,20 @@ class Workspace:
         config.write_text(yaml.safe_dump(values))
         said = config.with_suffix(".log")
         command = ["--configfile", str(config), "--nocolor", *arguments]
-        process = FORKS.Process(target=_snakemake, args=(self.root, command, said))
-        process.start()
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(self.root), "HF_HUB_OFFLINE": "1"}
+        if self.forked_jobs and "-n" not in arguments:
+            environment["BASH_ENV"] = str(startup_of_shells())
+        # By a pipe: where threads start and wait for processes, one's `exitcode` may be lost to another.
+        code, tell = FORKS.Pipe(duplex=False)
+        with code:
+            process = FORKS.Process(
+                target=_snakemake, args=(self.root, command, said, environment, tell)
+            )
+            process.start()
+            tell.close()
+            exited = code.recv()
         process.join()
-        assert process.exitcode is not None
-        return subprocess.CompletedProcess(command, process.exitcode, said.read_text(), "")
+        return subprocess.CompletedProcess(command, exited, said.read_text(), "")
 
     def planned(self, *arguments: str, **changes: Any) -> dict[str, int]:
         """How many jobs of each rule a dry run would start, aggregate targets left out."""
@@ -81,15 +93,20 @@ class Workspace:
         return {rule: count for rule, count in jobs.items() if rule not in STAGES}
 
 
-def _snakemake(root: Path, command: list[str], said: Path) -> None:
-    """``snakemake`` with a command line, in a folder, in this process."""
+def _snakemake(
+    root: Path, command: list[str], said: Path, environment: dict[str, str], tell: Connection
+) -> None:
+    """``snakemake`` with a command line, in a folder, in this process; tells its exit status."""
     with said.open("wb") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.chdir(root)
-    os.environ.update(PYTHONPATH=str(root), HF_HUB_OFFLINE="1")
+    os.environ.update(environment)
     sys.path[:] = [str(root), *(path for path in sys.path if Path(path or ".").resolve() != ROOT)]
     sys.argv = ["snakemake", *command]
     from snakemake.cli import main
 
-    main(command)
+    try:
+        main(command)
+    except SystemExit as done:
+        tell.send(done.code or 0)

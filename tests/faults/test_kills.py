@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from forked_jobs import startup_of_shells
 
 from faults.damage import files_of
 from trak_steps.audit.find import present
@@ -70,7 +71,7 @@ class Workspace:
     def layout(self) -> Layout:
         return Layout(self.root / "results" / RUN)
 
-    def start(self) -> "subprocess.Popen[str]":
+    def start(self, **environment: str) -> "subprocess.Popen[str]":
         """The command that a user would run, in a session of its own."""
         (self.root / "killed.yaml").write_text(yaml.safe_dump(SETTINGS))
         return subprocess.Popen(
@@ -79,7 +80,7 @@ class Workspace:
                 *("--configfile", "killed.yaml"),
             ],
             cwd=self.root,
-            env={**os.environ, "PYTHONPATH": str(self.root), "HF_HUB_OFFLINE": "1"},
+            env={**os.environ, "PYTHONPATH": str(self.root), "HF_HUB_OFFLINE": "1", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -87,8 +88,11 @@ class Workspace:
         )
 
     def finish(self) -> str:
-        """Run to the end; gives what Snakemake says."""
-        process = self.start()
+        """Run to the end; gives what Snakemake says.
+
+        Jobs are forks, as nothing kills them; all ends as with those of the real command.
+        """
+        process = self.start(BASH_ENV=str(startup_of_shells()))
         output, _ = process.communicate()
         assert process.returncode == 0, output
         return output

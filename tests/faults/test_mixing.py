@@ -166,7 +166,7 @@ def test_shards_of_two_runs_do_not_mix_whichever_comes_first(
         if set(chosen) == {layout}:
             kernel.run(run, settings, "0")
         else:
-            with pytest.raises(TrakError, match="was made with another dim than"):
+            with pytest.raises(TrakError, match="another dim"):
                 kernel.run(run, settings, "0")
             assert not run.kernel("0").exists()
         remove(run.root)
@@ -185,7 +185,7 @@ def test_a_checkpoint_of_another_recipe_with_all_that_was_made_of_it_is_refused(
     ):
         put(of(other), of(layout))
     remove(layout.scores(TARGETS))
-    with pytest.raises(TrakError, match=r"checkpoints/0: was made with another learning_rate"):
+    with pytest.raises(TrakError, match=r"checkpoints/0: .*learning_rate"):
         score.run(layout, settings, TARGETS)
     assert not layout.scores(TARGETS).exists()
     assert any("learning_rate" in str(problem) for problem in verify_run(layout).problems)
@@ -205,7 +205,7 @@ def test_a_kernel_of_more_rows_than_the_train_set_has_is_refused(small_run: Run,
     prepare.run_train(run, fewer)
     remove(run.train_shard("0", "00002"))
     remove(run.scores(TARGETS))
-    with pytest.raises(TrakError, match=r"was made from features/0/train/00002\.zarr too"):
+    with pytest.raises(TrakError, match=r"from features/0/train/00002\.zarr too"):
         score.run(run, fewer, TARGETS)
     assert any("is a sum over 75 rows" in str(problem) for problem in verify_run(run).problems)
     kernel.run(run, fewer, "0")
@@ -218,15 +218,15 @@ def test_scores_of_other_checkpoints_are_neither_ranked_nor_summed_up(
     layout, _ = copy_run()
     one = small_settings(checkpoints={"keep": [1.0]})
     for step in (lambda: rank.run(layout, one, TARGETS), lambda: summarize.run(layout, one)):
-        with pytest.raises(TrakError, match=r"was made with another checkpoints than"):
+        with pytest.raises(TrakError, match="another checkpoints"):
             step()
 
 
 def test_trained_and_brought_checkpoints_do_not_mix(copy_run: Callable[[], Run]) -> None:
     layout, settings = copy_run()
     seen = restrict(settings, ["run", "seed", "features", "execution", "model.trust_remote_code"])
-    with pytest.raises(TrakError, match=r"checkpoints/0: was fine-tuned here, the settings say that"):
+    with pytest.raises(TrakError, match=r"checkpoints/0: was fine-tuned here"):
         featurize.run_train(layout, seen, "0", 0)
-    with pytest.raises(TrakError, match="was fine-tuned here, the settings say imported"):
+    with pytest.raises(TrakError, match=r"fine-tuned here, .* imported"):
         require_one_recipe(layout, ["0", "0-0.5"], imported=True)
     require_one_recipe(layout, ["0", "0-0.5"], imported=False)

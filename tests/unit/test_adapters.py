@@ -105,18 +105,18 @@ def test_a_head_that_only_the_adapter_has(tmp_path: Path) -> None:
 
 
 def test_an_adapter_that_cannot_be_used_says_why(adapter: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrakError, match=r"is an adapter, .* name it in checkpoints\.existing"):
+    with pytest.raises(TrakError, match=r"is an adapter, .*checkpoints\.existing"):
         fetch(adapter, tmp_path / "a", setting="model.name_or_path")
     described = adapter / "adapter_config.json"
     values = json.loads(described.read_text())
     described.write_text(json.dumps({**values, "base_model_name_or_path": None}))
-    with pytest.raises(TrakError, match="does not say of which model"):
+    with pytest.raises(TrakError, match="of which model"):
         fetch(adapter, tmp_path / "b")
     described.write_text(json.dumps({**values, "base_model_name_or_path": str(adapter)}))
     with pytest.raises(TrakError, match="which is an adapter itself"):
         fetch(adapter, tmp_path / "d")
     described.write_text(json.dumps({**values, "base_model_name_or_path": "/gone/base"}))
-    with pytest.raises(TrakError, match="is an adapter of /gone/base: there is no folder /gone/base"):
+    with pytest.raises(TrakError, match=r"adapter of /gone/base: .*no folder /gone/base"):
         fetch(adapter, tmp_path / "e")
     described.write_text(json.dumps(values))
     fetch(adapter, tmp_path / "c")

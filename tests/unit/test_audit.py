@@ -45,7 +45,7 @@ def test_a_whole_run_has_nothing_wrong(small_run: Run) -> None:
     layout, _ = small_run
     done = CliRunner().invoke(app, ["verify", str(layout.root)])
     assert done.exit_code == 0, done.output
-    assert "complete, unaltered, and made from one another" in done.output
+    assert "complete, unaltered" in done.output
     assert len(present(layout)) == 19
 
 
@@ -59,24 +59,24 @@ DEFECTS: dict[str, tuple[Callable[[Layout], None], str, str]] = {
     "missing shard": (
         lambda run: remove(run.train_shard("0", "00001")),
         "missing",
-        "features/0/train/00001.zarr: is not there; run the same snakemake command again",
+        "features/0/train/00001.zarr: is not there ... snakemake",
     ),
     "missing kernel": (lambda run: remove(run.kernel("0")), "missing", "kernel/0.zarr: is not there"),
     "missing summary": (lambda run: remove(run.summary), "missing", "summary.json: is not there"),
     "altered weights": (
         lambda run: _flip(run.checkpoint("0") / "model.safetensors"),
         "altered",
-        "checkpoints/0: its model.safetensors is damaged or was altered",
+        "checkpoints/0: its model.safetensors ... altered",
     ),
     "altered chunk": (
         lambda run: _flip(run.kernel("0") / "kernel" / "c" / "0" / "0"),
         "altered",
-        "kernel/0.zarr: its kernel/c/0/0 is damaged or was altered",
+        "kernel/0.zarr: its kernel/c/0/0 ... altered",
     ),
     "altered manifest": (
         lambda run: _rewrite(run.train / "manifest.json", '"seed": 0', '"seed": 1'),
         "altered",
-        "data/train/manifest.json: was altered after it was written",
+        "data/train/manifest.json: was altered",
     ),
     "altered digests": (
         lambda run: _flip(run.train / DIGESTS),
@@ -91,22 +91,22 @@ DEFECTS: dict[str, tuple[Callable[[Layout], None], str, str]] = {
     "strange file": (
         lambda run: (run.checkpoint("0") / "extra.json").write_text("{}"),  # type: ignore[dict-item,return-value]
         "altered",
-        "checkpoints/0: extra.json does not belong to it; delete that file",
+        "checkpoints/0: extra.json does not belong ... delete",
     ),
     "other shard": (
         lambda run: put(run.train_shard("0-0.5", "00001"), run.train_shard("0", "00001")),
         "mismatched",
-        "kernel/0.zarr: was made from another features/0/train/00001.zarr than the one here",
+        "kernel/0.zarr: ... another features/0/train/00001.zarr",
     ),
     "killed writer": (
         lambda run: (run.root / "kernel" / ".0.zarr.1@elsewhere.0123abcd.tmp").mkdir(),
         "unfinished",
-        "0123abcd.tmp: left by a killed writer, or still being written",
+        "0123abcd.tmp: ... killed writer",
     ),
     "unfinished training": (
         lambda run: (run.training("1") / "trainer").mkdir(parents=True),
         "unfinished",
-        "training/1: a training that is not finished",
+        "training/1: ... not finished",
     ),
     "no manifest": (
         lambda run: (run.checkpoint("0") / "manifest.json").unlink(),
@@ -131,7 +131,8 @@ def test_verify_names_what_is_wrong_and_what_to_do(copy_run: Copy, defect: str) 
     assert done.exit_code == 1
     assert "Traceback" not in done.output
     lines = [line for line in done.output.splitlines() if line.startswith(what)]
-    assert any(words in line for line in lines), done.output
+    parts = words.split(" ... ")
+    assert any(all(part in line for part in parts) for line in lines), done.output
 
 
 def test_verify_of_what_is_no_run_says_so(tmp_path: Path) -> None:
@@ -329,7 +330,7 @@ def test_answers_that_no_run_uses_can_be_removed(tmp_path: Path) -> None:
         save_answers(run.retrained_models, identity, answers)
     plan = Plan(np.ones((2, 4), bool), np.arange(2), {})
     save_plan(run.plan("subsets"), plan, Manifest("plan"))
-    with pytest.raises(TrakError, match="not all of its models were retrained"):
+    with pytest.raises(TrakError, match=r"not all .*retrained"):
         clean.unused_answers(run.retrained_models)
     details = {"start": 0, "stop": 2, ANSWERS: [identities[0].name, identities[2].name]}
     shard = [{"x": answers}, {"x": answers}]
@@ -346,7 +347,7 @@ def test_answers_that_no_run_uses_can_be_removed(tmp_path: Path) -> None:
         0,
         Manifest("retrained", details={"start": 0, "stop": 2}),
     )
-    with pytest.raises(TrakError, match="does not say which answers it uses"):
+    with pytest.raises(TrakError, match="which answers it uses"):
         clean.unused_answers(run.retrained_models)
 
 

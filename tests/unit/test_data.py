@@ -159,23 +159,23 @@ def test_targets_use_the_classes_of_the_train_set(tmp_path: Path, layout: Layout
 @pytest.mark.parametrize(
     ("changes", "dataset", "message"),
     [
-        ({}, {"text": "label"}, "dataset.text: `label` is a name that the prepared rows use"),
-        ({}, {"text": ["question", "answer"]}, r"no column `?answer"),
-        ({}, {"label": "gold"}, "there is no column `gold` (dataset.label); it has question"),
-        ({}, {"group": "fact"}, "there is no column `fact` (dataset.group)"),
-        ({}, {"row_id": "idx"}, "there is no column `idx` (dataset.row_id)"),
+        ({}, {"text": "label"}, "dataset.text: `label`"),
+        ({}, {"text": ["question", "answer"]}, "no column ... answer"),
+        ({}, {"label": "gold"}, "no column `gold` (dataset.label) ... question"),
+        ({}, {"group": "fact"}, "no column `fact` (dataset.group)"),
+        ({}, {"row_id": "idx"}, "no column `idx` (dataset.row_id)"),
         ({"number": [1, 2, 2, 3]}, {"row_id": "number"}, "has 2 more than once"),
-        ({"label": [0, 1, -1, 0]}, {}, "row 2 has the label -1, which means unlabelled"),
+        ({"label": [0, 1, -1, 0]}, {}, "row 2 ... label -1 ... unlabelled"),
         ({"label": ["a", None, "b", "a"]}, {}, "row 1 has no label"),
-        ({"label": [1, 1, 1, 1]}, {}, "every row has the same label"),
+        ({"label": [1, 1, 1, 1]}, {}, "the same label"),
         ({"label": [0.5, float("nan"), 1.0, 2.0]}, {}, "row 1 has no finite label"),
-        ({"label": [[0], [1], [0], [1]]}, {}, "labels are integers, texts or floats"),
+        ({"label": [[0], [1], [0], [1]]}, {}, "integers, texts or floats"),
         ({"sentence": ["a", "b", "  ", "d"]}, {}, "`sentence` of row 2 is empty"),
         ({"sentence": ["a", None, "c", "d"]}, {}, "`sentence` of row 1 is missing"),
-        ({"sentence": [1, 2, 3, 4]}, {}, "`sentence` of row 0 is of type int, not text"),
-        ({}, {"train_size": 5}, "5 rows are asked for, the split has 4"),
+        ({"sentence": [1, 2, 3, 4]}, {}, "`sentence` of row 0 ... type int"),
+        ({}, {"train_size": 5}, "5 rows ... has 4"),
         ({}, {"train_split": "test"}, "test"),
-        ({}, {"data_files": {"train": "nowhere.csv"}}, "dataset.data_files.train: there is no file"),
+        ({}, {"data_files": {"train": "nowhere.csv"}}, "dataset.data_files.train: ... no file"),
     ],
 )
 def test_bad_input_is_named_and_leaves_nothing(
@@ -186,9 +186,8 @@ def test_bad_input_is_named_and_leaves_nothing(
     base_model.run(layout, good)
     with pytest.raises(TrakError) as error:
         prepare.run_train(layout, settings)
-    import re
-
-    assert message in str(error.value) or re.search(message, str(error.value))
+    for part in message.split(" ... "):
+        assert part in str(error.value)
     assert not layout.train.exists()
     assert not any(layout.train.parent.glob("*")) if layout.train.parent.exists() else True
 
@@ -204,7 +203,7 @@ def test_labels_to_regress_on_are_not_flipped(tmp_path: Path, layout: Layout) ->
 def test_an_unknown_label_in_the_targets_is_named(tmp_path: Path, layout: Layout) -> None:
     train = write(tmp_path, "parquet", PAIRS)
     dev = write(tmp_path, "parquet", {**PAIRS, "label": [0, 7, 1, 0]}, "dev")
-    with pytest.raises(TrakError, match="row 1 has the label 7; the train set knows 0, 1"):
+    with pytest.raises(TrakError, match=r"row 1 has the label 7; .* 0, 1"):
         prepared(layout, settings_of(train, targets=dev), targets=True)
 
 
@@ -212,13 +211,13 @@ def test_an_unknown_label_in_the_targets_is_named(tmp_path: Path, layout: Layout
 def test_an_empty_split_is_named(tmp_path: Path, layout: Layout, kind: str) -> None:
     columns = {name: pa.array(values)[:0] for name, values in PAIRS.items()}
     file = write(tmp_path, kind, columns)  # type: ignore[arg-type]
-    with pytest.raises(TrakError, match="the split `train` has no rows"):
+    with pytest.raises(TrakError, match="`train` has no rows"):
         prepared(layout, settings_of(file, kind))
 
 
 def test_a_hub_that_cannot_be_reached_names_the_setting(layout: Layout) -> None:
     settings = parse_settings({"dataset": {"path": "glue", "name": "qnli"}})
-    with pytest.raises(TrakError, match=r"dataset\.data_files to local files"):
+    with pytest.raises(TrakError, match=r"dataset\.data_files"):
         prepare.run_train(layout, settings)
 
 

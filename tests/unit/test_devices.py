@@ -89,7 +89,7 @@ def test_without_a_gpu_what_needs_one_is_refused() -> None:
 def test_only_gpus_that_are_there_are_used() -> None:
     assert check_device("auto", precision="bfloat16") == "cuda"
     assert check_device("cuda:1") == "cuda:1"
-    with pytest.raises(TrakError, match=r"cuda:2 cannot be used: this machine has 2 GPUs"):
+    with pytest.raises(TrakError, match=r"cuda:2 .* 2 GPUs"):
         check_device("cuda:2")
     with pytest.raises(TrakError, match="CUDA_VISIBLE_DEVICES=1"):
         check_device("cuda:1", trains=True)

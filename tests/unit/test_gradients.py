@@ -167,7 +167,7 @@ def test_only_selected_parameters_count(kind: str) -> None:
 
 
 def test_a_selection_that_fails_says_so() -> None:
-    wanted = r"no trainable parameter matches, this model has bert\..*; see features\.parameters"
+    wanted = r"no trainable parameter .* bert\..*features\.parameters"
     with pytest.raises(TrakError, match=wanted), naming_settings():
         select_parameters(classifier("bert"), ["nothing"], [])
 
@@ -184,8 +184,8 @@ def test_the_margin_is_the_log_odds_and_the_weight_heeds_the_temperature() -> No
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("image_classification", "there is no `image_classification`; use `text_classification`"),
-        ("no_such_module:Task", "the module `no_such_module` cannot be imported"),
+        ("image_classification", "`image_classification`; use `text_classification`"),
+        ("no_such_module:Task", "`no_such_module` cannot be imported"),
         ("json:Task", "`json` has no `Task`"),
         ("json:JSONDecoder", "has no method `output`"),
     ],
@@ -212,8 +212,8 @@ class _Fails(_Column):
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (_Column(), r"`my:Task.output` should give one number a row, \[2\], .* it gave \[2, 1\]"),
-        (_Fails(), "`my:Task.output` failed on logits .*: IndexError: nine"),
+        (_Column(), r"`my:Task.output` .*\[2\], .*\[2, 1\]"),
+        (_Fails(), "`my:Task.output` failed .*IndexError: nine"),
     ],
 )
 def test_a_model_output_of_the_wrong_shape_is_explained(made: ModelOutput, message: str) -> None:

@@ -225,7 +225,7 @@ def test_what_no_rule_covers_is_named_and_left_to_autograd(
     assert (gradients - expected).abs().max() < TOLERANCE * expected.abs().max()
     say_how_rows_are_run(source)
     said = capsys.readouterr().err
-    assert "rows are run one by one" in said
+    assert "one by one" in said
     assert names[0] in said
 
 
@@ -241,7 +241,7 @@ def test_what_is_not_selected_needs_no_rule() -> None:
 
 
 def test_an_input_that_is_changed_in_place_is_noticed() -> None:
-    with pytest.raises(TrakError, match="changes the input of a Linear in place"):
+    with pytest.raises(TrakError, match="Linear in place"):
         hooked(InPlace())
 
 

@@ -101,12 +101,12 @@ def test_an_index_that_names_a_pickle_or_leaves_the_folder_is_refused(folder: Pa
     for part in ("weights.bin", "../model/part.safetensors", "/etc/passwd", 3, None):
         index.write_text(json.dumps({"metadata": {}, "weight_map": {"bert.pooler.dense.bias": part}}))
         for call in [lambda: fetch(folder), *loads(folder)[2:]]:
-            assert "which is not a safetensors file beside it" in message(call)
+            assert "not a safetensors file" in message(call)
     index.write_text(json.dumps({"metadata": {}, "weight_map": {"x": "absent.safetensors"}}))
     assert "absent.safetensors, which is missing" in message(lambda: fetch(folder))
     for text in ("{", "[]", "{}", '{"weight_map": []}', "[" * 100_000):
         index.write_text(text)
-        assert "does not say where the weights are" in message(lambda: fetch(folder))
+        assert "where the weights are" in message(lambda: fetch(folder))
     names = load_file(folder / "part.safetensors")
     index.write_text(
         json.dumps({"metadata": {}, "weight_map": dict.fromkeys(names, "part.safetensors")})
@@ -146,7 +146,7 @@ def test_code_from_the_hub_is_not_asked_for(folder: Path) -> None:
     for key in ("_attn_implementation", "attn_implementation"):
         change(folder, **{key: "somebody/kernel"})
         for load in loads(folder):
-            assert "asks for code from the hub" in message(load)
+            assert "code from the hub" in message(load)
 
 
 def damaged(write: Callable[[Path], object]) -> Callable[[Path], object]:
@@ -213,8 +213,8 @@ def test_damaged_weights_are_named(folder: Path, damage: Callable[[Path], object
         ('{"hidden_size": ' + "9" * 5000 + "}", "is not JSON"),
         ("[]", "should hold a JSON object"),
         ("null", "should hold a JSON object"),
-        ("{}", "does not say of what type the model is"),
-        ('{"model_type": ["bert"]}', "does not say of what type the model is"),
+        ("{}", "of what type"),
+        ('{"model_type": ["bert"]}', "of what type"),
         ('{"model_type": "../../x"}', "model type `../../x`"),
         ('{"model_type": "bert", "hidden_size": "16"}', "expected int, got str"),
         ('{"model_type": "bert", "id2label": ["a"]}', "config.json"),
@@ -257,10 +257,10 @@ def test_links_are_followed_to_files_only(folder: Path, tmp_path: Path) -> None:
     extra = folder / "extra.json"
     for target in (tmp_path / "nowhere", Path("/dev/zero"), extra):
         extra.symlink_to(target)
-        assert "extra.json: is not a file that can be copied" in message(lambda: fetch(folder))
+        assert "extra.json: is not a file" in message(lambda: fetch(folder))
         extra.unlink()
     os.mkfifo(extra)
-    assert "extra.json: is not a file that can be copied" in message(lambda: fetch(folder))
+    assert "extra.json: is not a file" in message(lambda: fetch(folder))
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "~nobody-of-this-name/x", "a\0b", "./" + "x" * 300])
@@ -278,7 +278,7 @@ def test_an_adapter_that_makes_code_run_is_refused(folder: Path, mark: Path, tmp
     (tmp_path / "evil.py").write_text(f"open({str(mark)!r}, 'w').close()")
     values = {"peft_type": "LORA", "megatron_config": {"x": 1}, "megatron_core": "evil"}
     (folder / "adapter" / "adapter_config.json").write_text(json.dumps(values))
-    assert "sets megatron_config, which can make code run" in message(loads(folder)[2])
+    assert "sets megatron_config" in message(loads(folder)[2])
 
 
 def test_an_adapter_that_is_damaged_is_not_taken_for_its_base(folder: Path, tmp_path: Path) -> None:

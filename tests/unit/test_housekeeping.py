@@ -25,12 +25,12 @@ def test_a_turn_is_taken_by_one_alone(tmp_path: Path) -> None:
     first, second = Turn.begin(layout), Turn.begin(layout)
     held = first.take()
     third = Turn.begin(layout)
-    works = rf"another Snakemake works on this run \(process {os.getpid()} on"
+    works = rf"another Snakemake .*process {os.getpid()} on"
     with pytest.raises(TrakError, match=works):
         second.take()
     os.close(held)
     for stale in (second, third):
-        with pytest.raises(TrakError, match="worked on this run while this one planned"):
+        with pytest.raises(TrakError, match="while this one planned"):
             stale.take()
     os.close(Turn.begin(layout).take())
 

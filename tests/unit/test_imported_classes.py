@@ -92,7 +92,7 @@ def test_the_setting_names_the_datas_classes_and_agrees_with_the_checkpoint() ->
     foreign = {0: "POSITIVE", 1: "NEGATIVE"}
     for names in (placeholders, foreign, {0: "1", 1: "0"}):
         assert in_the_order_of(labels, names, "c", ["1", "0"]).classes == (1, 0)
-    with pytest.raises(TrakError, match=r"checkpoints\.classes: names 1, 2; the data has 0, 1"):
+    with pytest.raises(TrakError, match=r"checkpoints\.classes: .* 1, 2; .* 0, 1"):
         in_the_order_of(labels, placeholders, "c", ["1", "2"])
     with pytest.raises(TrakError, match=r"checkpoints\.classes: .* order 1, 0; c itself .* order 0, 1"):
         in_the_order_of(labels, {0: "0", 1: "1"}, "c", ["1", "0"])
@@ -235,5 +235,5 @@ def test_a_checkpoint_that_reads_fewer_tokens_than_the_rows_have_is_refused(
     layout = Layout(tmp_path / "run")
     base_model.run(layout, settings, str(first))
     prepare.run_train(layout, settings)
-    with pytest.raises(TrakError, match=r"short cannot read the train rows .*model\.max_length"):
+    with pytest.raises(TrakError, match=r"short cannot read .*model\.max_length"):
         import_checkpoint.run(layout, settings, 1, str(short))

@@ -129,7 +129,7 @@ def test_a_model_of_the_hub_with_pickled_weights_alone_is_said_to_have_those(
     with pytest.raises(TrakError, match=r"some/model has no weights"):
         fetch(Path("some/model"), tmp_path)
     (hub.folder / "pytorch_model.bin").write_bytes(b"pickle")
-    with pytest.raises(TrakError, match=r"some/model holds pickled weights \(pytorch_model\.bin\)"):
+    with pytest.raises(TrakError, match=r"some/model .*pickled .*pytorch_model\.bin"):
         fetch(Path("some/model"), tmp_path)
 
 
@@ -164,7 +164,7 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_a_hub_that_cannot_be_reached_names_the_setting(tmp_path: Path) -> None:
-    with pytest.raises(TrakError, match=r"set model\.name_or_path to a local folder"):
+    with pytest.raises(TrakError, match=r"model\.name_or_path to a local folder"):
         fetch_model(
             "bert-base-cased",
             tmp_path / "copy",
@@ -201,7 +201,7 @@ def test_a_weight_that_is_not_finite_is_named(folder: Path) -> None:
     weights = load_file(file)
     weights["classifier.weight"][0, 0] = torch.nan
     save_file(weights, file, {"format": "pt"})
-    with pytest.raises(TrakError, match=r"the weight classifier\.weight is not finite"):
+    with pytest.raises(TrakError, match=r"classifier\.weight is not finite"):
         load(folder)
 
 
@@ -214,7 +214,7 @@ def test_damaged_weights_are_refused(folder: Path) -> None:
 
 def test_more_tokens_than_the_model_reads_are_refused(small_run: tuple[Layout, Settings]) -> None:
     layout, _ = small_run
-    with pytest.raises(TrakError, match=r"model\.max_length: is 1000, this model reads 512"):
+    with pytest.raises(TrakError, match=r"model\.max_length: .* 1000, .* 512"):
         load_tokenizer(layout.model, max_length=1000, trust_remote_code=False)
 
 
@@ -247,9 +247,7 @@ def test_an_existing_checkpoint_that_does_not_fit_is_refused(
     run = Layout(tmp_path / "run")
     base_model.run(run, settings, settings.checkpoints.existing[0])
     prepare.run_train(run, settings)
-    with pytest.raises(
-        TrakError, match=r"checkpoints\.existing: .*wrong: has 5 classes, the data has 2"
-    ):
+    with pytest.raises(TrakError, match=r"checkpoints\.existing: .*wrong: .* 5 .* 2"):
         import_checkpoint.run(run, settings, 1, settings.checkpoints.existing[1])
     assert not run.checkpoint("1").exists()
 
@@ -278,18 +276,18 @@ def test_existing_checkpoints_keep_the_order_of_their_classes(
     assert rows.label_names == ["not_entailment", "entailment"]
     assert (rows.column("label") == 1 - original.column("label")).all()
     import_checkpoint.run(run, settings, 0, settings.checkpoints.existing[0])
-    with pytest.raises(TrakError, match=r"turned has its classes in the order entailment, not_ent"):
+    with pytest.raises(TrakError, match=r"turned .* entailment, not_ent"):
         import_checkpoint.run(run, settings, 1, settings.checkpoints.existing[1])
     other = small_settings(checkpoints={"existing": [str(foreign)]})
     base_model.run(run, other, str(foreign))
-    with pytest.raises(TrakError, match=r"foreign has the classes cat, dog, the data has entailment"):
+    with pytest.raises(TrakError, match=r"foreign .* cat, dog, .* entailment"):
         prepare.run_train(run, other)
 
 
 def test_weights_of_another_model_are_not_trained_from(folder: Path) -> None:
     file = folder / "model.safetensors"
     save_file({f"foreign.{name}": w for name, w in load_file(file).items()}, file, {"format": "pt"})
-    with pytest.raises(TrakError, match="are they those of another model"):
+    with pytest.raises(TrakError, match="of another model"):
         load_for_training(folder, outputs=2, label_names=["a", "b"], trust_remote_code=False)
 
 

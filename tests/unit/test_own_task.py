@@ -105,12 +105,12 @@ def test_numbers_without_a_task_of_ones_own_say_what_to_set(
     settings = settings_of(tmp_path, "text_classification")
     layout = Layout(tmp_path / "results" / "own")
     base_model.run(layout, settings)
-    with pytest.raises(TrakError, match=r"features\.model_output .* name your own `module:Class`"):
+    with pytest.raises(TrakError, match=r"features\.model_output .*`module:Class`"):
         prepare.run_train(layout, settings)
     # Rows that were prepared for a task, and settings that have lost it since.
     prepare.run_train(layout, settings_of(tmp_path, "my_task:Similarity"))
     finetune.run(layout, settings, 0)
-    with pytest.raises(TrakError, match=r"features\.model_output: .* name your own `module:Class`"):
+    with pytest.raises(TrakError, match=r"features\.model_output: .*`module:Class`"):
         featurize.run_train(layout, settings, "0", 0)
     assert not layout.train_features("0").exists()
 

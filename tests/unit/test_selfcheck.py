@@ -73,7 +73,7 @@ def test_right_gradients_pass_in_low_precision(family: str, precision: torch.dty
 
 def test_a_wrong_gradient_stops_in_low_precision_too() -> None:
     name = "bert.pooler.dense.weight"
-    with pytest.raises(TrakError, match=f"self-check: the gradient of {name} is not autograd's"):
+    with pytest.raises(TrakError, match=f"self-check: .* {name} "):
         check(spoil=name, by=0.1, precision=torch.bfloat16)
 
 
@@ -81,7 +81,7 @@ def test_a_wrong_gradient_stops_in_low_precision_too() -> None:
     "name", ["bert.pooler.dense.weight", "bert.encoder.layer.1.attention.self.key.bias"]
 )
 def test_a_wrong_gradient_stops_and_is_named(name: str) -> None:
-    with pytest.raises(TrakError, match=f"self-check: the gradient of {name} is not autograd's"):
+    with pytest.raises(TrakError, match=f"self-check: .* {name} "):
         check(spoil=name)
 
 
@@ -95,7 +95,7 @@ def test_a_wrong_rule_stops_and_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         return {n: g for n, g in right(module, given, gradient, wanted).items() if n != "bias"}
 
     monkeypatch.setattr(rules, "linear", forgetful)
-    with pytest.raises(TrakError, match=r"self-check: the gradient of .*bias is not autograd's"):
+    with pytest.raises(TrakError, match=r"self-check: .*gradient of .*bias"):
         check()
 
 

@@ -23,25 +23,22 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("features.dims=3", "features.dims: there is no such setting; did you mean features.dim?"),
-        ("dim=3", "did you mean features.dim?"),
-        ("targets.validation.sise=3", "did you mean targets.validation.size?"),
-        ("features.dim=0", "features.dim: should be greater than or equal to 1; given 0"),
+        ("features.dims=3", "features.dims: ... features.dim?"),
+        ("dim=3", "features.dim?"),
+        ("targets.validation.sise=3", "targets.validation.size?"),
+        ("features.dim=0", "features.dim: ... 1; given 0"),
         ("features.projection=dense", "'rademacher' or 'normal'; given 'dense'"),
         ("features.dim=.nan", "features.dim"),
-        ("features=3", "features: should be a section of settings; given 3"),
-        ("seed=-1", "seed: should be greater than or equal to 0; given -1"),
-        ("run=../elsewhere", "run: should be letters, digits"),
-        ("targets={a/b: {}}", "targets.a/b: should be letters, digits"),
-        ("targets={}", "targets: should have at least 1 item"),
-        ("dataset.text=[a, b, c]", "dataset.text: should have at most 2 items"),
+        ("features=3", "features: ... section ... given 3"),
+        ("seed=-1", "seed: ... 0; given -1"),
+        ("run=../elsewhere", "run: ... letters, digits"),
+        ("targets={a/b: {}}", "targets.a/b: ... letters, digits"),
+        ("targets={}", "targets: ... at least 1"),
+        ("dataset.text=[a, b, c]", "dataset.text: ... at most 2"),
         ("checkpoints.keep=[0.5, 0.5]", "fraction twice"),
         ("checkpoints.keep=[1.5]", "checkpoints.keep[0]"),
-        ("scores.loss_weight_power=2", "less than or equal to 1; given 2"),
-        (
-            "features.model_output=image",
-            "or `module:Class`; given 'image'",
-        ),
+        ("scores.loss_weight_power=2", "scores.loss_weight_power: ... 1; given 2"),
+        ("features.model_output=image", "`module:Class`; given 'image'"),
         ("features.dim=[", "not valid YAML"),
         ("features.dim=!!python/object/apply:os.getcwd []", "not valid YAML"),
         ("features.dim", "should read setting=value"),
@@ -50,7 +47,8 @@ ROOT = Path(__file__).parents[2]
 def test_a_wrong_setting_is_named_with_what_is_allowed(override: str, message: str) -> None:
     with pytest.raises(TrakError) as error:
         load_settings(None, [override])
-    assert message in str(error.value)
+    for part in message.split(" ... "):
+        assert part in str(error.value)
 
 
 def test_checkpoints_on_the_same_step_are_refused_when_the_rows_are_known() -> None:
@@ -236,7 +234,7 @@ def test_the_reference_preset_sets_what_is_not_set() -> None:
     assert (mixed.kernel.ridge, mixed.scores.loss_weight_power, mixed.scores.top) == (0.5, 1.0, 3)
     default = parse_settings({"scoring": "default"})
     assert default == parse_settings({})
-    with pytest.raises(TrakError, match="scoring: should be 'default' or 'reference'"):
+    with pytest.raises(TrakError, match=r"scoring: .*'default' or 'reference'"):
         parse_settings({"scoring": "other"})
 
 

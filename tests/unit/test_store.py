@@ -206,7 +206,7 @@ def test_rows_that_were_never_written_are_not_taken_for_zeros(tmp_path: Path) ->
 
 
 def test_a_store_of_another_kind_or_none_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TrakError, match="is missing; run `trak-steps featurize`"):
+    with pytest.raises(TrakError, match=r"is missing; .*featurize"):
         FeatureStore.open(tmp_path / "nowhere.zarr")
     path = store(tmp_path / "s.zarr", np.ones((3, 2), np.float32))
     with pytest.raises(TrakError, match="holds features, expected scores"):
@@ -235,7 +235,7 @@ def test_shards_are_read_as_one(small_run: tuple[Layout, Settings]) -> None:
         (lambda layout: _swap(layout, "00001", "00002"), "00001.zarr: begins at row 50, expected 25"),
         (
             lambda layout: _put(layout.train_shard("0-0.5", "00001"), layout.train_shard("0", "00001")),
-            "00001.zarr: was made with another checkpoint than .*00000.zarr",
+            "00001.zarr: .*another checkpoint .*00000.zarr",
         ),
     ],
 )
@@ -254,9 +254,7 @@ def test_a_kernel_of_another_checkpoint_is_refused(copy_run: Copy) -> None:
     layout, settings = copy_run()
     _remove(layout.scores("validation"))
     _put(layout.kernel("0-0.5"), layout.kernel("0"))
-    with pytest.raises(
-        TrakError, match=r"kernel/0\.zarr: was made from features/0-0.5/.*not from features/0/"
-    ):
+    with pytest.raises(TrakError, match=r"kernel/0\.zarr: .*from features/0-0.5/.*not from features/0/"):
         score.run(layout, settings, "validation")
     assert not layout.scores("validation").exists()
 
@@ -265,7 +263,7 @@ def test_targets_of_another_checkpoint_are_refused(copy_run: Copy) -> None:
     layout, settings = copy_run()
     _put(layout.target_features("0-0.5", "validation"), layout.target_features("0", "validation"))
     with pytest.raises(
-        TrakError, match=r"validation\.zarr: was made from checkpoints/0-0.5, .*not from checkpoints/0;"
+        TrakError, match=r"validation\.zarr: .*from checkpoints/0-0.5, .*not from checkpoints/0;"
     ):
         score.run(layout, settings, "validation")
 
@@ -274,9 +272,7 @@ def test_scores_of_other_rows_are_not_ranked(copy_run: Copy) -> None:
     layout, settings = copy_run()
     manifest = Manifest.load(layout.train, "data")
     Manifest("data", content="other", details=manifest.details).save(layout.train)
-    with pytest.raises(
-        TrakError, match=r"validation\.zarr: was made from another data/train than the one here"
-    ):
+    with pytest.raises(TrakError, match=r"validation\.zarr: .*another data/train"):
         rank.run(layout, settings, "validation")
 
 

@@ -71,18 +71,24 @@ def _file(name: str, root: Path) -> Path:
 
 def _imports(name: str, root: Path) -> list[str]:
     """Modules of the package that a module imports, and the packages they lie in."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(_file(name, root).read_bytes())):
-        if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    found = _named_in_imports(_file(name, root).read_bytes())
     ours = {module for module in found if module.split(".")[0] == PACKAGE}
     for module in list(ours):
         parts = module.split(".")
         ours.update(".".join(parts[:end]) for end in range(2, len(parts)))
     return sorted(module for module in ours if module != PACKAGE and _file(module, root).is_file())
+
+
+@cache
+def _named_in_imports(source: bytes) -> frozenset[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return frozenset(found)
 
 
 def _digest(file: Path) -> str:

@@ -2,11 +2,10 @@
 
 import ast
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from loads import loaded
 
 from tests.versions.digest import PACKAGE, ROOT, depends_on, digest_of, left_out, plain
 from tests.versions.record import now, recorded
@@ -51,13 +50,8 @@ def test_a_step_covers_what_its_numbers_come_from_and_no_more() -> None:
 @pytest.mark.parametrize("step", STEPS)
 def test_what_a_step_covers_is_what_python_loads_for_it(step: str) -> None:
     """No module that it loads is missing, but for those that decide no numbers and what they load."""
-    program = (
-        f"import sys, trak_steps.steps.{STEPS[step].module}; "
-        "print(*(name for name in sys.modules if name.startswith('trak_steps.')))"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    loaded = {name for name in done.stdout.split() if not left_out(name)}
-    assert loaded - _SETTINGS <= _covers(step)
+    _, ours = loaded()[step]
+    assert {name for name in ours if not left_out(name)} - _SETTINGS <= _covers(step)
 
 
 def test_comments_docstrings_messages_and_versions_do_not_count_but_code_does() -> None:

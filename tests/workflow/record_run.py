@@ -23,7 +23,7 @@ LEFT_OUT = ("logs", "benchmarks", ".locks")
 def record(to: Path = RECORDED) -> None:
     """Make the run, and keep what Snakemake and its steps know of it, with the times of its files."""
     with tempfile.TemporaryDirectory() as folder:
-        space = Workspace(Path(folder))
+        space = Workspace(Path(folder), forked_jobs=False)
         copy_project(space.root)
         done = space.snakemake("--cores", "2", *WHOLE, **SETTINGS)
         if done.returncode:
@@ -44,11 +44,11 @@ def _wanted(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 def unpack(root: Path, recorded: Path = RECORDED) -> Workspace:
-    """The recorded run beside a copy of the project as it is now."""
+    """The recorded run beside a copy of the project as it is now, run by the real command."""
     copy_project(root)
     with tarfile.open(recorded) as tar:
         tar.extractall(root, filter="data")
-    return Workspace(root)
+    return Workspace(root, forked_jobs=False)
 
 
 if __name__ == "__main__":
