@@ -51,7 +51,7 @@ def test_texts_are_shown_without_what_a_terminal_obeys_and_cut(tmp_path: Path) -
     assert target.startswith("é xxx")
     assert len(target) < 400
     assert "…" in target
-    assert legend.startswith("? another training run")
+    assert legend.startswith("? another training")
 
 
 @pytest.mark.parametrize("stable", [[True, True], [None, None], None], ids=["yes", "unknown", "older"])
