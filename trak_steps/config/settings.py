@@ -291,6 +291,11 @@ class FeatureSettings(Section):
         description="`fold`, a count sketch that never forms the gradient; or a dense random matrix "
         "of signs or of normal numbers, some ten to thirty times slower",
     )
+    metric: Literal["adam", "none"] = Field(
+        "none",
+        description="what gradients are compared in: `adam`, the metric of the optimizer, by its second "
+        "moments at the checkpoint; or `none`, as they are",
+    )
     gradients: Literal["hooks", "functional"] = Field(
         "hooks",
         description="how per-sample gradients are computed: `hooks`, at the cost of a backward pass; "

@@ -95,5 +95,12 @@ def select_parameters(
     return chosen
 
 
+def tables_of(model: nn.Module) -> set[str]:
+    """The names of matrices whose rows tokens, or their places, look up."""
+    return {
+        f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)
+    }
+
+
 def _matches(name: str, patterns: Sequence[str]) -> bool:
     return any(re.fullmatch(pattern, name) for pattern in patterns)

@@ -31,6 +31,14 @@ class Parameter:
         return size
 
 
+def family(parameter: Parameter) -> str:
+    """Matrices of one shape below the same module, such as an attention's query, key and value.
+
+    They often share their inputs.
+    """
+    return f"{parameter.name.rsplit('.', 2)[0]} {parameter.shape}"
+
+
 def total_size(parameters: Sequence[Parameter]) -> int:
     """p, the length of a per-sample gradient."""
     return parameters[-1].start + parameters[-1].size

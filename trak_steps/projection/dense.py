@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from trak_steps.projection.base import Parameter, Projection, Sketch
+from trak_steps.projection.metric import Metric, in_metric
 
 BLOCK = 1024
 
@@ -28,6 +29,7 @@ class DenseProjection(Projection):
         dim: k.
         key: decides the matrix (see :func:`~trak_steps.projection.base.projection_key`).
         device: where to project.
+        metric: factors of the gradients' entries; none leaves them.
     """
 
     def __init__(
@@ -38,10 +40,12 @@ class DenseProjection(Projection):
         dim: int,
         key: int,
         device: torch.device,
+        metric: Metric | None = None,
     ) -> None:
         self.kind = kind
         self.size = size
         self.dim = dim
+        self.metric = metric
         self._key = key
         self._device = device
         self._gradients = torch.empty(0, size, device=device)
@@ -102,7 +106,9 @@ class DenseSketch(Sketch):
     def add(self, parameter: Parameter, gradient: Tensor) -> None:
         """See :class:`~trak_steps.projection.base.Sketch`."""
         stop = parameter.start + parameter.size
-        self.gradients[:, parameter.start : stop] += gradient.reshape(len(gradient), -1)
+        metric = self._projection.metric
+        whole = in_metric(gradient, metric[parameter.name]) if metric else gradient.flatten(1)
+        self.gradients[:, parameter.start : stop] += whole
 
     def finish(self) -> Tensor:
         """See :class:`~trak_steps.projection.base.Sketch`."""

@@ -22,7 +22,7 @@ Because both factor, the sketch of Σ_t g_t ⊗ a_t can be had in two ways, equa
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import gcd, log2
 from typing import Self
 
@@ -31,7 +31,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trak_steps.projection.base import Parameter, Projection, Sketch, derive_key
+from trak_steps.projection.base import Parameter, Projection, Sketch, derive_key, family
+from trak_steps.projection.metric import Metric
 
 # More slices than this cost more than one indexed copy.
 MOST_RUNS = 8
@@ -84,7 +85,7 @@ class MatrixCode:
     """Signs and buckets of a matrix's entries.
 
     Attributes:
-        signs: of rows and of columns, ±1 in float32.
+        signs: of rows and of columns, ±1 in float32, times the metric's factors.
         steps: how far apart the buckets of neighbouring rows and columns are.
         offset: the bucket of the first entry.
         columns: the same for matrices whose columns have the same signs and step.
@@ -95,6 +96,10 @@ class MatrixCode:
     offset: int
     columns: str
 
+    def scaled(self, rows: Tensor, columns: Tensor) -> "MatrixCode":
+        """With factors for rows and columns."""
+        return replace(self, signs=(self.signs[0] * rows, self.signs[1] * columns))
+
     @property
     def strided(self) -> int:
         """The axis, 0 or 1, whose entries lie more than one bucket apart."""
@@ -103,10 +108,14 @@ class MatrixCode:
 
 @dataclass(frozen=True)
 class VectorCode:
-    """A sign for each entry, the first one's bucket; the others follow."""
+    """A sign for each entry, times the metric's factor; the first one's bucket, the others follow."""
 
     signs: Tensor
     offset: int
+
+    def scaled(self, entries: Tensor) -> "VectorCode":
+        """With a factor for each entry."""
+        return replace(self, signs=self.signs * entries)
 
 
 class FoldProjection(Projection):
@@ -122,12 +131,19 @@ class FoldProjection(Projection):
         key: decides signs and offsets (see :func:`~trak_steps.projection.base.projection_key`).
             They are drawn on the CPU, so every device gets the same.
         device: where to project.
+        metric: factors of the gradients' entries, which go into the signs; none leaves them.
     """
 
     takes_factors = True
 
     def __init__(
-        self, parameters: Sequence[Parameter], *, dim: int, key: int, device: torch.device
+        self,
+        parameters: Sequence[Parameter],
+        *,
+        dim: int,
+        key: int,
+        device: torch.device,
+        metric: Metric | None = None,
     ) -> None:
         self.dim = dim
         self.device = device
@@ -140,11 +156,16 @@ class FoldProjection(Projection):
         for parameter in parameters:
             if len(parameter.shape) < 2:
                 signs = self._signs(parameter.name, parameter.size)
-                self.codes[parameter.name] = VectorCode(signs, self._offset(parameter.name))
+                code: VectorCode | MatrixCode = VectorCode(signs, self._offset(parameter.name))
             else:
-                family = f"{parameter.name.rsplit('.', 2)[0]} {parameter.shape}"
-                self.codes[parameter.name] = self._matrix(parameter, family, siblings.get(family, 0))
-                siblings[family] = siblings.get(family, 0) + 1
+                name = family(parameter)
+                code = self._matrix(parameter, name, siblings.get(name, 0))
+                siblings[name] = siblings.get(name, 0) + 1
+            if metric:
+                code = code.scaled(
+                    *(factor.to(device, torch.float32) for factor in metric[parameter.name])
+                )
+            self.codes[parameter.name] = code
 
     def rows_at_once(self, memory: int) -> int:
         """Rows whose buckets, in time and frequency, fit: no more than batches need."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedModel
 
 from trak_steps.config import Settings
 from trak_steps.config.settings import BUILT_IN, FeatureSettings
@@ -19,11 +20,13 @@ from trak_steps.gradients.functional import FunctionalGradients
 from trak_steps.gradients.hooks import HookedGradients
 from trak_steps.gradients.model_output import ModelOutput
 from trak_steps.gradients.selfcheck import check_gradients
-from trak_steps.gradients.source import GradientSource, select_parameters
+from trak_steps.gradients.source import GradientSource, select_parameters, tables_of
 from trak_steps.model.device import check_device, pick_device
 from trak_steps.model.load import load_classifier
+from trak_steps.model.moments import load_moments
 from trak_steps.projection import DenseProjection, FoldProjection, Parameter, Projection
 from trak_steps.projection.base import projection_key, total_size
+from trak_steps.projection.metric import TABLES_SHARE, Metric, metric_of
 from trak_steps.run.identity import feature_settings, recipe_settings
 from trak_steps.run.layout import Layout
 from trak_steps.run.lineage import Lineage
@@ -152,7 +155,8 @@ def featurize_rows(
             example=shortest,
             precision=precision,
         )
-    projection = _projection(chosen, parameters, settings.seed, checkpoint, device)
+    metric = _metric(folder, model, parameters) if chosen.metric == "adam" else None
+    projection = _projection(chosen, parameters, settings.seed, checkpoint, device, metric)
     say(f"{path}: {stop - start} rows, {size:,} parameters to {chosen.dim} dimensions on {device}")
     try:
         check_gradients(model, output, source, projection, [shortest, longest], precision)
@@ -250,15 +254,28 @@ def _batch_memory(device: torch.device, memory: int) -> int:
     return int(0.8 * free)
 
 
+def _metric(folder: Path, model: PreTrainedModel, parameters: Sequence[Parameter]) -> Metric:
+    """The optimizer's metric at a checkpoint, from what was kept beside its weights."""
+    moments, epsilon = load_moments(folder, parameters)
+    return metric_of(parameters, moments, epsilon=epsilon, tables=tables_of(model), share=TABLES_SHARE)
+
+
 def _projection(
     chosen: FeatureSettings,
     parameters: Sequence[Parameter],
     seed: int,
     checkpoint: str,
     device: torch.device,
+    metric: Metric | None,
 ) -> Projection:
     key = projection_key(seed, checkpoint)
     if chosen.projection == "fold":
-        return FoldProjection(parameters, dim=chosen.dim, key=key, device=device)
-    size = total_size(parameters)
-    return DenseProjection(chosen.projection, size=size, dim=chosen.dim, key=key, device=device)
+        return FoldProjection(parameters, dim=chosen.dim, key=key, device=device, metric=metric)
+    return DenseProjection(
+        chosen.projection,
+        size=total_size(parameters),
+        dim=chosen.dim,
+        key=key,
+        device=device,
+        metric=metric,
+    )

@@ -1,0 +1,215 @@
+"""Adam's metric: D^(-1/2) of the second moments, in every sketch, from what a training keeps."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from fold_oracle import fold_matrix
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from trak_steps.errors import TrakError
+from trak_steps.gradients.source import tables_of
+from trak_steps.model.moments import FILE, load_moments, save_moments
+from trak_steps.projection import DenseProjection, FoldProjection, Parameter, Projection
+from trak_steps.projection.fold import Costs
+from trak_steps.projection.metric import Metric, SecondMoments, metric_of
+
+CPU = torch.device("cpu")
+# Float32 sums and Fourier transforms against float64, relative to the largest feature.
+TOLERANCE = 3e-6
+DIRECT = Costs(multiply=0, fold=0, transform=1, combine=1, spread=0, chunk=2**20)
+FOURIER = Costs(multiply=1, fold=1, transform=0, combine=0, spread=0, chunk=2**20)
+SHAPES = {"a.q.weight": (12, 30), "a.k.weight": (12, 30), "a.q.bias": (12,), "words.weight": (40, 6)}
+
+
+def made(shapes: dict[str, tuple[int, ...]]) -> list[Parameter]:
+    parameters: list[Parameter] = []
+    start = 0
+    for name, shape in shapes.items():
+        parameters.append(Parameter(name, shape, start))
+        start += parameters[-1].size
+    return parameters
+
+
+def of_rank_one(parameters: list[Parameter]) -> dict[str, Tensor]:
+    """v̂ that is of rank one, with the same columns for the matrices that share theirs."""
+    draw = torch.Generator().manual_seed(0)
+    columns = torch.rand(30, generator=draw, dtype=torch.float64)
+    found = {}
+    for parameter in parameters:
+        rows = torch.rand(parameter.shape[0], generator=draw, dtype=torch.float64) * 1e-8
+        own = columns if parameter.name.startswith("a.") else torch.ones(parameter.shape[-1]).double()
+        found[parameter.name] = rows if len(parameter.shape) == 1 else torch.outer(rows, own)
+    return found
+
+
+def metric_without(parameters: list[Parameter], values: dict[str, Tensor]) -> Metric:
+    moments = {name: SecondMoments.of(value) for name, value in values.items()}
+    return metric_of(parameters, moments, epsilon=0.0, tables={"words.weight"}, share=0.1)
+
+
+def whole(factors: tuple[Tensor, ...]) -> Tensor:
+    return torch.outer(*factors).flatten() if len(factors) == 2 else factors[0]
+
+
+def test_of_moments_of_rank_one_the_metric_is_adams_up_to_one_scale() -> None:
+    parameters = made(SHAPES)
+    values = of_rank_one(parameters)
+    metric = metric_without(parameters, values)
+    ratios = [
+        whole(metric[p.name]) * values[p.name].flatten() ** 0.25
+        for p in parameters
+        if p.name != "words.weight"
+    ]
+    scale = ratios[0][0]
+    for ratio in ratios:
+        torch.testing.assert_close(ratio, scale.expand_as(ratio), rtol=1e-9, atol=0)
+    # The scale leaves the mean square as it was, and the table has its share of it, rows all alike.
+    others = [p for p in parameters if p.name != "words.weight"]
+    before = sum(float(values[p.name].sum()) for p in others)
+    after = sum(float((values[p.name].flatten() * whole(metric[p.name]) ** 2).sum()) for p in others)
+    table = whole(metric["words.weight"])
+    assert after == pytest.approx(before)
+    assert float((values["words.weight"].flatten() * table**2).sum()) == pytest.approx(0.1 * before)
+    assert bool((table == table[0]).all())
+
+
+@pytest.mark.parametrize("costs", [DIRECT, FOURIER])
+def test_the_fold_takes_the_metric_in_each_of_its_ways(costs: Costs) -> None:
+    parameters = made(SHAPES)
+    metric = metric_without(parameters, of_rank_one(parameters))
+    plain = FoldProjection(parameters, dim=101, key=3, device=CPU)
+    factors = torch.cat([whole(metric[p.name]) for p in parameters])
+    matrix = factors[:, None] * fold_matrix(plain, parameters)
+    projection = FoldProjection(parameters, dim=101, key=3, device=CPU, metric=metric)
+    projection.costs = costs
+    query, key, bias, words = parameters
+    right = torch.randn(3, 11, 30)
+    lefts = [torch.randn(3, 11, 12) for _ in range(2)]
+    ids, values = torch.randint(40, (3, 11)), torch.randn(3, 11, 6)
+    table = torch.zeros(3, 40, 6)
+    for i in range(3):
+        table[i].index_add_(0, ids[i], values[i])
+    gradients = [*(left.mT @ right for left in lefts), lefts[0].sum(1), table]
+    expected = torch.cat([gradient.flatten(1) for gradient in gradients], 1).double() @ matrix
+
+    sketch = projection.sketch(3)
+    sketch.add_products(right, [(query, lefts[0]), (key, lefts[1])])
+    sketch.add(bias, lefts[0].sum(1))
+    sketch.add_rows(words, ids, values)
+    assert_close(sketch.finish(), expected)
+    assert_close(projected(projection, parameters, gradients), expected)
+
+
+@pytest.mark.parametrize("kind", ["rademacher", "normal"])
+def test_a_dense_projection_takes_the_metric(kind: str) -> None:
+    parameters = made(SHAPES)
+    metric = metric_without(parameters, of_rank_one(parameters))
+    size = parameters[-1].start + parameters[-1].size
+    plain = DenseProjection(kind, size=size, dim=16, key=1, device=CPU)  # type: ignore[arg-type]
+    gradients = [torch.randn(2, *parameter.shape) for parameter in parameters]
+    factors = torch.cat([whole(metric[p.name]) for p in parameters])
+    flat = torch.cat([gradient.flatten(1) for gradient in gradients], 1).double() * factors
+    blocks = torch.cat([plain.block(i) for i in range(-(-size // 1024))]).double()
+    projection = DenseProjection(
+        kind,  # type: ignore[arg-type]
+        size=size,
+        dim=16,
+        key=1,
+        device=CPU,
+        metric=metric,
+    )
+    assert_close(projected(projection, parameters, gradients), flat @ blocks / 4)
+
+
+def projected(projection: Projection, parameters: list[Parameter], gradients: list[Tensor]) -> Tensor:
+    sketch = projection.sketch(len(gradients[0]))
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        sketch.add(parameter, gradient)
+    return sketch.finish()
+
+
+def assert_close(found: Tensor, expected: Tensor) -> None:
+    assert (found - expected).abs().max() < TOLERANCE * expected.abs().max()
+
+
+class Small(nn.Module):
+    """A table, a layer, and a parameter that nothing moves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(7, 4)
+        self.layer = nn.Linear(4, 3)
+        self.unused = nn.Parameter(torch.ones(2))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.layer(self.words(ids)).sum()
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> tuple[Small, torch.optim.AdamW, Path]:
+    torch.manual_seed(0)
+    model = Small()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, betas=(0.9, 0.99), eps=1e-7)
+    for ids in ([0, 1], [1, 2], [1, 3]):
+        optimizer.zero_grad()
+        (model(torch.tensor(ids)) ** 2).backward()
+        optimizer.step()
+    save_moments(optimizer, model, tmp_path)
+    return model, optimizer, tmp_path
+
+
+def parameters_of(model: nn.Module) -> list[Parameter]:
+    return made({name: tuple(value.shape) for name, value in model.named_parameters()})
+
+
+def test_what_is_kept_is_the_optimizers_without_the_bias_of_its_start(
+    trained: tuple[Small, torch.optim.AdamW, Path],
+) -> None:
+    model, optimizer, folder = trained
+    found, epsilon = load_moments(folder, parameters_of(model))
+    assert epsilon == 1e-7
+    for name, value in model.named_parameters():
+        if name == "unused":
+            assert not found[name].rows.any()
+            continue
+        whole = optimizer.state[value]["exp_avg_sq"].double() / (1 - 0.99**3)
+        expected = SecondMoments.of(whole)
+        torch.testing.assert_close(found[name].rows, expected.rows, rtol=1e-6, atol=0)
+        if value.dim() > 1:
+            torch.testing.assert_close(found[name].columns, expected.columns, rtol=1e-6, atol=0)
+    assert tables_of(model) == {"words.weight"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda held: held.pop("layer.weight.rows"), "of other parameters"),
+        (lambda held: held.update({"layer.bias.rows": torch.ones(5)}), r"layer\.bias .*\[5\].*\[3\]"),
+        (lambda held: held["layer.weight.columns"].neg_(), r"layer\.weight .*negative"),
+        (lambda held: held["layer.weight.rows"].fill_(torch.nan), r"layer\.weight .*not finite"),
+        (lambda held: [value.zero_() for value in held.values()], "zero"),
+    ],
+)
+def test_moments_that_do_not_fit_are_refused(
+    trained: tuple[Small, torch.optim.AdamW, Path], damage, said: str
+) -> None:  # type: ignore[no-untyped-def]
+    model, _, folder = trained
+    held = load_file(folder / FILE)
+    damage(held)
+    save_file(held, folder / FILE, metadata={"epsilon": "1e-8"})
+    with pytest.raises(TrakError, match=rf"(?s){FILE}.*{said}.*features\.metric: none"):
+        load_moments(folder, parameters_of(model))
+
+
+def test_moments_that_are_missing_or_damaged_are_refused(
+    trained: tuple[Small, torch.optim.AdamW, Path],
+) -> None:
+    model, _, folder = trained
+    (folder / FILE).write_bytes(b"no tensors")
+    with pytest.raises(TrakError, match=rf"{FILE}: is damaged"):
+        load_moments(folder, parameters_of(model))
+    (folder / FILE).unlink()
+    with pytest.raises(TrakError, match=rf"{FILE}: is missing"):
+        load_moments(folder, parameters_of(model))
