@@ -9,12 +9,14 @@ import torch
 from conftest import attribute, small_settings
 from fold_oracle import fold_matrix
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor
 
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.gradients.source import select_parameters
 from trak_steps.model.load import load_classifier
+from trak_steps.model.moments import FILE
 from trak_steps.projection import DenseProjection, FoldProjection
 from trak_steps.projection.base import projection_key, total_size
 from trak_steps.projection.dense import BLOCK
@@ -24,6 +26,8 @@ from trak_steps.store.scores import ScoreStore
 
 # Relative to the largest score: float32 gradients and products, against float64 throughout.
 TOLERANCE = 1e-4
+# Adam's.
+EPSILON = 1e-8
 CPU = torch.device("cpu")
 
 
@@ -67,6 +71,54 @@ def matrix(layout: Layout, settings: Settings, checkpoint: str) -> Tensor:
     return torch.cat(blocks).double() / chosen.dim**0.5
 
 
+def adams(layout: Layout, checkpoint: str) -> Tensor:
+    """D^(-1/2) of each entry of the gradient, [p], up to one scale of all but the tables."""
+    folder = layout.checkpoint(checkpoint)
+    model = load_classifier(folder, outputs=2, device=CPU, trust_remote_code=False)
+    held = {name: value.double() for name, value in load_file(folder / FILE).items()}
+    found, squares = {}, {}
+    for name, value in model.named_parameters():
+        rows = held[f"{name}.rows"]
+        squares[name] = float(rows.sum()) * value.numel() / len(rows)
+        if value.dim() == 1:
+            found[name] = 1 / (rows.sqrt() + EPSILON).sqrt()
+            continue
+        # An attention's query, key and value see the same inputs.
+        kin = [other for other in held if other.endswith("columns") and same_inputs(other, name, model)]
+        columns = sum(held[other] for other in kin) / len(kin)
+        by_column = 1 / ((columns / columns.mean()).sqrt() + EPSILON).sqrt()
+        found[name] = torch.outer(1 / (rows.sqrt() + EPSILON).sqrt(), by_column).flatten()
+    tables = [name for name in found if "_embeddings." in name]
+    others = [name for name in found if name not in tables]
+    assert len(tables) == 3
+    after = 0.0
+    for name in others:
+        value = model.get_parameter(name)
+        v = held[f"{name}.rows"]
+        if value.dim() > 1:
+            kin = [
+                other for other in held if other.endswith("columns") and same_inputs(other, name, model)
+            ]
+            columns = sum(held[other] for other in kin) / len(kin)
+            v = torch.outer(v, columns / columns.mean()).flatten()
+        after += float((v * found[name] ** 2).sum())
+    before = sum(squares[name] for name in others)
+    for name in others:
+        found[name] *= (before / after) ** 0.5
+    for name in tables:
+        share = 0.05 * before / sum(squares[of] for of in tables)
+        found[name] = torch.full_like(found[name], share**0.5)
+    return torch.cat([found[name].flatten() for name, _ in model.named_parameters()])
+
+
+def same_inputs(key: str, name: str, model: torch.nn.Module) -> bool:
+    """Whether a key of moments is of a matrix of the same shape in the same module as another."""
+    other = key.removesuffix(".columns")
+    if other.rsplit(".", 2)[0] != name.rsplit(".", 2)[0]:
+        return False
+    return model.get_parameter(other).shape == model.get_parameter(name).shape
+
+
 def free_ridge(kernel: Tensor, share: float) -> float:
     """The λ for which trace(K (K + λ)⁻¹) is a share of K's rank, by trying ever finer ones."""
     rank, eye = torch.linalg.matrix_rank(kernel), torch.eye(len(kernel), dtype=torch.float64)
@@ -79,14 +131,15 @@ def free_ridge(kernel: Tensor, share: float) -> float:
 
 
 @pytest.mark.parametrize(
-    ("projection", "gradients_by", "ridge", "runs"),
+    ("projection", "gradients_by", "metric", "ridge", "runs"),
     [
-        ("fold", "hooks", None, 1),
-        ("fold", "hooks", 0.1, 1),
-        ("fold", "functional", 0.1, 1),
-        ("rademacher", "hooks", 0.1, 2),
-        ("rademacher", "functional", 0.1, 1),
-        ("normal", "hooks", 0.1, 1),
+        ("fold", "hooks", "none", None, 1),
+        ("fold", "hooks", "none", 0.1, 1),
+        ("fold", "hooks", "adam", 0.1, 1),
+        ("fold", "functional", "adam", 0.1, 1),
+        ("rademacher", "hooks", "none", 0.1, 2),
+        ("rademacher", "functional", "none", 0.1, 1),
+        ("normal", "hooks", "adam", 0.1, 1),
     ],
 )
 def test_scores_are_the_formula(
@@ -94,6 +147,7 @@ def test_scores_are_the_formula(
     tmp_path: Path,
     projection: str,
     gradients_by: str,
+    metric: str,
     ridge: float | None,
     runs: int,
 ) -> None:
@@ -105,7 +159,7 @@ def test_scores_are_the_formula(
         (layout.root / part).symlink_to(small_run[0].root / part)
     settings = small_settings(
         checkpoints={"count": runs},
-        features={"projection": projection, "gradients": gradients_by},
+        features={"projection": projection, "gradients": gradients_by, "metric": metric},
         kernel={"ridge": ridge},
     )
     for run in range(1, runs):
@@ -116,6 +170,8 @@ def test_scores_are_the_formula(
     for checkpoint in checkpoint_names(settings.checkpoints):
         train_gradients, weight = gradients(layout, checkpoint, train)
         P = matrix(layout, settings, checkpoint)
+        if metric == "adam":
+            P = adams(layout, checkpoint)[:, None] * P
         phi = train_gradients @ P
         phi_targets = gradients(layout, checkpoint, targets)[0] @ P
         K = sum((torch.outer(row, row) for row in phi), torch.zeros(dim, dim, dtype=torch.float64))
