@@ -50,6 +50,7 @@ OTHER_VALUES: dict[str, Any] = {
     "features.dim": 4,
     "features.projection": "rademacher",
     "features.gradients": "functional",
+    "features.metric": "adam",
     "features.precision": "bfloat16",
     "features.parameters.include": [".*weight"],
     "features.parameters.exclude": [".*bias"],
