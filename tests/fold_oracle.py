@@ -1,4 +1,4 @@
-"""The fold's whole matrix, entry by entry from its definition."""
+"""The fold's whole matrix, entry by entry from its definition; and parameters to fold."""
 
 import torch
 from torch import Tensor
@@ -6,6 +6,16 @@ from torch import Tensor
 from trak_steps.projection import FoldProjection
 from trak_steps.projection.base import Parameter
 from trak_steps.projection.fold import MatrixCode
+
+
+def made(shapes: dict[str, tuple[int, ...]]) -> list[Parameter]:
+    """Parameters of these shapes, numbered through."""
+    parameters: list[Parameter] = []
+    start = 0
+    for name, shape in shapes.items():
+        parameters.append(Parameter(name, shape, start))
+        start += parameters[-1].size
+    return parameters
 
 
 def fold_matrix(projection: FoldProjection, parameters: list[Parameter]) -> Tensor:

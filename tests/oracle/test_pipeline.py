@@ -72,43 +72,31 @@ def matrix(layout: Layout, settings: Settings, checkpoint: str) -> Tensor:
 
 
 def adams(layout: Layout, checkpoint: str) -> Tensor:
-    """D^(-1/2) of each entry of the gradient, [p], up to one scale of all but the tables."""
+    """D^(-1/2) of each entry of the gradient, [p], scaled as the metric is."""
     folder = layout.checkpoint(checkpoint)
     model = load_classifier(folder, outputs=2, device=CPU, trust_remote_code=False)
     held = {name: value.double() for name, value in load_file(folder / FILE).items()}
-    found, squares = {}, {}
+    moments, roots = {}, {}
     for name, value in model.named_parameters():
-        rows = held[f"{name}.rows"]
-        squares[name] = float(rows.sum()) * value.numel() / len(rows)
-        if value.dim() == 1:
-            found[name] = 1 / (rows.sqrt() + EPSILON).sqrt()
-            continue
-        # An attention's query, key and value see the same inputs.
-        kin = [other for other in held if other.endswith("columns") and same_inputs(other, name, model)]
-        columns = sum(held[other] for other in kin) / len(kin)
-        by_column = 1 / ((columns / columns.mean()).sqrt() + EPSILON).sqrt()
-        found[name] = torch.outer(1 / (rows.sqrt() + EPSILON).sqrt(), by_column).flatten()
-    tables = [name for name in found if "_embeddings." in name]
-    others = [name for name in found if name not in tables]
-    assert len(tables) == 3
-    after = 0.0
-    for name in others:
-        value = model.get_parameter(name)
-        v = held[f"{name}.rows"]
+        rows, columns = held[f"{name}.rows"], torch.ones(1, dtype=torch.float64)
         if value.dim() > 1:
-            kin = [
-                other for other in held if other.endswith("columns") and same_inputs(other, name, model)
-            ]
-            columns = sum(held[other] for other in kin) / len(kin)
-            v = torch.outer(v, columns / columns.mean()).flatten()
-        after += float((v * found[name] ** 2).sum())
-    before = sum(squares[name] for name in others)
-    for name in others:
-        found[name] *= (before / after) ** 0.5
+            # An attention's query, key and value see the same inputs.
+            kin = [key for key in held if key.endswith("columns") and same_inputs(key, name, model)]
+            columns = sum(held[key] for key in kin) / len(kin)
+            columns /= columns.mean()
+        moments[name] = torch.outer(rows, columns).flatten()
+        by_column = columns.sqrt() + (EPSILON if value.dim() > 1 else 0)
+        roots[name] = torch.outer(rows.sqrt() + EPSILON, by_column).flatten()
+    tables = [name for name in roots if "_embeddings." in name]
+    others = [name for name in roots if name not in tables]
+    assert len(tables) == 3
+    before = sum(float(moments[name].sum()) for name in others)
+    after = sum(float((moments[name] / roots[name]).sum()) for name in others)
+    found = {name: (before / after / roots[name]).sqrt() for name in others}
     for name in tables:
-        share = 0.05 * before / sum(squares[of] for of in tables)
-        found[name] = torch.full_like(found[name], share**0.5)
-    return torch.cat([found[name].flatten() for name, _ in model.named_parameters()])
+        share = 0.05 * before / sum(float(moments[of].sum()) for of in tables)
+        found[name] = torch.full_like(roots[name], share**0.5)
+    return torch.cat([found[name] for name, _ in model.named_parameters()])
 
 
 def same_inputs(key: str, name: str, model: torch.nn.Module) -> bool:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from fold_oracle import fold_matrix
+from fold_oracle import fold_matrix, made
 from torch import Tensor
 
 from trak_steps.projection import FoldProjection, Parameter
@@ -18,15 +18,6 @@ FOURIER = Costs(multiply=1, fold=1, transform=0, combine=0, spread=0, chunk=2**2
 FOURIER_FEW = Costs(multiply=1, fold=1, transform=0, combine=0, spread=0, chunk=1)
 
 SHAPES = [(24, 24), (12, 30), (300, 30), (30, 300), (1, 5), (2, 7), (64, 64)]
-
-
-def made(shapes: dict[str, tuple[int, ...]]) -> list[Parameter]:
-    parameters: list[Parameter] = []
-    start = 0
-    for name, shape in shapes.items():
-        parameters.append(Parameter(name, shape, start))
-        start += parameters[-1].size
-    return parameters
 
 
 def fold(parameters: list[Parameter], dim: int, key: int = 3) -> FoldProjection:

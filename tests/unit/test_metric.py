@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fold_oracle import fold_matrix
+from fold_oracle import fold_matrix, made
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -21,15 +21,6 @@ TOLERANCE = 3e-6
 DIRECT = Costs(multiply=0, fold=0, transform=1, combine=1, spread=0, chunk=2**20)
 FOURIER = Costs(multiply=1, fold=1, transform=0, combine=0, spread=0, chunk=2**20)
 SHAPES = {"a.q.weight": (12, 30), "a.k.weight": (12, 30), "a.q.bias": (12,), "words.weight": (40, 6)}
-
-
-def made(shapes: dict[str, tuple[int, ...]]) -> list[Parameter]:
-    parameters: list[Parameter] = []
-    start = 0
-    for name, shape in shapes.items():
-        parameters.append(Parameter(name, shape, start))
-        start += parameters[-1].size
-    return parameters
 
 
 def of_rank_one(parameters: list[Parameter]) -> dict[str, Tensor]:
