@@ -38,14 +38,7 @@ from trak_steps.store.document import load_document
 FIGURES = Path("docs/figures")
 TARGETS = "validation"
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-RECIPE = {
-    "epochs": 4,
-    "batch_size": 16,
-    "learning_rate": 3e-4,
-    "warmup_ratio": 0.1,
-    "dropout": 0.0,
-}
-ROWS, LAYERS, DIM = 1000, 2, 4096
+DIM = 4096
 # Fewer for the dense projection, whose cost grows with them.
 DENSE_DIM, DENSE_TRAININGS = 512, 2
 RESAMPLES = 1000
@@ -59,7 +52,7 @@ app = typer.Typer(pretty_exceptions_enable=False)
 
 @app.command()
 def run(
-    task: Annotated[str, typer.Argument(help="qnli or trec")],
+    task: Annotated[str, typer.Argument(help="qnli, qnli_minilm or trec")],
     train: Annotated[Path, typer.Argument(help="its train rows: parquet, or lines of text for trec")],
     validation: Annotated[Path, typer.Argument(help="its validation rows")],
     model: Annotated[str, typer.Option(help="a BERT, hub id or folder")] = MODEL,
@@ -67,16 +60,17 @@ def run(
     cores: Annotated[int, typer.Option(help="for Snakemake")] = 2,
 ) -> None:
     """Make a task's run, compare, and write ``benchmarks/results/scoring-<task>.json``."""
+    chosen: tasks.Task = getattr(tasks, task)(train, validation)
     config = tasks.prepare(
-        getattr(tasks, task)(train, validation),
+        chosen,
         model,
         Path("results") / "tasks" / f"scoring-{task}",
-        rows=ROWS,
-        layers=LAYERS,
         checkpoints={"count": 5, "keep": [0.25, 0.5, 1.0]},
-        finetune=RECIPE,
         features={"dim": DIM, "shard_size": 512},
-        evaluation={"lds": {"subsets": 64, "repeats": 2}, "removal": {"targets": 4, "repeats": 2}},
+        evaluation={
+            "lds": {"subsets": chosen.subsets, "repeats": 2},
+            "removal": {"targets": 4, "repeats": 2},
+        },
         execution={"memory_mb": 2048},
     )
     settings = load_settings(config)

@@ -2,13 +2,14 @@
 
 * ``qnli``: real QNLI, two texts, two classes; rows of at most 40 tokens, so that models can be trained
   hundreds of times on a CPU.
+* ``qnli_minilm``: the same with twice the rows and all layers, which learn the task.
 * ``trec``: questions by the kind of answer they ask for, one text, six classes (Li and Roth 2002).
 
 Everything is made below a folder and is the same whenever it is made again.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ from benchmarks.measure.small import cut
 
 MAX_TOKENS = 40
 TARGETS = 100
+RECIPE = {
+    "epochs": 4,
+    "batch_size": 16,
+    "learning_rate": 3e-4,
+    "warmup_ratio": 0.1,
+    "dropout": 0.0,
+}
 
 
 @dataclass(frozen=True)
@@ -32,12 +40,20 @@ class Task:
         name: of the run.
         text: the text columns.
         train, validation: tables with the text columns and ``label``.
+        rows: of the train set.
+        layers: of the model.
+        subsets: of the train set that models are trained on, twice each.
+        finetune: the recipe.
     """
 
     name: str
     text: tuple[str, ...]
     train: pa.Table
     validation: pa.Table
+    rows: int = 1000
+    layers: int = 2
+    subsets: int = 64
+    finetune: Mapping[str, float] = field(default_factory=lambda: RECIPE)
 
 
 def qnli(train: Path, validation: Path) -> Task:
@@ -48,6 +64,14 @@ def qnli(train: Path, validation: Path) -> Task:
         ("question", "sentence"),
         pq.read_table(train, columns=columns),
         pq.read_table(validation, columns=columns),
+    )
+
+
+def qnli_minilm(train: Path, validation: Path) -> Task:
+    """From the same files."""
+    recipe = {**RECIPE, "epochs": 2, "learning_rate": 1e-4}
+    return replace(
+        qnli(train, validation), name="qnli_minilm", rows=2000, layers=6, subsets=40, finetune=recipe
     )
 
 
@@ -63,17 +87,13 @@ def trec(train: Path, validation: Path) -> Task:
     return Task("trec", ("text",), read(train), read(validation))
 
 
-def prepare(
-    task: Task, model: str, folder: Path, *, rows: int, layers: int, **sections: dict[str, Any]
-) -> Path:
+def prepare(task: Task, model: str, folder: Path, **sections: dict[str, Any]) -> Path:
     """Write the task's files, its model and its settings; gives the file of settings.
 
     Args:
         task: what to choose rows from.
         model: a hub id or folder of a BERT.
         folder: where to; left as it is where the settings are there.
-        rows: of the train set.
-        layers: of the model.
         sections: settings laid over those here.
     """
     config = folder / "config.yaml"
@@ -81,7 +101,7 @@ def prepare(
     tokenizer = AutoTokenizer.from_pretrained(model)
     chosen = {}
     for split, table, size in (
-        ("train", task.train, rows),
+        ("train", task.train, task.rows),
         ("validation", task.validation, TARGETS),
     ):
         encoded = tokenizer(*(table[column].to_pylist() for column in task.text))["input_ids"]
@@ -92,7 +112,7 @@ def prepare(
         folder.mkdir(parents=True, exist_ok=True)
         for split, table in chosen.items():
             pq.write_table(table, folder / f"{split}.parquet")
-        cut(model, small, layers=layers, texts=_texts(task, chosen.values()))
+        cut(model, small, layers=task.layers, texts=_texts(task, chosen.values()))
     settings = {
         "run": folder.name,
         "dataset": {
@@ -102,6 +122,7 @@ def prepare(
         },
         "targets": {"validation": {"split": "validation", "size": TARGETS}},
         "model": {"name_or_path": str(small), "max_length": 64},
+        "finetune": dict(task.finetune),
         **sections,
     }
     config.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")

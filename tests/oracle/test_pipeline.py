@@ -119,15 +119,15 @@ def free_ridge(kernel: Tensor, share: float) -> float:
 
 
 @pytest.mark.parametrize(
-    ("projection", "gradients_by", "metric", "ridge", "runs"),
+    ("projection", "gradients_by", "metric", "ridge", "loss_weight", "runs"),
     [
-        ("fold", "hooks", "none", None, 1),
-        ("fold", "hooks", "none", 0.1, 1),
-        ("fold", "hooks", "adam", 0.1, 1),
-        ("fold", "functional", "adam", 0.1, 1),
-        ("rademacher", "hooks", "none", 0.1, 2),
-        ("rademacher", "functional", "none", 0.1, 1),
-        ("normal", "hooks", "adam", 0.1, 1),
+        ("fold", "hooks", "adam", None, "own", 1),
+        ("fold", "hooks", "none", 0.1, "mean", 1),
+        ("fold", "functional", "adam", 0.1, "mean", 1),
+        ("rademacher", "hooks", "none", 0.1, "mean", 2),
+        ("rademacher", "hooks", "adam", None, "own", 2),
+        ("rademacher", "functional", "none", 0.1, "own", 1),
+        ("normal", "hooks", "adam", 0.1, "own", 1),
     ],
 )
 def test_scores_are_the_formula(
@@ -137,6 +137,7 @@ def test_scores_are_the_formula(
     gradients_by: str,
     metric: str,
     ridge: float | None,
+    loss_weight: str,
     runs: int,
 ) -> None:
     """Every way to compute features, the default first, against the same slow computation."""
@@ -149,6 +150,7 @@ def test_scores_are_the_formula(
         checkpoints={"count": runs},
         features={"projection": projection, "gradients": gradients_by, "metric": metric},
         kernel={"ridge": ridge},
+        scores={"loss_weight": loss_weight},
     )
     for run in range(1, runs):
         finetune.run(layout, settings, run)
@@ -171,13 +173,19 @@ def test_scores_are_the_formula(
         weights.append(weight)
     roots = [product.square().mean(0).sqrt() for product in products]
     alike = sum(roots) / len(roots)
-    products = [product * (alike / root) for product, root in zip(products, roots, strict=True)]
-    scale = torch.stack(weights).mean(0)[:, None] ** settings.scores.loss_weight_power
-    expected = (torch.stack(products).mean(0) * scale).numpy()
-    # Each run has two states, in turn; of a single run their own spread is all that is known.
-    own = torch.stack(products)
-    of_runs = own.unflatten(0, (runs, 2)).mean(1) if runs > 1 else own
-    spread = (of_runs.std(0) * scale).numpy()
+    of_rows = torch.stack(weights)
+    if settings.scores.loss_weight == "mean":
+        of_rows = of_rows.mean(0).expand_as(of_rows)
+    of_rows = of_rows**settings.scores.loss_weight_power
+    parts = [
+        product * (alike / root) * of_row[:, None]
+        for product, root, of_row in zip(products, roots, of_rows, strict=True)
+    ]
+    own = torch.stack(parts)
+    expected = own.mean(0).numpy()
+    # Each training has two checkpoints, in turn; of a single one their spread is all that is known.
+    of_trainings = own.unflatten(0, (runs, 2)).mean(1) if runs > 1 else own
+    spread = of_trainings.std(0).numpy()
     scores, std = scores_of(layout)
     assert np.abs(scores - expected).max() < TOLERANCE * np.abs(expected).max()
     assert np.abs(std - spread).max() < TOLERANCE * np.abs(expected).max()

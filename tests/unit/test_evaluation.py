@@ -276,7 +276,7 @@ def test_balanced_checkpoints_count_alike(draw: np.random.Generator) -> None:
     torch.testing.assert_close(alone[0], solved[0])
     nothing = balanced([torch.zeros(t, k), torch.zeros(t, k)], kernels, n)
     assert all((weights == 0).all() for weights in nothing)
-    block = score_block(features, found, torch.ones(2, n), 0.0)
+    block = score_block(features, found, torch.ones(2, n))
     assert torch.isfinite(block.scores).all()
 
 

@@ -8,21 +8,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import small_settings
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from scipy.stats import spearmanr
 
 from trak_steps.config import Settings
 from trak_steps.data.labels import Labels, in_the_order_of
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.evaluation.class_order import _counts, _tried, other_order
+from trak_steps.model.moments import FILE
 from trak_steps.run.layout import Layout
 from trak_steps.steps.checkpoints import finetune, import_checkpoint
 from trak_steps.steps.data import model as base_model
 from trak_steps.steps.data import prepare
 from trak_steps.steps.features import featurize
 from trak_steps.store.features import FeatureStore
+from trak_steps.store.manifest import Manifest
 
 NAMES = ("bad", "fine", "good")
 
@@ -237,3 +241,50 @@ def test_a_checkpoint_that_reads_fewer_tokens_than_the_rows_have_is_refused(
     prepare.run_train(layout, settings)
     with pytest.raises(TrakError, match=r"short cannot read .*model\.max_length"):
         import_checkpoint.run(layout, settings, 1, str(short))
+
+
+def test_second_moments_are_brought_along_or_estimated(
+    trained: Layout, tmp_path: Path, imported: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = turned(trained, tmp_path / "same", [0, 1, 2], list(NAMES))
+    layout, _ = imported(folder)
+    kept = (layout.checkpoint("0") / FILE).read_bytes()
+    assert kept == (trained.checkpoint("0") / FILE).read_bytes()
+    assert "estimated" not in capsys.readouterr().err
+    (folder / FILE).unlink()
+    layout, settings = imported(folder)
+    assert "no optimizer's second moments" in capsys.readouterr().err
+    path = layout.checkpoint("0")
+    made_from = Manifest.load(path, "checkpoint").made_from
+    assert made_from["data/train#0:64"] == PreparedRows.load(layout.train).content_of(0, 64)
+    # The same order of parameters by size as the optimizer's, which is what the metric asks.
+    found, expected = (
+        {name: float(value.mean()) for name, value in load_file(of / FILE).items() if "rows" in name}
+        for of in (path, trained.checkpoint("0"))
+    )
+    assert found.keys() == expected.keys()
+    moved = [name for name in found if found[name] > 1e-12]
+    ranks = spearmanr([found[name] for name in moved], [expected[name] for name in moved])
+    assert ranks.statistic > 0.7
+    featurize.run_train(
+        layout,
+        settings.model_copy(update={"features": settings.features.model_copy(update={"metric": "adam"})}),
+        "0",
+        0,
+    )
+
+
+def test_second_moments_that_are_of_no_use_are_refused(
+    trained: Layout, tmp_path: Path, imported: Any
+) -> None:
+    folder = turned(trained, tmp_path / "wrong", [0, 1, 2], list(NAMES))
+    moments = load_file(folder / FILE)
+    save_file({"other.weight.rows": torch.ones(3)}, folder / FILE, metadata={"epsilon": "1e-8"})
+    with pytest.raises(TrakError, match=rf"wrong/{FILE}: .*other parameters.*delete it there"):
+        imported(folder)
+    name = "classifier.weight.rows"
+    moments[name][0] = torch.inf
+    save_file(moments, folder / FILE, metadata={"epsilon": "1e-8"})
+    with pytest.raises(TrakError, match=rf"wrong/{FILE}: classifier\.weight .*not finite; delete it"):
+        imported(folder)
+    assert not (tmp_path / "run1" / "checkpoints" / "0").exists()

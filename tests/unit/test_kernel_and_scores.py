@@ -22,6 +22,7 @@ from trak_steps.scoring.scores import (
     balance,
     balanced,
     root_mean_square,
+    row_weights,
     score_block,
     signed_power,
 )
@@ -104,27 +105,27 @@ def test_fewer_rows_than_dimensions_work_with_a_ridge() -> None:
     assert torch.isfinite(factor).all()
 
 
+@pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("checkpoints", [1, 3])
-def test_scores_are_the_formula(power: float, checkpoints: int) -> None:
+def test_scores_are_the_formula(power: float, checkpoints: int, own: bool) -> None:
     """One pair at a time in float64; scores in float64 from float32 products, relative 1e-5."""
     n, t, k = 9, 4, 6
     features = [torch.randn(n, k) for _ in range(checkpoints)]
     solved = [torch.randn(t, k) for _ in range(checkpoints)]
     weights = torch.rand(checkpoints, n)
-    block = score_block(features, solved, weights, power)
+    block = score_block(features, solved, row_weights(weights, power, own=own))
     for i in range(n):
         for z in range(t):
+            of_all = float(weights[:, i].double().mean())
             single = [
                 sum(float(a) * float(b) for a, b in zip(f[i], s[z], strict=True))
-                for f, s in zip(features, solved, strict=True)
+                * (float(w[i]) if own else of_all) ** power
+                for f, s, w in zip(features, solved, weights, strict=True)
             ]
-            scale = float(weights[:, i].double().mean()) ** power
-            assert float(block.scores[i, z]) == pytest.approx(
-                np.mean(single) * scale, rel=1e-5, abs=1e-6
-            )
+            assert float(block.scores[i, z]) == pytest.approx(np.mean(single), rel=1e-5, abs=1e-6)
             if checkpoints > 1:
-                spread = np.std(single, ddof=1) * scale
+                spread = np.std(single, ddof=1)
                 assert float(block.std[i, z]) == pytest.approx(spread, rel=1e-4, abs=1e-6)
     assert torch.isnan(block.std).all() == (checkpoints == 1)
 
@@ -139,7 +140,7 @@ def test_the_spread_is_over_runs_or_the_states_of_one(runs: str) -> None:
     features = [torch.randn(n, k) for _ in range(m)]
     solved = [torch.randn(t, k) for _ in range(m)]
     weights = torch.rand(m, n)
-    block = score_block(features, solved, weights, 0.5, list(runs))
+    block = score_block(features, solved, row_weights(weights, 0.5, own=False), list(runs))
     own = np.stack([(f.double() @ s.double().T).numpy() for f, s in zip(features, solved, strict=True)])
     of_run = np.array(list(runs))
     means = np.stack([own[of_run == run].mean(0) for run in np.unique(of_run)])

@@ -1,6 +1,7 @@
 """Adam's metric: D^(-1/2) of the second moments, in every sketch, from what a training keeps."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,8 +10,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from trak_steps.errors import TrakError
+from trak_steps.gradients.model_output import TextClassification
+from trak_steps.gradients.moments import mean_squares
+from trak_steps.gradients.rows import Row
 from trak_steps.gradients.source import tables_of
-from trak_steps.model.moments import FILE, load_moments, save_moments
+from trak_steps.model.moments import FILE, OPTIMIZER, load_moments, moments_of, save_moments
 from trak_steps.projection import DenseProjection, FoldProjection, Parameter, Projection
 from trak_steps.projection.fold import Costs
 from trak_steps.projection.metric import Metric, SecondMoments, metric_of
@@ -64,6 +68,16 @@ def test_of_moments_of_rank_one_the_metric_is_adams_up_to_one_scale() -> None:
     assert after == pytest.approx(before)
     assert float((values["words.weight"].flatten() * table**2).sum()) == pytest.approx(0.1 * before)
     assert bool((table == table[0]).all())
+
+
+def test_what_the_optimizer_never_moved_has_no_part() -> None:
+    parameters = made(SHAPES)
+    values = of_rank_one(parameters)
+    values["a.k.weight"].zero_()
+    metric = metric_without(parameters, values)
+    assert {name: bool(whole(of).any()) for name, of in metric.items()} == {
+        name: name != "a.k.weight" for name in SHAPES
+    }
 
 
 @pytest.mark.parametrize("costs", [DIRECT, FOURIER])
@@ -147,7 +161,7 @@ def trained(tmp_path: Path) -> tuple[Small, torch.optim.AdamW, Path]:
         optimizer.zero_grad()
         (model(torch.tensor(ids)) ** 2).backward()
         optimizer.step()
-    save_moments(optimizer, model, tmp_path)
+    save_moments(tmp_path, *moments_of(optimizer, model), OPTIMIZER)
     return model, optimizer, tmp_path
 
 
@@ -204,3 +218,43 @@ def test_moments_that_are_missing_or_damaged_are_refused(
     (folder / FILE).unlink()
     with pytest.raises(TrakError, match=rf"{FILE}: is missing"):
         load_moments(folder, parameters_of(model))
+
+
+class Two(nn.Module):
+    """Two logits of some tokens, and a parameter that has no part in them."""
+
+    device = CPU
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(9, 4)
+        self.layer = nn.Linear(4, 2)
+        self.unused = nn.Parameter(torch.ones(2))
+
+    def forward(self, input_ids: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.layer(self.words(input_ids).tanh().mean(1)))
+
+
+def test_mean_squares_are_those_of_single_rows_gradients() -> None:
+    """Against the margin of two logits, differentiated by hand, in float64."""
+    torch.manual_seed(0)
+    model = Two().double()
+    rows = [Row([1, 2, 2], 0), Row([3], 1), Row([2, 5, 8, 0], 1)]
+    squares = {name: torch.zeros_like(value) for name, value in model.named_parameters()}
+    for row in rows:
+        sign = torch.tensor([1.0, -1.0] if row.label == 0 else [-1.0, 1.0]).double()
+        inner = model.words.weight[row.input_ids].tanh()
+        squares["layer.weight"] += torch.outer(sign, inner.mean(0)) ** 2 / 3
+        squares["layer.bias"] += sign**2 / 3
+        of_words = torch.zeros(9, 4).double()
+        for word, values in zip(row.input_ids, inner, strict=True):
+            of_words[word] += sign @ model.layer.weight * (1 - values**2) / len(row)
+        squares["words.weight"] += of_words**2 / 3
+    found = mean_squares(model, TextClassification(), rows)  # type: ignore[arg-type]
+    for name, value in squares.items():
+        expected = SecondMoments.of(value.detach())
+        torch.testing.assert_close(found[name].rows, expected.rows, rtol=1e-12, atol=0)
+        if value.dim() > 1:
+            torch.testing.assert_close(found[name].columns, expected.columns, rtol=1e-12, atol=0)
+    assert not found["unused"].rows.any()
+    assert all(value.requires_grad for value in model.parameters())

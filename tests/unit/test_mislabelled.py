@@ -89,10 +89,10 @@ def suspects_of(layout: Layout) -> list[dict[str, Any]]:
     return rows
 
 
-@pytest.mark.parametrize("power", [0.0, 0.5])
+@pytest.mark.parametrize(("power", "loss_weight"), [(0.0, "own"), (0.5, "mean"), (1.0, "own")])
 @pytest.mark.parametrize("balance", [False, True])
 def test_what_argues_is_negative_and_its_sign_is_held_against_other_runs(
-    power: float, balance: bool
+    power: float, loss_weight: str, balance: bool
 ) -> None:
     """By the scores that the run would give, were its train rows targets."""
     of_run, suspects = checkpoints(), np.arange(30)
@@ -100,10 +100,15 @@ def test_what_argues_is_negative_and_its_sign_is_held_against_other_runs(
     if balance:
         roots = [np.sqrt(np.square(of).mean(0)) for of in products]
         products = [of / root * np.mean(roots, 0) for of, root in zip(products, roots, strict=True)]
-    weight = np.mean([checkpoint.loss_weight for checkpoint in of_run], 0) ** power
-    by_run = np.stack([np.mean(products[:2], 0), np.mean(products[2:], 0)]) * weight[:, None]
+    weights = np.stack([checkpoint.loss_weight for checkpoint in of_run])
+    if loss_weight == "mean":
+        weights = np.broadcast_to(weights.mean(0), weights.shape)
+    products = [of * weight[:, None] ** power for of, weight in zip(products, weights, strict=True)]
+    by_run = np.stack([np.mean(products[:2], 0), np.mean(products[2:], 0)])
     score, std = by_run.mean(0), by_run.std(0, ddof=1)
-    settings = small_settings(scores={"balance": balance, "loss_weight_power": power})
+    settings = small_settings(
+        scores={"balance": balance, "loss_weight": loss_weight, "loss_weight_power": power}
+    )
     against = find_mislabelled._opponents(settings, NAMES, of_run, of_run, suspects)
     for suspect in suspects:
         listed = np.isfinite(against.score[suspect])

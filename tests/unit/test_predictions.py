@@ -175,11 +175,12 @@ def test_points_predict_what_their_scores_add_up_to(run: Run) -> None:
 
 
 @pytest.mark.parametrize("run", ["narrow", "wide"], indirect=True)
+@pytest.mark.parametrize("loss_weight", ["own", "mean"])
 @pytest.mark.parametrize("power", [0.0, 0.5])
 def test_sets_of_checkpoints_have_their_own_loss_weights(
-    run: Run, power: float, monkeypatch: pytest.MonkeyPatch
+    run: Run, power: float, loss_weight: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The mean over a set's checkpoints; with power 0 nothing is summed that all do not need."""
+    """Each one's own, or the mean over a set's; with power 0 nothing is summed that all do not need."""
     summed = []
 
     def watched(*given: Any) -> Any:
@@ -188,7 +189,7 @@ def test_sets_of_checkpoints_have_their_own_loss_weights(
         return found
 
     monkeypatch.setattr(predictions, "sum_features", watched)
-    own = replace(own_point(run.settings), power=power)
+    own = replace(own_point(run.settings), power=power, loss_weight=loss_weight)
     chosen = [point for point in points(own, run.checkpoints()) if point.curve == "checkpoints"]
     found = run.predict(chosen)
     assert {point.checkpoints for point in chosen} == {("0",), ("0-0.5",), CHECKPOINTS}
@@ -196,12 +197,13 @@ def test_sets_of_checkpoints_have_their_own_loss_weights(
         for point, predicted in found[of_set].points.items():
             expected = run.sums(_scores(run, of_set, point))
             np.testing.assert_allclose(predicted, expected, rtol=1e-6, atol=1e-6 * expected.std())
-        if power:
+        if power and loss_weight == "mean":
             of_one = replace(chosen[0], checkpoints=("0",))
             others = run.sums(_scores(run, of_set, of_one, weight_of=CHECKPOINTS))
             assert np.abs(found[of_set].points[of_one] / others - 1).max() > 1e-3
     # The signs of all, those to the power, and of the last checkpoint what the reference's rule takes.
-    assert summed == ([3, 4] if power else [1, 2])
+    of_sets = [3, 4] if loss_weight == "mean" else [2, 3]
+    assert summed == (of_sets if power else [1, 2])
 
 
 def _scores(run: Run, of_set: str, point: Point, weight_of: Sequence[str] | None = None) -> Array:
@@ -214,9 +216,12 @@ def _scores(run: Run, of_set: str, point: Point, weight_of: Sequence[str] | None
             ridge = ridge_for(spectrum(torch.from_numpy(whole)), point.effective_dof)
         ridged = whole + ridge * whole.diagonal().mean() * np.eye(point.dim)
         scores = train @ np.linalg.inv(ridged) @ targets.T
-        parts.append(scores / np.sqrt((scores**2).mean(0)) if point.balance else scores)
-    weight = run.weight(of_set, weight_of or point.checkpoints)
-    scored: Array = np.mean(parts, 0) * np.sign(weight) * np.abs(weight) ** point.power
+        if point.balance:
+            scores /= np.sqrt((scores**2).mean(0))
+        of_own = point.loss_weight == "own"
+        weight = run.weight(of_set, [name] if of_own else weight_of or point.checkpoints)
+        parts.append(scores * np.sign(weight) * np.abs(weight) ** point.power)
+    scored: Array = np.mean(parts, 0)
     return scored
 
 
@@ -311,7 +316,7 @@ def test_target_sets_together_are_as_each_alone(
 def test_a_singular_point_is_left_out(wide: Run) -> None:
     """Of both target sets; the others stay."""
     chosen, said = wide.points[:3], list[str]()
-    unridged = Point("ridge", CHECKPOINTS, 128, 0.0, 0.2, 0.0, balance=True)
+    unridged = Point("ridge", CHECKPOINTS, 128, 0.0, 0.2, "mean", 0.0, balance=True)
     found = predict(
         wide.checkpoints(),
         wide.kept,

@@ -30,7 +30,7 @@ def block_of(scores: Array) -> ScoreBlock:
     features = [torch.from_numpy(of) for of in scores.reshape(runs * states, -1, t)]
     names = [str(run) for run in range(runs) for _ in range(states)]
     ones = torch.ones(len(features), features[0].shape[0])
-    return score_block(features, [torch.eye(t).double()] * len(features), ones, 0.0, names)
+    return score_block(features, [torch.eye(t).double()] * len(features), ones, names)
 
 
 def errors_from_zero(scores: Array) -> float:
@@ -104,14 +104,16 @@ def own_scores(layout: Layout, settings: Settings) -> Array:
         weights.append(features.column("loss_weight").astype(float))
     roots = {name: np.sqrt((of**2).mean(0)) for name, of in scores.items()}
     alike = np.mean(list(roots.values()), axis=0)
-    scale = np.mean(weights, axis=0)[:, None] ** settings.scores.loss_weight_power
-    runs = dict.fromkeys(map(training_of, scores))
+    if settings.scores.loss_weight == "mean":
+        weights = [np.mean(weights, axis=0)] * len(weights)
+    of_rows = {
+        name: weight[:, None] ** settings.scores.loss_weight_power
+        for name, weight in zip(scores, weights, strict=True)
+    }
+    parts = {name: of * alike / roots[name] * of_rows[name] for name, of in scores.items()}
+    trainings = dict.fromkeys(map(training_of, parts))
     return np.stack(
-        [
-            np.mean([scores[m] * alike / roots[m] for m in scores if training_of(m) == run], axis=0)
-            * scale
-            for run in runs
-        ]
+        [np.mean([parts[m] for m in parts if training_of(m) == one], axis=0) for one in trainings]
     )
 
 

@@ -54,7 +54,7 @@ SCORING: dict[str, dict[str, dict[str, Any]]] = {
     "reference": {
         "checkpoints": {"keep": [1.0]},
         "kernel": {"ridge": 0.0},
-        "scores": {"loss_weight_power": 1.0, "balance": False},
+        "scores": {"loss_weight": "mean", "loss_weight_power": 1.0, "balance": False},
     },
 }
 EVALUATION: dict[str, dict[str, dict[str, Any]]] = {
@@ -374,6 +374,11 @@ class ScoreSettings(Section):
     """How features become scores."""
 
     top: int = Field(20, ge=1, description="proponents and opponents listed for each target")
+    loss_weight: Literal["own", "mean"] = Field(
+        "mean",
+        description="whose loss weight 1 − p of a train row counts: `own`, each checkpoint's for its "
+        "part of the score; or `mean`, that of all for the whole, as in the reference",
+    )
     loss_weight_power: float = Field(
         0.0,
         ge=0.0,

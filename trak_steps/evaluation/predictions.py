@@ -78,6 +78,7 @@ class Point:
         dim: k.
         ridge: of the kernel; none where it is found by the effective_dof.
         effective_dof: share of the degrees of freedom.
+        loss_weight: ``own``, each checkpoint's; or ``mean``, of all.
         power: of the loss weight.
         balance: whether checkpoints count alike.
     """
@@ -87,6 +88,7 @@ class Point:
     dim: int
     ridge: float | None
     effective_dof: float
+    loss_weight: str
     power: float
     balance: bool
 
@@ -175,7 +177,8 @@ def predict(
     every = tuple(checkpoint.name for checkpoint in checkpoints)
     # Those of a classifier are all 1; a regression's say which way a row pushes.
     signs, of_reference = (every, 0.0), (tuple(final_of(checkpoints)), 1.0)
-    weights = _Weights(checkpoints, [signs, of_reference, *map(_weighting, chosen)])
+    every_one = [_weighting(point, name) for point in chosen for name in point.checkpoints]
+    weights = _Weights(checkpoints, [signs, of_reference, *every_one])
     sizes = {of_set: features.n for of_set, features in checkpoints[0].targets.items()}
     shape = len(kept), sum(sizes.values())
     of_points = {point: np.zeros(shape) for point in chosen}
@@ -183,14 +186,14 @@ def predict(
     for checkpoint in checkpoints:
         name, n = checkpoint.name, checkpoint.train.n
         here = [point for point in of_points if name in point.checkpoints]
-        wanted = [signs, *map(_weighting, here)]
+        wanted = [signs, *(_weighting(point, name) for point in here)]
         wanted += [of_reference] if name in of_reference[0] else []
         kernel = torch.from_numpy(checkpoint.kernel.kernel())
         blocks = _blocks(checkpoint.train, subset_sums(len(kernel)).at_once(memory // 2))
         of_signs = weights.values[weights.same[signs]]
         sums = sum_features(blocks, kept, weights.of(wanted), of_signs)
         phi = _of_targets(checkpoint)
-        by_point = {point: weights.same[_weighting(point)] for point in here}
+        by_point = {point: weights.same[_weighting(point, name)] for point in here}
         for point, error in _add_points(of_points, by_point, n, kernel, sums, phi, memory):
             say(f"left out, {point.curve} of checkpoint {name}: {error}")
             del of_points[point]
@@ -216,8 +219,9 @@ def predict(
     return found
 
 
-def _weighting(point: Point) -> Weighting:
-    return point.checkpoints, point.power
+def _weighting(point: Point, checkpoint: str) -> Weighting:
+    """The row weights of a checkpoint's part in a point."""
+    return (checkpoint,) if point.loss_weight == "own" else point.checkpoints, point.power
 
 
 class _Weights:

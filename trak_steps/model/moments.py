@@ -1,11 +1,11 @@
-"""Adam's second moments, kept beside a checkpoint's weights in the form that the metric needs.
+"""Second moments, kept beside a checkpoint's weights in the form that Adam's metric needs.
 
 ``second_moments.safetensors`` has, for each parameter, ``<name>.rows`` and, of a matrix,
 ``<name>.columns``, as :class:`~trak_steps.projection.metric.SecondMoments` says; a parameter that the
-optimizer never moved has zeros.
+optimizer never moved has zeros. Its metadata has Adam's ε, and where the moments are from.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +20,17 @@ from trak_steps.projection.metric import SecondMoments
 
 FILE = "second_moments.safetensors"
 ADVICE = "fine-tune or import this checkpoint anew, or set features.metric: none"
+# torch's own default, for moments that no optimizer made.
+EPSILON = 1e-8
+OPTIMIZER, GRADIENTS = "the optimizer", "gradients of train rows"
 
 
-def save_moments(optimizer: Any, model: nn.Module, folder: Path) -> None:
-    """Write v̂ of each trainable parameter, with the bias of the moments' start taken out.
+def moments_of(optimizer: Any, model: nn.Module) -> tuple[dict[str, SecondMoments], float]:
+    """v̂ of each trainable parameter, with the bias of the moments' start taken out, and ε.
 
     Args:
         optimizer: Adam or AdamW, or what wraps it.
         model: whose parameters it moves.
-        folder: where to.
     """
     inner = getattr(optimizer, "optimizer", optimizer)
     found: dict[nn.Parameter, torch.Tensor] = {}
@@ -38,24 +40,42 @@ def save_moments(optimizer: Any, model: nn.Module, folder: Path) -> None:
             if state:
                 unbiased = 1 - group["betas"][1] ** float(state["step"])
                 found[parameter] = state["exp_avg_sq"] / unbiased
+    moments = {
+        name: SecondMoments.of(found.get(parameter, torch.zeros_like(parameter)).detach())
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+    return moments, float(inner.param_groups[0]["eps"])
+
+
+def save_moments(
+    folder: Path, moments: Mapping[str, SecondMoments], epsilon: float, source: str
+) -> None:
+    """Write second moments beside a checkpoint's weights.
+
+    Args:
+        folder: of the checkpoint.
+        moments: of each trainable parameter, by name.
+        epsilon: Adam's ε.
+        source: :data:`OPTIMIZER` or :data:`GRADIENTS`.
+    """
     tensors: dict[str, torch.Tensor] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            moments = SecondMoments.of(found.get(parameter, torch.zeros_like(parameter)).detach())
-            tensors[f"{name}.rows"] = moments.rows.float().cpu()
-            if moments.columns is not None:
-                tensors[f"{name}.columns"] = moments.columns.float().cpu()
-    save_file(tensors, folder / FILE, metadata={"epsilon": repr(float(inner.param_groups[0]["eps"]))})
+    for name, of in moments.items():
+        tensors[f"{name}.rows"] = of.rows.float().cpu()
+        if of.columns is not None:
+            tensors[f"{name}.columns"] = of.columns.float().cpu()
+    save_file(tensors, folder / FILE, metadata={"epsilon": repr(epsilon), "source": source})
 
 
 def load_moments(
-    folder: Path, parameters: Sequence[Parameter]
+    folder: Path, parameters: Sequence[Parameter], advice: str = ADVICE
 ) -> tuple[dict[str, SecondMoments], float]:
     """Those of some parameters, by name, and Adam's ε.
 
     Args:
         folder: of a checkpoint.
         parameters: whose.
+        advice: what to do about a file that is of no use.
 
     Raises:
         TrakError: if there are none, or they are damaged, of other parameters, not finite, negative, or
@@ -63,7 +83,7 @@ def load_moments(
     """
     path = folder / FILE
     if not path.is_file():
-        raise TrakError(f"{path}: is missing, so the optimizer's metric is not known; {ADVICE}")
+        raise TrakError(f"{path}: is missing, so the optimizer's metric is not known; {advice}")
     found: dict[str, SecondMoments] = {}
     try:
         with safe_open(path, "pt") as file:
@@ -76,15 +96,15 @@ def load_moments(
                     file.get_tensor(columns).double() if columns in keys else None,
                 )
     except (SafetensorError, KeyError, ValueError) as error:
-        raise TrakError(f"{path}: is damaged, or of other parameters ({error}); {ADVICE}") from error
+        raise TrakError(f"{path}: is damaged, or of other parameters ({error}); {advice}") from error
     for parameter in parameters:
-        _check(path, parameter, found[parameter.name])
+        _check(path, parameter, found[parameter.name], advice)
     if not any(moments.rows.any() for moments in found.values()):
-        raise TrakError(f"{path}: all second moments are zero: was nothing trained? {ADVICE}")
+        raise TrakError(f"{path}: all second moments are zero: was nothing trained? {advice}")
     return found, epsilon
 
 
-def _check(path: Path, parameter: Parameter, moments: SecondMoments) -> None:
+def _check(path: Path, parameter: Parameter, moments: SecondMoments, advice: str) -> None:
     shape = parameter.shape
     wanted = [shape[0], parameter.size // shape[0]] if len(shape) > 1 else [parameter.size]
     parts = [moments.rows, *([] if moments.columns is None else [moments.columns])]
@@ -92,10 +112,10 @@ def _check(path: Path, parameter: Parameter, moments: SecondMoments) -> None:
         found = [part.numel() for part in parts]
         raise TrakError(
             f"{path}: {parameter.name} has second moments of {found} rows and columns, and the "
-            f"parameter {wanted}; are they another model's? {ADVICE}"
+            f"parameter {wanted}; are they another model's? {advice}"
         )
     for part in parts:
         if not bool(torch.isfinite(part).all()) or bool((part < 0).any()):
             raise TrakError(
-                f"{path}: {parameter.name} has second moments that are negative or not finite; {ADVICE}"
+                f"{path}: {parameter.name} has second moments that are negative or not finite; {advice}"
             )

@@ -31,7 +31,7 @@ from transformers import (
 
 from trak_steps.console.progress import say
 from trak_steps.errors import TrakError
-from trak_steps.model.moments import save_moments
+from trak_steps.model.moments import OPTIMIZER, moments_of, save_moments
 from trak_steps.model.recipe import Recipe, training_arguments, training_rows
 from trak_steps.store.atomic import complete_or_absent, explain_disk_errors, flush
 from trak_steps.store.folder import check_folder
@@ -117,7 +117,7 @@ class _Keep(TrainerCallback):  # type: ignore[misc]
         if path := self._at.get(state.global_step):
             with complete_or_absent(path) as folder:
                 kwargs["model"].save_pretrained(folder)
-                save_moments(kwargs["optimizer"], kwargs["model"], folder)
+                save_moments(folder, *moments_of(kwargs["optimizer"], kwargs["model"]), OPTIMIZER)
                 Manifest("kept").save(folder)
         if state.global_step >= max(self._at):
             control.should_training_stop = True

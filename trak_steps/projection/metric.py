@@ -50,6 +50,13 @@ class SecondMoments:
         matrix = values.flatten(1)
         return SecondMoments(matrix.mean(1), matrix.mean(0))
 
+    def plus(self, other: "SecondMoments", weight: float) -> "SecondMoments":
+        """With a share of another's added."""
+        if self.columns is None or other.columns is None:
+            return SecondMoments(self.rows + weight * other.rows, None)
+        columns = self.columns + weight * other.columns
+        return SecondMoments(self.rows + weight * other.rows, columns)
+
 
 def metric_of(
     parameters: Sequence[Parameter],
@@ -84,6 +91,8 @@ def metric_of(
             in_tables += square
             continue
         factors = [(own.rows.sqrt() + epsilon) ** -0.5]
+        if not own.rows.any():  # the optimizer does not move it
+            factors[0].zero_()
         left = own.rows * factors[0] ** 2
         if own.columns is not None:
             shared = torch.stack(columns[family(parameter)]).mean(0)

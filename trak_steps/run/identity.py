@@ -42,6 +42,7 @@ def score_settings(settings: Settings) -> dict[str, Any]:
     return {
         **kernel_settings(settings),
         "checkpoints": checkpoint_names(settings.checkpoints),
+        "loss_weight": settings.scores.loss_weight,
         "loss_weight_power": settings.scores.loss_weight_power,
         "balance": settings.scores.balance,
     }

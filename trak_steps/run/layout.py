@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from trak_steps.config.settings import CheckpointSettings, EvaluationSettings
 
+# The first train rows, whose gradients tell an imported checkpoint's second moments where no optimizer's
+# are known.
+MOMENT_ROWS = 64
+
 
 @dataclass(frozen=True)
 class Layout:

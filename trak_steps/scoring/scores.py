@@ -1,9 +1,10 @@
 """The score of train rows for targets.
 
-τ(z)_i = mean_m[ φ_m(z)ᵀ K_m⁻¹ φ_m(x_i) ] · mean_m[ Q_m(x_i) ]^power
+τ(z)_i = mean_m[ φ_m(z)ᵀ K_m⁻¹ φ_m(x_i) · Q_m(x_i)^power ]
 
-(Park et al. 2023, equation 13, with the two means taken apart as the reference does). With K⁻¹
-applied to the targets beforehand, each block of train rows needs one product per checkpoint.
+(Park et al. 2023, equation 13). The reference takes the mean of Q apart from the other, as can be done
+here: see :func:`row_weights`. With K⁻¹ applied to the targets beforehand, each block of train rows
+needs one product per checkpoint.
 """
 
 from collections.abc import Iterable, Sequence
@@ -33,8 +34,7 @@ class ScoreBlock:
 def score_block(
     features: Sequence[Tensor],
     solved: Sequence[Tensor],
-    loss_weights: Tensor,
-    power: float,
+    weights: Tensor,
     trainings: Sequence[str] | None = None,
 ) -> ScoreBlock:
     """Score one block of train rows.
@@ -42,8 +42,7 @@ def score_block(
     Args:
         features: φ_m(x) of the block for each of m checkpoints, [r, k] each.
         solved: K_m⁻¹ φ_m(z) of the targets, [t, k] each.
-        loss_weights: Q_m(x), [m, r].
-        power: of the mean loss weight, in [0, 1].
+        weights: of each checkpoint's part in a row's score, [m, r]: see :func:`row_weights`.
         trainings: the one that each checkpoint is of; one of its own, if none are named.
     """
     mean = torch.zeros(len(features[0]), len(solved[0]), dtype=torch.float64)
@@ -54,22 +53,21 @@ def score_block(
     groups = _groups(trainings, len(checkpoints))
     seen = 0
     for count, group in enumerate(groups, start=1):
-        own = torch.zeros_like(mean)
+        of_training = torch.zeros_like(mean)
         for place in group:
-            rows, weights = checkpoints[place]
-            product = rows.to(weights.dtype) @ weights.T
+            rows, of_targets = checkpoints[place]
+            product = rows.to(of_targets.dtype) @ of_targets.T
+            product *= weights[place, :, None].to(product.dtype)
             seen += 1
             mean += (product - mean) / seen
-            own += product
-        own /= len(group)
-        step = own - middle
+            of_training += product
+        of_training /= len(group)
+        step = of_training - middle
         middle += step / count
-        own -= middle
-        deviations.addcmul_(step, own)
-    scale = signed_power(loss_weights.double().mean(0), power)[:, None]
-    mean *= scale
+        of_training -= middle
+        deviations.addcmul_(step, of_training)
     if len(groups) > 1:
-        deviations.div_(len(groups) - 1).sqrt_().mul_(scale.abs())
+        deviations.div_(len(groups) - 1).sqrt_()
     else:
         deviations.fill_(torch.nan)
     return ScoreBlock(mean, deviations)
@@ -137,6 +135,21 @@ def balanced(
     found = [weights.clone() for weights in solved]
     balance(found, roots, to=to)
     return found
+
+
+def row_weights(loss_weights: Tensor, power: float, *, own: bool) -> Tensor:
+    """What each checkpoint's part in the scores of r rows is multiplied by, [m, r] in float32.
+
+    Args:
+        loss_weights: Q_m(x), [m, r].
+        power: of them.
+        own: each checkpoint's own; else the mean of all, for all.
+
+    A row's part in the score of one checkpoint is what it did to the weights times what that does to the
+    target, and a row that is fitted does little: 1 − p.
+    """
+    values = loss_weights if own else loss_weights.double().mean(0)
+    return signed_power(values, power).float().expand_as(loss_weights)
 
 
 def signed_power(values: Tensor, power: float) -> Tensor:

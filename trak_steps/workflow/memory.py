@@ -141,6 +141,12 @@ def _forward(size: Size) -> float:
     return READ * size.parameters + PASSED * _width(size) * max(FORWARD, size.max_length)
 
 
+def _imported(size: Size) -> float:
+    """A model that answers rows, or one with the gradient of a row and its squares in float64."""
+    row = 4 * WEIGHT * size.parameters + KEPT * _width(size) * size.max_length
+    return max(_forward(size), row)
+
+
 def _tokens(size: Size, bytes_of_one: int) -> int:
     """Of all train rows. Most are shorter than the longest may be; half of it is much."""
     return size.rows * size.max_length // 2 * bytes_of_one
@@ -222,7 +228,7 @@ _ARRAYS: dict[str, Callable[[Size], float]] = {
     "prepare": _prepared,
     "prepare-targets": _prepared,
     "finetune": _training,
-    "import-checkpoint": _forward,
+    "import-checkpoint": _imported,
     "featurize": _features,
     "kernel": _kernel,
     "score": _scores,

@@ -50,7 +50,7 @@ _RECIPE = ("finetune", "model.max_length", "model.trust_remote_code")
 # Later steps read what earlier ones did to hold an output's manifest against the settings.
 _FEATURES = ("run", "seed", "features")
 _KERNEL = (*_FEATURES, "kernel")
-_SCORES = (*_KERNEL, "checkpoints", "scores.loss_weight_power", "scores.balance")
+_SCORES = (*_KERNEL, "checkpoints", "scores.loss_weight", "scores.loss_weight_power", "scores.balance")
 _RETRAINING = (
     "run",
     "seed",

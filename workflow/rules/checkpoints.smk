@@ -23,6 +23,7 @@ if settings.checkpoints.existing:
         params:
             **step("import-checkpoint"),
             classes=train_classes,
+            first=first_rows,
             source=lambda wildcards: named_source(int(wildcards.training)),
         message:
             "import-checkpoint: {wildcards.training}"

@@ -21,6 +21,7 @@ from trak_steps.workflow.inputs import (
     local_model,
 )
 from trak_steps.run.layout import (
+    MOMENT_ROWS,
     Layout,
     checkpoint_names,
     fractions,
@@ -184,6 +185,11 @@ def train_rows(wildcards):
 def train_classes(wildcards):
     """The classes of the train set."""
     return known(run, f"{run.name(run.train)}#classes")
+
+
+def first_rows(wildcards):
+    """What models see of the rows whose gradients stand in for an optimizer's second moments."""
+    return known(run, f"{run.name(run.train)}#0:{MOMENT_ROWS}")
 
 
 def target_rows(wildcards):

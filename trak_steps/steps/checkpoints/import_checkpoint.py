@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from trak_steps.config import Settings
@@ -13,11 +14,15 @@ from trak_steps.data.labels import Labels, in_the_order_of, names_no_classes, so
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.evaluation.class_order import other_order
+from trak_steps.gradients.model_output import TextClassification
+from trak_steps.gradients.moments import mean_squares
 from trak_steps.gradients.rows import Row
+from trak_steps.gradients.source import select_parameters
 from trak_steps.model.fetch import fetch_model
 from trak_steps.model.forward import forward
 from trak_steps.model.load import load_classifier, load_tokenizer
-from trak_steps.run.layout import Layout
+from trak_steps.model.moments import EPSILON, FILE, GRADIENTS, load_moments, save_moments
+from trak_steps.run.layout import MOMENT_ROWS, Layout
 from trak_steps.run.model_inputs import read_rows
 from trak_steps.store.atomic import complete_or_absent
 from trak_steps.store.folder import check_folder
@@ -28,6 +33,7 @@ VERSION = 1
 # Train rows that the order of the classes is tried on, read some at a time.
 ROWS = 256
 AT_ONCE = 8
+WITHOUT = "delete it there: gradients of train rows stand in for it"
 
 
 def run(layout: Layout, settings: Settings, checkpoint: int, named: str) -> None:
@@ -57,17 +63,56 @@ def run(layout: Layout, settings: Settings, checkpoint: int, named: str) -> None
         _require_same_vocabulary(folder, layout.model, named, trust)
         if labels.classes is not None:
             _check_order_on_rows(classifier, train, labels, named)
+        made_from = {
+            layout.name(layout.model): model.content,
+            f"{layout.name(train.path)}#classes": train.classes,
+        }
+        if not (folder / FILE).exists():
+            stop = min(MOMENT_ROWS, len(train))
+            _estimate_moments(folder, classifier, train, stop, named)
+            made_from[f"{layout.name(train.path)}#0:{stop}"] = train.content_of(0, stop)
+        _check_moments(folder, classifier, named)
         parameters = sum(parameter.numel() for parameter in classifier.parameters())
         Manifest(
             "checkpoint",
-            made_from={
-                layout.name(layout.model): model.content,
-                f"{layout.name(train.path)}#classes": train.classes,
-            },
+            made_from=made_from,
             version=VERSION,
             details={"source": named, "checkpoint": path.name, "parameters": parameters},
         ).save(folder)
     say(f"wrote {path}")
+
+
+class _Value:
+    """A regression's model output, for its gradient's sake: the value itself."""
+
+    def output(self, logits: Tensor, labels: Tensor) -> Tensor:  # noqa: ARG002 - ModelOutput's
+        """The first logit, [b]."""
+        return logits[:, 0]
+
+    def loss_weight(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Not asked for."""
+        raise NotImplementedError
+
+
+def _estimate_moments(
+    folder: Path, classifier: PreTrainedModel, train: PreparedRows, rows: int, named: str
+) -> None:
+    """Write second moments of the gradients of the first train rows."""
+    say(
+        f"{named} has no optimizer's second moments, for features.metric: they are estimated by the "
+        f"gradients of {rows} train rows"
+    )
+    output = TextClassification() if train.label_names else _Value()
+    moments = mean_squares(classifier, output, read_rows(train, 0, rows))
+    save_moments(folder, moments, EPSILON, GRADIENTS)
+
+
+def _check_moments(folder: Path, classifier: PreTrainedModel, named: str) -> None:
+    """Refuse second moments that no metric can be made of."""
+    try:
+        load_moments(folder, select_parameters(classifier, [".*"], []), advice=WITHOUT)
+    except TrakError as error:
+        raise TrakError(str(error).replace(str(folder), f"checkpoints.existing: {named}")) from error
 
 
 def _require_same_order(train: PreparedRows, id2label: dict[int, str], named: str) -> Labels:

@@ -25,6 +25,7 @@ from trak_steps.run.fit import bytes_allowed, rows_at_once
 from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints, training_of
 from trak_steps.run.lineage import contents
 from trak_steps.run.parts import open_kernel, open_train_features
+from trak_steps.run.row_weights import row_weights_of
 from trak_steps.scoring.scores import score_block
 from trak_steps.scoring.solve import solve_targets
 from trak_steps.scoring.top import TopRows
@@ -88,6 +89,7 @@ def run(layout: Layout, settings: Settings) -> None:
     }
     chosen = {
         "suspects": count,
+        "loss_weight": settings.scores.loss_weight,
         "loss_weight_power": settings.scores.loss_weight_power,
         "balance": settings.scores.balance,
     }
@@ -191,7 +193,7 @@ def _opponents(
     block_rows = rows_at_once(settings, cost, f"{q} suspects of {len(names)} checkpoints")
     gathered = (_gather(of_train, suspects, block_rows) for of_train in features)
     solved = solve_targets(kernels, gathered, n, alike=settings.scores.balance)
-    weights = torch.from_numpy(np.stack([of_train.column("loss_weight") for of_train in features]))
+    weights = row_weights_of(settings, features)
     trainings = [training_of(name) for name in names]
     strongest = TopRows(q, AGAINST, largest=False)
     spans = list(_spans(n, block_rows))
@@ -200,7 +202,6 @@ def _opponents(
             [torch.from_numpy(of_train.features(start, stop)) for of_train in features],
             solved,
             weights[:, start:stop],
-            settings.scores.loss_weight_power,
             trainings,
         )
         scores, std = block.scores.float().numpy(), block.std.float().numpy()

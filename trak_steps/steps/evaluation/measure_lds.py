@@ -120,6 +120,7 @@ def own_point(settings: Settings) -> Point:
         settings.features.dim,
         settings.kernel.ridge,
         settings.kernel.effective_dof,
+        settings.scores.loss_weight,
         settings.scores.loss_weight_power,
         settings.scores.balance,
     )

@@ -20,6 +20,7 @@ from trak_steps.run.fit import rows_at_once
 from trak_steps.run.layout import Layout, checkpoint_names, training_of
 from trak_steps.run.lineage import contents
 from trak_steps.run.parts import open_kernel, open_target_features, open_train_features
+from trak_steps.run.row_weights import row_weights_of
 from trak_steps.scoring.scores import score_block
 from trak_steps.scoring.solve import solve_targets
 from trak_steps.store.document import save_document
@@ -83,21 +84,19 @@ def _held_out(
     of_targets = (torch.from_numpy(store.whole()) for store in stores)
     solved = solve_targets(kernels, of_targets, n, alike=settings.scores.balance)
     by_name = dict(zip(features, solved, strict=True))
-    blocks = partial(
-        _scores_by_training, features, by_name, settings.scores.loss_weight_power, block_rows
-    )
+    weights = dict(zip(features, row_weights_of(settings, list(features.values())), strict=True))
+    blocks = partial(_scores_by_training, features, by_name, weights, block_rows)
     return hold_out(blocks, trainings, t, top)
 
 
 def _scores_by_training(
     features: Mapping[str, TrainFeatures],
     solved: Mapping[str, Tensor],
-    power: float,
+    weights: Mapping[str, Tensor],
     block_rows: int,
 ) -> Iterator[tuple[int, NDArray[np.float64]]]:
     """The place of its first row, and each training's own scores [m, r, t], of block after block."""
     n, t = next(iter(features.values())).n, len(next(iter(solved.values())))
-    weights = torch.from_numpy(np.stack([of.column("loss_weight") for of in features.values()]))
     of_training: dict[str, list[str]] = {}
     for name in features:
         of_training.setdefault(training_of(name), []).append(name)
@@ -105,11 +104,9 @@ def _scores_by_training(
         stop = min(start + block_rows, n)
         scores = np.empty((len(of_training), stop - start, t))
         for place, names in enumerate(of_training.values()):
-            # The weight is that of all checkpoints, so that the trainings' mean is the stored score.
             scores[place] = score_block(
                 [torch.from_numpy(features[name].features(start, stop)) for name in names],
                 [solved[name] for name in names],
-                weights[:, start:stop],
-                power,
+                torch.stack([weights[name][start:stop] for name in names]),
             ).scores
         yield start, scores

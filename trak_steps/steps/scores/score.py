@@ -21,6 +21,7 @@ from trak_steps.run.parts import (
     open_train_features,
     require_one_recipe,
 )
+from trak_steps.run.row_weights import row_weights_of
 from trak_steps.scoring.scores import score_block
 from trak_steps.scoring.solve import solve_targets
 from trak_steps.store.artefact import keep
@@ -71,7 +72,8 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
     of_targets = (torch.from_numpy(store.whole()) for store in stores)
     solved = solve_targets(kernels, of_targets, len(train), alike=settings.scores.balance, device=device)
     loss_weight = np.stack([of_train.column("loss_weight") for of_train in features])
-    power, trainings = settings.scores.loss_weight_power, [training_of(name) for name in names]
+    weights = row_weights_of(settings, features)
+    trainings = [training_of(name) for name in names]
 
     def blocks() -> Iterator[ScoreBlockRows]:
         starts = range(0, len(train), block_rows)
@@ -80,8 +82,7 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
             block = score_block(
                 [torch.from_numpy(f.features(start, stop)).to(device) for f in features],
                 solved,
-                torch.from_numpy(loss_weight[:, start:stop]).to(device),
-                power,
+                weights[:, start:stop].to(device),
                 trainings,
             )
             yield ScoreBlockRows(
