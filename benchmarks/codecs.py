@@ -117,7 +117,7 @@ def write(path: Path, features: NDArray[np.floating], codec: str, bits: int) -> 
 def scores(features: NDArray[np.float32], targets: NDArray[np.float32]) -> NDArray[np.float64]:
     """Scores of one checkpoint with ridge 0.1, [n, t]."""
     device = torch.device("cpu")
-    kernel, n = sum_kernel([torch.from_numpy(features)], features.shape[1], device)
+    kernel, _, n = sum_kernel([torch.from_numpy(features)], features.shape[1], device)
     solved = solve_kernel(factor_kernel(kernel, n, 0.1), torch.from_numpy(targets))
     product: NDArray[np.float64] = (torch.from_numpy(features).double() @ solved.T).numpy()
     return product

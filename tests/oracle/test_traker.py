@@ -96,7 +96,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Settings]:
         stored = KernelStore.open(layout.kernel(checkpoint))
         whole = kernel_of(layout, checkpoint)
         factor = factor_kernel(torch.from_numpy(whole), N, absolute_ridge(layout) / float(mean))
-        save_kernel(stored.path, whole, factor.numpy(), stored.manifest)
+        save_kernel(stored.path, whole, factor.numpy(), stored.total(), stored.manifest)
     score.run(layout, settings, "validation")
     return layout, settings
 

@@ -220,7 +220,7 @@ def test_a_kernel_that_is_not_positive_definite_is_refused(copy_run: Copy, wrong
         factor[0, 5] = 2.0
     else:
         factor[2, 1] = np.nan
-    save_kernel(path, factor @ factor.T, factor, stored.manifest)
+    save_kernel(path, factor @ factor.T, factor, stored.total(), stored.manifest)
     with pytest.raises(TrakError, match=r"kernel/0\.zarr: .*(positive definite|non-finite)"):
         score.run(layout, settings, "validation")
     assert not layout.scores("validation").exists()

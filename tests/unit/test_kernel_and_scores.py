@@ -38,11 +38,12 @@ def kernel_of(features: Tensor, shards: int = 3) -> Tensor:
 
 def test_the_kernel_is_the_sum_of_outer_products() -> None:
     features = torch.randn(50, 6)
-    kernel, n = sum_kernel(features.split(17), 6, CPU)
+    kernel, total, n = sum_kernel(features.split(17), 6, CPU)
     slow = sum((torch.outer(row, row) for row in features.double()), torch.zeros(6, 6).double())
     assert n == 50
     assert kernel.dtype == torch.float64
     assert torch.allclose(kernel, slow, rtol=1e-12)
+    assert torch.allclose(total, features.double().sum(0), rtol=1e-12)
 
 
 @pytest.mark.parametrize("ridge", [0.0, 0.3, 10.0])

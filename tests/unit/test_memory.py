@@ -260,10 +260,10 @@ torch.cholesky_solve(small, small)
 train.features(0, 1)
 before = peak()
 if what == "kernel":
-    kernel, n = sum_kernel((block for _, block in blocks(train)), k, cpu)
+    kernel, total, n = sum_kernel((block for _, block in blocks(train)), k, cpu)
     factor = factor_kernel(kernel, n, 1.0)
     manifest = Manifest("kernel", settings={"dim": k}, version=1)
-    save_kernel(folder / "kernel", kernel.numpy(), factor.numpy(), manifest)
+    save_kernel(folder / "kernel", kernel.numpy(), factor.numpy(), total.numpy(), manifest)
 else:
     kernels = [KernelStore.open(folder / "kernel")] * m
     wanted = (torch.from_numpy(targets.features(0, t)) for _ in range(m))
@@ -303,7 +303,7 @@ def test_the_peaks_of_kernel_and_score_are_as_counted(
         save_features(tmp_path / name, values, {}, manifest, PLAIN)
     if what == "score":
         manifest = Manifest("kernel", settings={"dim": k}, version=1)
-        save_kernel(tmp_path / "kernel", np.eye(k), np.eye(k), manifest)
+        save_kernel(tmp_path / "kernel", np.eye(k), np.eye(k), np.ones(k), manifest)
     arguments = [what, str(tmp_path), *map(str, (k, n, t, m, rows))]
     found = subprocess.run(
         [sys.executable, "-c", PEAK, *arguments], check=True, capture_output=True, text=True

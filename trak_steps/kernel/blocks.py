@@ -16,6 +16,8 @@ FEW_ROWS = 1024
 FEWEST_ROWS = 64
 # Targets that are held in float64 at once, while they are solved for.
 SOLVED_AT_ONCE = 1024
+# The first train rows, by which the unit of scores is found: targets of their own, before the others.
+CALIBRATED = 256
 # Of a number of a row that is read: as it is stored, in order, in a copy where a block spans two shards,
 # and whether it is finite.
 READ = 3 * SINGLE + 1
@@ -71,12 +73,13 @@ def scores(t: int, k: int, m: int) -> Cost:
     """Of scoring train rows for targets, with their spread; before, of solving for the targets."""
     matrix, solved = DOUBLE * k * k, SINGLE * t * k * m
     # A kernel or its factor is read, or copied, beside the targets of a checkpoint and some in float64.
-    solving = 2 * matrix + SINGLE * t * k + 3 * DOUBLE * k * min(t, SOLVED_AT_ONCE)
+    most = max(t, CALIBRATED)
+    solving = 2 * matrix + SINGLE * most * k + 3 * DOUBLE * k * min(most, SOLVED_AT_ONCE)
     # Of a score: the product; four sums, two steps to them and a product as wide as these; and what the
     # block before gave.
     pair = SINGLE + 7 * DOUBLE + 2 * DOUBLE + 2 * SINGLE
     each = SINGLE * k * m + READ * k + pair * t
-    return Cost(each=each, fixed=solved, apart=solved + solving)
+    return Cost(each=each, fixed=solved, apart=max(solved, SINGLE * CALIBRATED * k * m) + solving)
 
 
 def scores_by_training(t: int, k: int, m: int, trainings: int) -> Cost:

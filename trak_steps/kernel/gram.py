@@ -24,8 +24,8 @@ class ZeroKernelError(TrakError):
     """Every gradient is zero."""
 
 
-def sum_kernel(shards: Iterable[Tensor], dim: int, device: torch.device) -> tuple[Tensor, int]:
-    """K without ridge, [k, k] in float64, and how many rows went into it.
+def sum_kernel(shards: Iterable[Tensor], dim: int, device: torch.device) -> tuple[Tensor, Tensor, int]:
+    """K without ridge, [k, k], and Σ_i φ(x_i), [k], in float64; and how many rows went into them.
 
     Args:
         shards: features of the train rows, [rows, k] each.
@@ -33,13 +33,15 @@ def sum_kernel(shards: Iterable[Tensor], dim: int, device: torch.device) -> tupl
         device: where to multiply.
     """
     kernel = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+    total = torch.zeros(dim, dtype=torch.float64, device=device)
     n = 0
     for shard in shards:
         features = shard.to(device, torch.float64)
         kernel.addmm_(features.T, features)
+        total += features.sum(0)
         n += len(features)
         del shard, features  # or they would be held while the next are read
-    return kernel, n
+    return kernel, total, n
 
 
 def factor_kernel(kernel: Tensor, n: int, ridge: float) -> Tensor:

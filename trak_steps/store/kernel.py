@@ -1,4 +1,6 @@
-"""Kernel stores: ``kernel`` [k, k] in float64, without ridge, and its Cholesky factor with it."""
+"""Kernel stores, in float64: ``kernel`` [k, k], without ridge, its Cholesky factor ``cholesky`` with it,
+and ``total`` [k], the sum of the train rows' features.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trak_steps.errors import TrakError
-from trak_steps.store.group import Group, new_array, new_group
+from trak_steps.store.group import Group, new_array, new_group, put_array
 from trak_steps.store.manifest import Manifest
 
 # Of a chunk. Each is written, and encoded, by itself.
@@ -15,10 +17,15 @@ ROWS = 1024
 
 
 def save_kernel(
-    path: Path, kernel: NDArray[np.float64], factor: NDArray[np.float64], manifest: Manifest
+    path: Path,
+    kernel: NDArray[np.float64],
+    factor: NDArray[np.float64],
+    total: NDArray[np.float64],
+    manifest: Manifest,
 ) -> None:
     """Write a kernel store, complete or absent."""
     with new_group(path, manifest) as group:
+        put_array(group, "total", total, ("dim",))
         for name, values in (("kernel", kernel), ("cholesky", factor)):
             dim, at_once = len(values), min(len(values), ROWS)
             array = new_array(
@@ -61,3 +68,7 @@ class KernelStore(Group):
     def kernel(self) -> NDArray[np.float64]:
         """K without ridge, [k, k]."""
         return self.read("kernel", (self.dim, self.dim))
+
+    def total(self) -> NDArray[np.float64]:
+        """The sum of the train rows' features, [k]."""
+        return self.read("total", (self.dim,))

@@ -1,8 +1,10 @@
 """Score stores: every train row's score for every target of a set, labelled for xarray.
 
 ``scores`` and ``std``, their standard deviation over trainings, [train, target] in float32.
-Coordinates: ``train`` and ``target`` are the rows' ids in the source; ``train_label``, ``target_label``,
-``train_loss_weight`` (the mean over checkpoints) and ``target_margin`` (likewise) ride along.
+Coordinates: ``train`` and ``target`` are the rows' ids in the source. Beside them ride ``train_label``
+and ``target_label``; ``train_loss_weight``, the mean over checkpoints; ``target_margin``, the mean over
+the ends of trainings, and ``target_sum``, that of a target's scores over all train rows; and the same of
+each training, ``training_margin`` and ``training_sum``.
 
     xarray.open_zarr(path, consolidated=False).scores.sel(target=17).sortby(...)
 """
@@ -32,7 +34,7 @@ def save_scores(
     path: Path,
     blocks: Iterator[ScoreBlockRows],
     *,
-    coordinates: Mapping[str, tuple[str, NDArray[Any]]],
+    coordinates: Mapping[str, tuple[tuple[str, ...], NDArray[Any]]],
     block_rows: int,
     manifest: Manifest,
 ) -> None:
@@ -41,15 +43,15 @@ def save_scores(
     Args:
         path: where.
         blocks: in order, of ``block_rows`` rows each but the last.
-        coordinates: name → (dimension, values); must hold ``train`` and ``target``.
+        coordinates: name → (dimensions, values); must hold ``train`` and ``target``.
         block_rows: rows of a block, and of a chunk.
         manifest: of the store.
     """
     n, t = len(coordinates["train"][1]), len(coordinates["target"][1])
     others = " ".join(name for name in coordinates if name not in ("train", "target"))
     with new_group(path, manifest, {"coordinates": others}) as group:
-        for name, (dimension, values) in coordinates.items():
-            put_array(group, name, values, (dimension,))
+        for name, (dimensions, values) in coordinates.items():
+            put_array(group, name, values, dimensions)
         arrays = {
             name: new_array(
                 group,
@@ -83,6 +85,14 @@ class ScoreStore(Group):
     def scores(self, start: int, stop: int) -> NDArray[np.float32]:
         """Scores of the train rows with places ``start`` to ``stop``, [rows, t]."""
         return self.read("scores", self.shape, rows=slice(start, stop))
+
+    def column(self, name: str) -> NDArray[Any]:
+        """What is known of the targets: ``target_margin`` or ``target_sum``, [t]."""
+        return self.read(name, self.shape[1:])
+
+    def of_trainings(self, name: str, trainings: int) -> NDArray[Any]:
+        """The same of each training: ``training_margin`` or ``training_sum``, [trainings, t]."""
+        return self.read(name, (trainings, self.shape[1]))
 
     def std(self, start: int, stop: int) -> NDArray[np.float32]:
         """Their standard deviation over trainings, or over the checkpoints of a single one.

@@ -26,6 +26,7 @@ from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints, t
 from trak_steps.run.lineage import contents
 from trak_steps.run.parts import open_kernel, open_train_features
 from trak_steps.run.row_weights import row_weights_of
+from trak_steps.run.units import scale_of, totals_of
 from trak_steps.scoring.scores import score_block
 from trak_steps.scoring.solve import solve_targets
 from trak_steps.scoring.top import TopRows
@@ -38,7 +39,7 @@ from trak_steps.store.table import save_table
 from trak_steps.store.texts import cut
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
-VERSION = 1
+VERSION = 2
 
 # Suspects whose opponents are looked for in one pass over the features.
 SUSPECTS_AT_ONCE = 512
@@ -75,12 +76,15 @@ def run(layout: Layout, settings: Settings) -> None:
     best = next(iter(measures))
     suspects = np.argsort(-_suspicion(best, measures[best]), kind="stable")[:count]
     say(f"the {count} most suspicious of {len(train)} rows: what argues against them")
+    weights = row_weights_of(settings, features)
+    totals = totals_of(features, kernels, weights, _block_rows(settings, 1, len(names)))
+    scale = scale_of(settings, train.outputs, features, kernels, totals)
     parts = []
     most = min(SUSPECTS_AT_ONCE, count)
     together = targets_at_once(bytes_allowed(settings), settings.features.dim, len(names), most)
     for start, stop in _spans(count, together):
         some = suspects[start:stop]
-        against = _opponents(settings, names, features, kernels, some)
+        against = _opponents(settings, names, features, kernels, weights, scale or 1.0, some)
         parts.append(_table(train, some, against, _predicted(features, some), measures))
     table = pa.concat_tables(parts).add_column(0, "rank", [np.arange(1, count + 1)])
     made_from = {
@@ -185,15 +189,17 @@ def _opponents(
     names: list[str],
     features: list[TrainFeatures],
     kernels: list[KernelStore],
+    weights: Tensor,
+    scale: float,
     suspects: Places,
 ) -> _Opponents:
     """What argues most against train rows [q], by the scores that the run gives them as targets."""
     n, q = features[0].n, len(suspects)
-    cost = scores_cost(q, settings.features.dim, len(names))
-    block_rows = rows_at_once(settings, cost, f"{q} suspects of {len(names)} checkpoints")
+    block_rows = _block_rows(settings, q, len(names))
     gathered = (_gather(of_train, suspects, block_rows) for of_train in features)
     solved = solve_targets(kernels, gathered, n, alike=settings.scores.balance)
-    weights = row_weights_of(settings, features)
+    for of_checkpoint in solved:
+        of_checkpoint *= scale
     trainings = [training_of(name) for name in names]
     strongest = TopRows(q, AGAINST, largest=False)
     spans = list(_spans(n, block_rows))
@@ -211,6 +217,11 @@ def _opponents(
     (std,) = top.more
     stable = sign_is_stable(top.score, standard_error(std, len(set(trainings))))
     return _Opponents(top.score, std, stable, top.place)
+
+
+def _block_rows(settings: Settings, suspects: int, checkpoints: int) -> int:
+    cost = scores_cost(suspects, settings.features.dim, checkpoints)
+    return rows_at_once(settings, cost, f"{suspects} suspects of {checkpoints} checkpoints")
 
 
 def _gather(features: TrainFeatures, places: Places, at_once: int) -> Tensor:

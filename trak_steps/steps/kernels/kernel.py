@@ -24,7 +24,7 @@ from trak_steps.store.kernel import save_kernel
 from trak_steps.store.manifest import Manifest
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
-VERSION = 1
+VERSION = 2
 
 
 def run(layout: Layout, settings: Settings, checkpoint: str) -> None:
@@ -47,10 +47,10 @@ def run(layout: Layout, settings: Settings, checkpoint: str) -> None:
         torch.from_numpy(features.features(start, min(start + block, len(train))))
         for start in progress(starts, total=len(starts), label="kernel", unit="block")
     )
-    kernel, n = sum_kernel(blocks, features.dim, pick_device(settings.execution.device))
+    kernel, total, n = sum_kernel(blocks, features.dim, pick_device(settings.execution.device))
     factor, ridge = _factor(kernel, n, settings.kernel)
     manifest = replace(manifest, details={"rows": n, "ridge": ridge})
-    save_kernel(path, kernel.cpu().numpy(), factor.cpu().numpy(), manifest)
+    save_kernel(path, kernel.cpu().numpy(), factor.cpu().numpy(), total.cpu().numpy(), manifest)
     say(f"wrote {path}: {n} rows, {features.dim} dimensions, ridge {ridge:.3g}")
 
 

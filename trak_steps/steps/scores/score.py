@@ -1,10 +1,11 @@
 """Step ``score``: every train row's score for every target of a set, in one pass over the features."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from trak_steps.config import Settings
 from trak_steps.console.progress import progress, say
@@ -13,7 +14,7 @@ from trak_steps.kernel.blocks import scores as cost_of_scores
 from trak_steps.model.device import pick_device
 from trak_steps.run.fit import rows_at_once
 from trak_steps.run.identity import score_settings
-from trak_steps.run.layout import Layout, checkpoint_names, training_of
+from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints, training_of
 from trak_steps.run.lineage import Lineage, contents
 from trak_steps.run.parts import (
     open_kernel,
@@ -22,8 +23,10 @@ from trak_steps.run.parts import (
     require_one_recipe,
 )
 from trak_steps.run.row_weights import row_weights_of
+from trak_steps.run.units import base_margin, scale_of, totals_of
 from trak_steps.scoring.scores import score_block
 from trak_steps.scoring.solve import solve_targets
+from trak_steps.scoring.units import sums_of_scores
 from trak_steps.store.artefact import keep
 from trak_steps.store.features import TrainFeatures
 from trak_steps.store.kernel import KernelStore
@@ -31,7 +34,7 @@ from trak_steps.store.manifest import Manifest
 from trak_steps.store.scores import ScoreBlockRows, save_scores
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
-VERSION = 1
+VERSION = 2
 
 
 def run(layout: Layout, settings: Settings, targets: str) -> None:
@@ -69,11 +72,18 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
         ", or split the target set",
     )
     say(f"scoring {len(target_rows)} targets against {len(train)} train rows, {len(names)} checkpoints")
+    weights = row_weights_of(settings, features)
+    totals = totals_of(features, kernels, weights, block_rows)
+    scale = scale_of(settings, train.outputs, features, kernels, totals, device=device)
     of_targets = (torch.from_numpy(store.whole()) for store in stores)
     solved = solve_targets(kernels, of_targets, len(train), alike=settings.scores.balance, device=device)
-    loss_weight = np.stack([of_train.column("loss_weight") for of_train in features])
-    weights = row_weights_of(settings, features)
+    if scale is not None:
+        for of_checkpoint in solved:
+            of_checkpoint *= scale
     trainings = [training_of(name) for name in names]
+    of_training = _means(sums_of_scores(solved, totals).cpu().numpy(), trainings)
+    ends = final_checkpoints(settings.checkpoints)
+    margins = np.stack([stores[names.index(name)].column("margin") for name in ends])
 
     def blocks() -> Iterator[ScoreBlockRows]:
         starts = range(0, len(train), block_rows)
@@ -89,22 +99,40 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
                 start, block.scores.float().cpu().numpy(), block.std.float().cpu().numpy()
             )
 
-    details = {"train": len(train), "targets": len(target_rows), "block_rows": block_rows}
+    details = {
+        "train": len(train),
+        "targets": len(target_rows),
+        "block_rows": block_rows,
+        "scale": scale,
+        "base_margin": base_margin(settings, train.outputs),
+    }
     save_scores(
         path,
         blocks(),
         coordinates={
-            "train": ("train", train.column("row")),
-            "target": ("target", target_rows.column("row")),
-            "train_label": ("train", train.column("label")),
-            "target_label": ("target", target_rows.column("label")),
-            "train_loss_weight": ("train", loss_weight.mean(0)),
-            "target_margin": ("target", np.mean([store.column("margin") for store in stores], 0)),
+            "train": (("train",), train.column("row")),
+            "target": (("target",), target_rows.column("row")),
+            "train_label": (("train",), train.column("label")),
+            "target_label": (("target",), target_rows.column("label")),
+            "train_loss_weight": (
+                ("train",),
+                np.mean([of_train.column("loss_weight") for of_train in features], 0),
+            ),
+            "target_margin": (("target",), margins.mean(0)),
+            "target_sum": (("target",), of_training.mean(0)),
+            "training_margin": (("training", "target"), margins),
+            "training_sum": (("training", "target"), of_training),
         },
         block_rows=block_rows,
         manifest=replace(manifest, details=details),
     )
     say(f"wrote {path}")
+
+
+def _means(values: NDArray[np.float64], trainings: Sequence[str]) -> NDArray[np.float64]:
+    """The mean over each training's checkpoints, [m, t] to [trainings, t]."""
+    of = np.array(trainings)
+    return np.stack([values[of == training].mean(0) for training in dict.fromkeys(trainings)])
 
 
 def _require_one_version(features: list[TrainFeatures], kernels: list[KernelStore]) -> None:

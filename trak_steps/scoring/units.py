@@ -1,0 +1,41 @@
+"""The unit of scores: what adds up, over all train rows, to a target's margin.
+
+The sum of a target's scores over the train set goes with the margin that the models give the target, in
+as far as scores explain it. So one factor for a run, found without retraining, makes a score the part of
+a margin that comes from a train row. What leaving the row out would do is another quantity: without it,
+training takes another course.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def sums_of_scores(solved: Sequence[Tensor], totals: Sequence[Tensor]) -> Tensor:
+    """Each checkpoint's own scores of t targets, summed over all train rows, [m, t] in float64.
+
+    Args:
+        solved: (K_m + ridge)⁻¹ φ_m(z) of the targets, [t, k] each.
+        totals: Σ_i φ_m(x_i), weighted as the scores are, [k] each.
+    """
+    pairs = zip(solved, totals, strict=True)
+    return torch.stack(
+        [of_targets.double() @ total.to(of_targets.device) for of_targets, total in pairs]
+    )
+
+
+def unlearned_margin(classes: int) -> float:
+    """The margin of a model that knows nothing and gives all classes alike: −log(c − 1)."""
+    return -math.log(classes - 1) if classes > 1 else 0.0
+
+
+def scale_to_margins(sums: Tensor, margins: Tensor) -> float | None:
+    """The factor by which sums of scores [q] come closest to margins [q], by least squares.
+
+    None where the two do not go together, so that no factor makes the one out of the other.
+    """
+    together, own = float(sums @ margins), float(sums @ sums)
+    scale = together / own if own > 0 else 0.0
+    return scale if math.isfinite(scale) and scale > 0 else None
