@@ -76,7 +76,7 @@ def adams(layout: Layout, checkpoint: str) -> Tensor:
     folder = layout.checkpoint(checkpoint)
     model = load_classifier(folder, outputs=2, device=CPU, trust_remote_code=False)
     held = {name: value.double() for name, value in load_file(folder / FILE).items()}
-    moments, roots = {}, {}
+    moments, roots, tables = {}, {}, []
     for name, value in model.named_parameters():
         rows, columns = held[f"{name}.rows"], torch.ones(1, dtype=torch.float64)
         if value.dim() > 1:
@@ -86,17 +86,18 @@ def adams(layout: Layout, checkpoint: str) -> Tensor:
             columns /= columns.mean()
         moments[name] = torch.outer(rows, columns).flatten()
         by_column = columns.sqrt() + (EPSILON if value.dim() > 1 else 0)
-        roots[name] = torch.outer(rows.sqrt() + EPSILON, by_column).flatten()
-    tables = [name for name in roots if "_embeddings." in name]
-    others = [name for name in roots if name not in tables]
+        by_row = rows.sqrt() + EPSILON
+        if "_embeddings." in name:
+            # Rows that were looked up have a share in what is added to all.
+            by_row += rows[rows > 0].sqrt().mean()
+            tables.append(name)
+        roots[name] = torch.outer(by_row, by_column).flatten()
     assert len(tables) == 3
-    before = sum(float(moments[name].sum()) for name in others)
-    after = sum(float((moments[name] / roots[name]).sum()) for name in others)
-    found = {name: (before / after / roots[name]).sqrt() for name in others}
-    for name in tables:
-        share = 0.05 * before / sum(float(moments[of].sum()) for of in tables)
-        found[name] = torch.full_like(roots[name], share**0.5)
-    return torch.cat([found[name] for name, _ in model.named_parameters()])
+    before = sum(float(of.sum()) for of in moments.values())
+    after = sum(float((moments[name] / roots[name]).sum()) for name in roots)
+    return torch.cat(
+        [(before / after / roots[name]).sqrt() for name, _ in model.named_parameters()]
+    )
 
 
 def same_inputs(key: str, name: str, model: torch.nn.Module) -> bool:
@@ -122,7 +123,7 @@ def free_ridge(kernel: Tensor, share: float) -> float:
     ("projection", "gradients_by", "metric", "ridge", "loss_weight", "runs"),
     [
         ("fold", "hooks", "adam", None, "own", 1),
-        ("fold", "hooks", "none", 0.1, "mean", 1),
+        ("fold", "hooks", "none", 0.1, None, 1),
         ("fold", "functional", "adam", 0.1, "mean", 1),
         ("rademacher", "hooks", "none", 0.1, "mean", 2),
         ("rademacher", "hooks", "adam", None, "own", 2),
@@ -137,7 +138,7 @@ def test_scores_are_the_formula(
     gradients_by: str,
     metric: str,
     ridge: float | None,
-    loss_weight: str,
+    loss_weight: str | None,
     runs: int,
 ) -> None:
     """Every way to compute features, the default first, against the same slow computation."""
@@ -150,7 +151,7 @@ def test_scores_are_the_formula(
         checkpoints={"count": runs},
         features={"projection": projection, "gradients": gradients_by, "metric": metric},
         kernel={"ridge": ridge},
-        scores={"loss_weight": loss_weight},
+        scores={"loss_weight": loss_weight} if loss_weight else {"loss_weight_power": 0.0},
     )
     for run in range(1, runs):
         finetune.run(layout, settings, run)
@@ -163,7 +164,8 @@ def test_scores_are_the_formula(
         if metric == "adam":
             P = adams(layout, checkpoint)[:, None] * P
         phi = train_gradients @ P
-        phi_targets = gradients(layout, checkpoint, targets)[0] @ P
+        # Train rows are targets too: they tell the unit.
+        phi_targets = torch.cat([gradients(layout, checkpoint, targets)[0] @ P, phi])
         K = sum((torch.outer(row, row) for row in phi), torch.zeros(dim, dim, dtype=torch.float64))
         added = (
             free_ridge(K, settings.kernel.effective_dof) if ridge is None else ridge * K.trace() / dim
@@ -182,6 +184,12 @@ def test_scores_are_the_formula(
         for product, root, of_row in zip(products, roots, of_rows, strict=True)
     ]
     own = torch.stack(parts)
+    t, sums = len(targets), own.mean(0).sum(0)
+    # Of a training's end, which follows an intermediate checkpoint.
+    margins = torch.stack([((1 - weight) / weight).log() for weight in weights[1::2]]).mean(0)
+    scale = float(sums[t:] @ margins / (sums[t:] @ sums[t:]))
+    assert scale > 0
+    own, sums = scale * own[:, :, :t], scale * sums[:t]
     expected = own.mean(0).numpy()
     # Each training has two checkpoints, in turn; of a single one their spread is all that is known.
     of_trainings = own.unflatten(0, (runs, 2)).mean(1) if runs > 1 else own
@@ -189,6 +197,9 @@ def test_scores_are_the_formula(
     scores, std = scores_of(layout)
     assert np.abs(scores - expected).max() < TOLERANCE * np.abs(expected).max()
     assert np.abs(std - spread).max() < TOLERANCE * np.abs(expected).max()
+    store = ScoreStore.open(layout.scores("validation"))
+    assert store.manifest.details["scale"] == pytest.approx(scale, rel=TOLERANCE)
+    np.testing.assert_allclose(store.column("target_sum"), sums, atol=TOLERANCE * float(sums.abs().max()))
 
 
 @pytest.mark.parametrize(

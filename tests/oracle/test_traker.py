@@ -118,7 +118,10 @@ def train_features(layout: Layout, checkpoint: str) -> TrainFeatures:
 
 
 def ours(layout: Layout) -> NDArray[np.float32]:
-    return ScoreStore.open(layout.scores("validation")).scores(0, N)
+    """Without their unit, which a run has as a whole."""
+    store = ScoreStore.open(layout.scores("validation"))
+    scores: NDArray[np.float32] = store.scores(0, N) / (store.manifest.details["scale"] or 1.0)
+    return scores
 
 
 def ours_of_one(

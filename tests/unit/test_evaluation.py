@@ -18,7 +18,12 @@ from trak_steps.evaluation.sums import fold, fold_kernel, sum_features
 from trak_steps.evaluation.suspicion import class_sums, relative_support, standing
 from trak_steps.kernel.gram import factor_kernel
 from trak_steps.scoring.scores import balanced, score_block
-from trak_steps.scoring.uncertainty import RankRange, sign_is_stable
+from trak_steps.scoring.uncertainty import (
+    RankRange,
+    chosen_threshold,
+    sign_is_stable,
+    students,
+)
 
 Array = NDArray[np.float64]
 
@@ -287,7 +292,7 @@ def test_ranks_range_over_what_errors_allow(draw: np.random.Generator) -> None:
         sign = 1 if largest else -1
         order = np.argsort(-sign * scores, axis=0)[:6].T
         top, error = (np.take_along_axis(values.T, order, 1) for values in (scores, errors))
-        ranks = RankRange(top, error, largest=largest)
+        ranks = RankRange(top, error, 2.0, largest=largest)
         ranks.add(scores[:20], errors[:20])
         ranks.add(scores[20:], errors[20:])
         best, worst = ranks.result()
@@ -301,9 +306,67 @@ def test_ranks_range_over_what_errors_allow(draw: np.random.Generator) -> None:
         assert (worst >= np.arange(1, 7)).all()
 
 
-def test_a_sign_is_stable_two_errors_from_zero() -> None:
-    score, error = np.array([0.5, -0.5, 0.1, 0.1]), np.array([0.2, 0.2, 0.2, np.nan])
-    assert sign_is_stable(score, error).tolist() == [True, True, False, False]
+def test_a_sign_is_stable_so_many_errors_from_zero() -> None:
+    score, error = np.array([0.5, -0.5, 0.1, 0.1, 0.1]), np.array([0.2, 0.2, 0.2, np.nan, 0.0])
+    assert sign_is_stable(score, error, 2.0).tolist() == [True, True, False, False, True]
+    assert not sign_is_stable(score[:4], error[:4], np.inf).any()
+
+
+def test_few_trainings_ask_for_students_quantile() -> None:
+    """As in any table of it: 95 %, two-sided."""
+    assert [students(of) for of in (2, 3, 4, 31)] == pytest.approx([12.706, 4.303, 3.182, 2.042], abs=1e-3)
+    assert students(1) == np.inf
+
+
+@pytest.mark.parametrize("trainings", [2, 3, 5])
+def test_of_what_chance_lists_a_twentieth_is_called_stable(
+    draw: np.random.Generator, trainings: int
+) -> None:
+    """Trainings that share nothing, with scores of heavy tails: by two errors most of a list is stable."""
+    n, t = 1024, 64
+    chance = draw.standard_t(4, size=(2, trainings, n, t))
+    features = [torch.from_numpy(of) for of in chance[0]]
+    ones, eye = torch.ones(trainings, n), [torch.eye(t).double()] * trainings
+    found = score_block(features, eye, ones, chance=t).by_chance
+    threshold = chosen_threshold(_listed(found.scores.numpy(), found.std.numpy(), trainings), trainings)
+    assert threshold >= students(trainings)
+    another = _listed(chance[1].mean(0), chance[1].std(0, ddof=1), trainings)
+    assert (another > threshold).mean() < 0.07
+    if trainings > 2:
+        assert (another > 2).mean() > 0.2
+
+
+def _listed(scores: Array, std: Array, trainings: int) -> Array:
+    """By how many errors the twenty largest scores of each target are off zero."""
+    places = np.argsort(-scores, axis=0)[:20]
+    largest, spread = (np.take_along_axis(values, places, 0) for values in (scores, std))
+    found: Array = largest / (spread / np.sqrt(trainings))
+    return found
+
+
+def test_what_chance_gives_is_each_trainings_scores_over_other_rows(draw: np.random.Generator) -> None:
+    """As many of each as before, no row with another training's of its own; whatever the blocks."""
+    trainings, n, t = 3, 150, 2
+    own = draw.normal(size=(trainings, n, t))
+    own[2] = own[1]
+    ones, eye = torch.ones(trainings, n), [torch.eye(t).double()] * trainings
+
+    def by_chance(blocks: list[slice]) -> Array:
+        parts = [
+            score_block([torch.from_numpy(of[rows]) for of in own], eye, ones[:, rows], chance=1)
+            for rows in blocks
+        ]
+        return np.concatenate([part.by_chance.scores.numpy() for part in parts])  # type: ignore[union-attr]
+
+    found = by_chance([slice(0, n)])
+    assert found.shape == (n, 1)
+    assert found.sum() == pytest.approx(own.mean(0)[:, 0].sum())
+    np.testing.assert_array_equal(found, by_chance([slice(0, 64), slice(64, n)]))
+    # Two trainings that agree no longer do.
+    moved = 3 * found[:, 0] - own[0, :, 0]
+    assert np.abs(moved - 2 * own[1, :, 0]).max() > 1
+    alone = score_block([torch.from_numpy(own[0])] * 2, eye[:2], ones[:2], ["0", "0"], chance=1)
+    assert alone.by_chance is None
 
 
 def test_held_out_runs_are_asked_about_the_others_pairs(draw: np.random.Generator) -> None:

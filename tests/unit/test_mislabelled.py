@@ -24,6 +24,8 @@ from trak_steps.evaluation.suspicion import class_sums, relative_support, standi
 from trak_steps.kernel.gram import factor_kernel
 from trak_steps.run.layout import Layout, checkpoint_names
 from trak_steps.run.parts import open_kernel, open_train_features
+from trak_steps.run.row_weights import row_weights_of
+from trak_steps.scoring.uncertainty import students
 from trak_steps.steps.evaluation import find_mislabelled
 from trak_steps.store.features import TrainFeatures
 from trak_steps.store.manifest import Manifest
@@ -109,7 +111,9 @@ def test_what_argues_is_negative_and_its_sign_is_held_against_other_runs(
     settings = small_settings(
         scores={"balance": balance, "loss_weight": loss_weight, "loss_weight_power": power}
     )
-    against = find_mislabelled._opponents(settings, NAMES, of_run, of_run, suspects)
+    weights, scale = row_weights_of(settings, of_run), 3.0
+    against = find_mislabelled._opponents(settings, NAMES, of_run, of_run, weights, scale, suspects)
+    score, std = scale * score, scale * std
     for suspect in suspects:
         listed = np.isfinite(against.score[suspect])
         place = against.place[suspect, listed]
@@ -118,7 +122,7 @@ def test_what_argues_is_negative_and_its_sign_is_held_against_other_runs(
         assert place.tolist() == np.argsort(score[:, suspect], kind="stable")[: len(place)].tolist()
         np.testing.assert_allclose(against.score[suspect, listed], score[place, suspect], rtol=1e-4)
         np.testing.assert_allclose(against.std[suspect, listed], std[place, suspect], rtol=1e-3)
-        stable = np.abs(score[place, suspect]) > 2 * std[place, suspect] / np.sqrt(2)
+        stable = np.abs(score[place, suspect]) > students(2) * std[place, suspect] / np.sqrt(2)
         assert against.stable[suspect, listed].tolist() == stable.tolist()
     assert set(against.stable.ravel()) == {True, False}
 
@@ -126,7 +130,8 @@ def test_what_argues_is_negative_and_its_sign_is_held_against_other_runs(
 def test_of_a_single_checkpoint_no_sign_is_known(found: tuple[Layout, Settings]) -> None:
     train = PreparedRows.load(found[0].train)
     some, of_run = np.arange(3), checkpoints(len(train))[:1]
-    against = find_mislabelled._opponents(found[1], NAMES[:1], of_run, of_run, some)
+    ones = torch.ones(1, len(train))
+    against = find_mislabelled._opponents(found[1], NAMES[:1], of_run, of_run, ones, 1.0, some)
     table = find_mislabelled._table(train, some, against, train.column("label")[some], {})
     for row in table.to_pylist():
         assert len(row["against_row"]) == 5
@@ -156,9 +161,11 @@ def test_blocks_of_rows_and_of_suspects_are_bounded_and_change_nothing(
     monkeypatch.setattr(find_mislabelled, "SUSPECTS_AT_ONCE", 3)
     find_mislabelled.run(layout, settings)
     blocks = {(start, min(start + 7, 60)) for start in range(0, 60, 7)}
-    assert {(start, stop) for _, start, stop in reads} == blocks
-    # Class sums and standing; then, for three parts of the suspects, to gather them and to score.
-    assert max(reads.count(one) for one in reads) <= 2 + 3 * 2
+    # Those that tell the unit are read at once.
+    assert {(start, stop) for _, start, stop in reads} == blocks | {(0, 60)}
+    # Class sums, standing and, with a loss weight, sums; then, for three parts of the suspects, to gather
+    # them and to score.
+    assert max(reads.count(one) for one in reads) <= 3 + 3 * 2
     assert max(targets) == 3
     after = suspects_of(layout)
     assert [row["rank"] for row in after] == list(range(1, SUSPECTS + 1))
@@ -211,7 +218,8 @@ def test_where_nothing_argues_against_a_suspect_the_list_is_short(
     of_run: list[Any] = [Checkpoint(rows, np.ones(6))]
     train, some = PreparedRows.load(found[0].train), np.array([0, 3, 5])
     settings = small_settings(scores={"balance": False})
-    against = find_mislabelled._opponents(settings, ["0"], of_run, of_run, some)
+    ones = torch.ones(1, of_run[0].n)
+    against = find_mislabelled._opponents(settings, ["0"], of_run, of_run, ones, 1.0, some)
     table = find_mislabelled._table(train, some, against, train.column("label")[some], {})
     first, last = train.column("row")[[0, 5]]
     assert table["against_row"].to_pylist() == [[last], [], [first]]

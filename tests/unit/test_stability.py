@@ -12,7 +12,7 @@ from trak_steps.evaluation.stability import hold_out
 from trak_steps.run.layout import Layout, checkpoint_names, training_of
 from trak_steps.run.parts import open_kernel, open_target_features, open_train_features
 from trak_steps.scoring.scores import ScoreBlock, score_block
-from trak_steps.scoring.uncertainty import sign_is_stable, standard_error
+from trak_steps.scoring.uncertainty import sign_is_stable, standard_error, students
 from trak_steps.steps.checkpoints import finetune
 from trak_steps.steps.data import model as base_model
 from trak_steps.steps.data import prepare
@@ -45,7 +45,7 @@ def test_runs_that_agree_are_stable_however_their_states_differ() -> None:
 
 
 def test_states_that_agree_make_no_run_of_their_own() -> None:
-    """Counted as nine, they would be 2.16 errors from zero, and called stable."""
+    """Counted as nine, they would be 2.16 errors from zero."""
     scores = np.repeat([[0.2], [1.0], [2.4]], 3, axis=1)
     assert errors_from_zero(scores) == pytest.approx(1.87, abs=0.005)
 
@@ -64,7 +64,7 @@ def test_the_mark_is_what_the_runs_held_out_are_asked_about() -> None:
     for run in range(runs):
         block = block_of(np.delete(scores, run, axis=0))
         error = standard_error(block.std.numpy(), runs - 1)
-        marks.append(sign_is_stable(block.scores.numpy(), error))
+        marks.append(sign_is_stable(block.scores.numpy(), error, students(runs - 1)))
     assert found.pairs == 2 * runs * n * t
     assert found.stable == np.mean(marks)
     assert 0.1 < found.stable < 0.9
@@ -90,7 +90,7 @@ def three_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Settin
 
 
 def own_scores(layout: Layout, settings: Settings) -> Array:
-    """Each run's scores [3, n, t], from its features and kernels in float64."""
+    """Each training's scores [3, n, t], from its features and kernels in float64, in their unit."""
     train, targets = PreparedRows.load(layout.train), PreparedRows.load(layout.targets("validation"))
     scores, weights = {}, []
     for name in checkpoint_names(settings.checkpoints):
@@ -112,9 +112,10 @@ def own_scores(layout: Layout, settings: Settings) -> Array:
     }
     parts = {name: of * alike / roots[name] * of_rows[name] for name, of in scores.items()}
     trainings = dict.fromkeys(map(training_of, parts))
+    scale = ScoreStore.open(layout.scores("validation")).manifest.details["scale"]
     return np.stack(
         [np.mean([parts[m] for m in parts if training_of(m) == one], axis=0) for one in trainings]
-    )
+    ) * (scale or 1.0)
 
 
 def test_runs_differ_by_what_is_stored_and_listed(three_runs: tuple[Layout, Settings]) -> None:
@@ -129,7 +130,7 @@ def test_runs_differ_by_what_is_stored_and_listed(three_runs: tuple[Layout, Sett
     assert len({row["sign_stable"] for row in listed}) == 2
     for row in listed:
         error = row["std"] / 3**0.5
-        assert row["sign_stable"] == (abs(row["score"]) > 2 * error)
+        assert row["sign_stable"] == (abs(row["score"]) > store.errors * error)
 
 
 def test_runs_held_out_are_those_whose_mean_is_stored(

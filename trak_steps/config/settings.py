@@ -53,6 +53,7 @@ SCORING: dict[str, dict[str, dict[str, Any]]] = {
     "default": {},
     "reference": {
         "checkpoints": {"keep": [1.0]},
+        "features": {"metric": "none"},
         "kernel": {"ridge": 0.0},
         "scores": {"loss_weight": "mean", "loss_weight_power": 1.0, "balance": False},
     },
@@ -196,7 +197,7 @@ class CheckpointSettings(Section):
 
     count: int = Field(3, ge=1, le=MOST_TRAININGS, description="trainings, each with a seed of its own")
     keep: list[Fraction] = Field(
-        [0.25, 0.5, 1.0],
+        [0.125, 0.25, 1.0],
         min_length=1,
         description="what is kept of each training as checkpoints, as fractions of its steps; the "
         "early ones predict what rows do better than the end does",
@@ -292,7 +293,7 @@ class FeatureSettings(Section):
         "of signs or of normal numbers, some ten to thirty times slower",
     )
     metric: Literal["adam", "none"] = Field(
-        "none",
+        "adam",
         description="what gradients are compared in: `adam`, the metric of the optimizer, by its second "
         "moments at the checkpoint; or `none`, as they are",
     )

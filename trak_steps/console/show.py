@@ -159,7 +159,9 @@ def figures(file: Path) -> str:
 def _lines(rows: list[dict[str, Any]]) -> Iterator[str]:
     for _, of_target in groupby(rows, key=lambda row: row["target"]):
         listed = list(of_target)
-        yield f"{_texts(listed[0], 'target')}   [{_label(listed[0], 'target')}]"
+        margin = listed[0].get("margin")
+        of = "" if margin is None else f", margin {margin:+.2f}"
+        yield f"{_texts(listed[0], 'target')}   [{_label(listed[0], 'target')}{of}]"
         for row in listed:
             mark = UNSTABLE if _unstable(row) else " "
             yield f"  {row['score']:+.3f}{mark} {_texts(row, 'train')}   [{_label(row, 'train')}]"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trak_steps.scoring.top import TopRows
-from trak_steps.scoring.uncertainty import sign_is_stable, standard_error
+from trak_steps.scoring.uncertainty import sign_is_stable, standard_error, students
 
 Floats = NDArray[np.float64]
 # The place of its first row, and the scores [m, r, t] of m trainings, of each block of train rows.
@@ -103,7 +103,7 @@ def hold_out(blocks: Blocks, trainings: int, targets: int, top: int) -> HeldOut:
         for name in ("score", "error", "held_out")
     )
     held = np.sign(score) == np.sign(held_out)
-    stable = sign_is_stable(score, error)
+    stable = sign_is_stable(score, error, students(trainings - 1))
     return HeldOut(
         signs_held=float(held.mean()),
         stable=float(stable.mean()),

@@ -18,6 +18,8 @@ FEWEST_ROWS = 64
 SOLVED_AT_ONCE = 1024
 # The first train rows, by which the unit of scores is found: targets of their own, before the others.
 CALIBRATED = 256
+# The first targets, of which it is found what chance would list.
+OF_CHANCE = 64
 # Of a number of a row that is read: as it is stored, in order, in a copy where a block spans two shards,
 # and whether it is finite.
 READ = 3 * SINGLE + 1
@@ -78,7 +80,7 @@ def scores(t: int, k: int, m: int) -> Cost:
     # Of a score: the product; four sums, two steps to them and a product as wide as these; and what the
     # block before gave.
     pair = SINGLE + 7 * DOUBLE + 2 * DOUBLE + 2 * SINGLE
-    each = SINGLE * k * m + READ * k + pair * t
+    each = SINGLE * k * m + READ * k + pair * t + 10 * DOUBLE * min(t, OF_CHANCE)
     return Cost(each=each, fixed=solved, apart=max(solved, SINGLE * CALIBRATED * k * m) + solving)
 
 

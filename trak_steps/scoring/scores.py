@@ -13,7 +13,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trak_steps.kernel.blocks import SOLVED_AT_ONCE
+from trak_steps.kernel.blocks import FEWEST_ROWS, SOLVED_AT_ONCE
+
+# Rows among which a training's scores are shuffled.
+CELL = FEWEST_ROWS
+
+
+@dataclass(frozen=True)
+class ByChance:
+    """What would be there if trainings had nothing in common, for the first targets.
+
+    Attributes:
+        scores: the mean over trainings of scores that were shuffled over the rows, [r, c].
+        std: over trainings, [r, c].
+    """
+
+    scores: Tensor
+    std: Tensor
 
 
 @dataclass(frozen=True)
@@ -25,10 +41,12 @@ class ScoreBlock:
         std: how far trainings differ: the standard deviation of each training's own score, the mean
             over its checkpoints, [r, t]. Of a single training, that of its checkpoints' own scores;
             not a number where there is a single checkpoint.
+        by_chance: of the targets that it was asked of; none for a single training.
     """
 
     scores: Tensor
     std: Tensor
+    by_chance: ByChance | None = None
 
 
 def score_block(
@@ -36,6 +54,8 @@ def score_block(
     solved: Sequence[Tensor],
     weights: Tensor,
     trainings: Sequence[str] | None = None,
+    *,
+    chance: int = 0,
 ) -> ScoreBlock:
     """Score one block of train rows.
 
@@ -44,13 +64,15 @@ def score_block(
         solved: K_m⁻¹ φ_m(z) of the targets, [t, k] each.
         weights: of each checkpoint's part in a row's score, [m, r]: see :func:`row_weights`.
         trainings: the one that each checkpoint is of; one of its own, if none are named.
+        chance: for how many of the first targets to tell what chance would give.
     """
     mean = torch.zeros(len(features[0]), len(solved[0]), dtype=torch.float64)
     mean = mean.to(solved[0].device)
-    # Welford's sums, once over checkpoints for the score, once over trainings for its spread.
-    middle, deviations = torch.zeros_like(mean), torch.zeros_like(mean)
+    spread = _Spread(torch.zeros_like(mean))
     checkpoints = list(zip(features, solved, strict=True))
     groups = _groups(trainings, len(checkpoints))
+    several = trainings is None or len(set(trainings)) > 1
+    by_chance = _Spread(torch.zeros_like(mean[:, :chance])) if chance and several else None
     seen = 0
     for count, group in enumerate(groups, start=1):
         of_training = torch.zeros_like(mean)
@@ -62,15 +84,52 @@ def score_block(
             mean += (product - mean) / seen
             of_training += product
         of_training /= len(group)
-        step = of_training - middle
-        middle += step / count
-        of_training -= middle
-        deviations.addcmul_(step, of_training)
-    if len(groups) > 1:
-        deviations.div_(len(groups) - 1).sqrt_()
-    else:
-        deviations.fill_(torch.nan)
-    return ScoreBlock(mean, deviations)
+        if by_chance is not None:
+            by_chance.add(_shuffled(of_training[:, :chance], count - 1, len(groups)))
+        spread.add(of_training)
+    if by_chance is None:
+        return ScoreBlock(mean, spread.std())
+    return ScoreBlock(mean, spread.std(), ByChance(by_chance.mean, by_chance.std()))
+
+
+class _Spread:
+    """The mean and the standard deviation of what comes one after the other, by Welford's sums.
+
+    Args:
+        zero: of the shape of each; the mean is kept in it.
+    """
+
+    def __init__(self, zero: Tensor) -> None:
+        self.mean, self._squares, self._count = zero, torch.zeros_like(zero), 0
+
+    def add(self, values: Tensor) -> None:
+        """Take the next; it is written over."""
+        self._count += 1
+        step = values - self.mean
+        self.mean += step / self._count
+        values -= self.mean
+        self._squares.addcmul_(step, values)
+
+    def std(self) -> Tensor:
+        """Not a number of a single one. Nothing can be added any more."""
+        if self._count < 2:
+            return self._squares.fill_(torch.nan)
+        return self._squares.div_(self._count - 1).sqrt_()
+
+
+def _shuffled(scores: Tensor, training: int, trainings: int) -> Tensor:
+    """A copy of a training's scores [r, t], moved on among the rows of a cell, by a step of its own.
+
+    The cells are those of the train set, for blocks begin at multiples of them: so what comes out does
+    not depend on the blocks.
+    """
+    r, t = scores.shape
+    whole = r // CELL * CELL
+    step = training * max(1, CELL // trainings)
+    cells = scores[:whole].reshape(-1, CELL, t).roll(step, 1).reshape(whole, t)
+    last = scores[whole:]
+    step = training * max(1, len(last) // trainings)
+    return torch.cat([cells, last.roll(step, 0)])
 
 
 def _groups(trainings: Sequence[str] | None, checkpoints: int) -> list[list[int]]:

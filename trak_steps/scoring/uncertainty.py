@@ -2,10 +2,11 @@
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 Floats = NDArray[np.floating]
-# A score within so many standard errors of zero may as well have the other sign.
-ERRORS = 2.0
+# Of the scores that are called stable though they are not, at most.
+FALSE = 0.05
 
 
 def standard_error(std: Floats, trainings: int) -> Floats:
@@ -19,35 +20,63 @@ def standard_error(std: Floats, trainings: int) -> Floats:
     return error
 
 
-def sign_is_stable(score: Floats, error: Floats) -> NDArray[np.bool_]:
-    """Whether a score is further from zero than its error allows; never where there is no error."""
-    stable: NDArray[np.bool_] = np.abs(score) > ERRORS * error
+def students(trainings: int) -> float:
+    """How many standard errors a score has to be off zero, by Student's two-sided quantile.
+
+    Of a single training nothing is known of others: infinite.
+    """
+    return float(stdtrit(trainings - 1, 1 - FALSE / 2)) if trainings > 1 else np.inf
+
+
+def sign_is_stable(score: Floats, error: Floats, errors: float) -> NDArray[np.bool_]:
+    """Whether a score is more than so many errors off zero; never where there is no error."""
+    # Not a product: no error times an infinite threshold is no number.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        stable: NDArray[np.bool_] = np.abs(score) / error > errors
     return stable
+
+
+def chosen_threshold(found: Floats, trainings: int) -> float:
+    """How many standard errors a *listed* score has to be off zero.
+
+    A list has the largest of many scores, which chance makes large, too. What chance alone would list is
+    found by shuffling each training's scores over the rows: then no row has anything that trainings
+    share. Of that, at most :data:`FALSE` are called stable.
+
+    Args:
+        found: the errors that scores are off zero, of what chance lists.
+        trainings: that they are over.
+    """
+    finite = found[np.isfinite(found)]
+    by_chance = float(np.quantile(finite, 1 - FALSE)) if len(finite) else 0.0
+    return max(by_chance, students(trainings))
 
 
 class RankRange:
     """The ranks that listed rows might have, counted while scores stream by.
 
-    A row surely stands before another if their intervals, of :data:`ERRORS` standard errors to each
-    side, do not meet.
+    A row surely stands before another if their intervals, of so many standard errors to each side, do
+    not meet.
 
     Args:
         score: of the listed rows of t targets, [t, top].
         error: [t, top].
+        errors: to each side.
         largest: whether rank 1 has the largest score; else the smallest.
     """
 
-    def __init__(self, score: Floats, error: Floats, *, largest: bool) -> None:
+    def __init__(self, score: Floats, error: Floats, errors: float, *, largest: bool) -> None:
         self._sign = 1.0 if largest else -1.0
-        self._low = self._sign * score - ERRORS * error
-        self._high = self._sign * score + ERRORS * error
+        self._errors = errors
+        self._low = self._sign * score - errors * error
+        self._high = self._sign * score + errors * error
         self._before = np.zeros(score.shape, np.int64)
         self._perhaps = np.zeros(score.shape, np.int64)
 
     def add(self, scores: Floats, errors: Floats) -> None:
         """Count the rows of a block, [r, t] each."""
-        low = np.sort(self._sign * scores - ERRORS * errors, axis=0)
-        high = np.sort(self._sign * scores + ERRORS * errors, axis=0)
+        low = np.sort(self._sign * scores - self._errors * errors, axis=0)
+        high = np.sort(self._sign * scores + self._errors * errors, axis=0)
         r = len(scores)
         for target in range(scores.shape[1]):
             surely = np.searchsorted(low[:, target], self._high[target], side="right")

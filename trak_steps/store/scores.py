@@ -9,7 +9,7 @@ each training, ``training_margin`` and ``training_sum``.
     xarray.open_zarr(path, consolidated=False).scores.sel(target=17).sortby(...)
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from trak_steps.store.group import Group, new_array, new_group, put_array
 from trak_steps.store.manifest import Manifest
+
+ERRORS = "errors_of_a_stable_sign"
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ def save_scores(
     coordinates: Mapping[str, tuple[tuple[str, ...], NDArray[Any]]],
     block_rows: int,
     manifest: Manifest,
+    errors: Callable[[], float],
 ) -> None:
     """Write a score store from blocks of train rows as they come, complete or absent.
 
@@ -46,6 +49,8 @@ def save_scores(
         coordinates: name → (dimensions, values); must hold ``train`` and ``target``.
         block_rows: rows of a block, and of a chunk.
         manifest: of the store.
+        errors: asked after the last block: how many standard errors a listed score has to be off
+            zero for its sign to be called stable.
     """
     n, t = len(coordinates["train"][1]), len(coordinates["target"][1])
     others = " ".join(name for name in coordinates if name not in ("train", "target"))
@@ -68,6 +73,7 @@ def save_scores(
             rows = slice(block.start, block.start + len(block.scores))
             arrays["scores"][rows] = block.scores
             arrays["std"][rows] = block.std
+        group.attrs[ERRORS] = errors()
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,14 @@ class ScoreStore(Group):
         Not a number for a single checkpoint.
         """
         return self.read("std", self.shape, rows=slice(start, stop), finite=False)
+
+    @property
+    def errors(self) -> float:
+        """How many standard errors a listed score has to be off zero for its sign to be called stable.
+
+        Not a number of a single training, of which that is not known.
+        """
+        return float(self.group.attrs[ERRORS])  # type: ignore[arg-type]
 
     @property
     def block_rows(self) -> int:

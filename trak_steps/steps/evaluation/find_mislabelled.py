@@ -30,7 +30,7 @@ from trak_steps.run.units import scale_of, totals_of
 from trak_steps.scoring.scores import score_block
 from trak_steps.scoring.solve import solve_targets
 from trak_steps.scoring.top import TopRows
-from trak_steps.scoring.uncertainty import sign_is_stable, standard_error
+from trak_steps.scoring.uncertainty import sign_is_stable, standard_error, students
 from trak_steps.store.document import save_document
 from trak_steps.store.features import TrainFeatures
 from trak_steps.store.kernel import KernelStore
@@ -174,14 +174,16 @@ class _Opponents:
     Attributes:
         score: of each for the suspect as target, [q, a]; infinite where fewer argue against it.
         std: [q, a]; not a number where a single checkpoint is.
-        stable: whether the score's sign is, [q, a].
+        stable: whether the score's sign is, by Student's quantile, [q, a]; of a single training none is.
         place: in the train set, [q, a].
+        trainings: that the scores are of.
     """
 
     score: NDArray[np.float32]
     std: NDArray[np.float32]
     stable: NDArray[np.bool_]
     place: Places
+    trainings: int
 
 
 def _opponents(
@@ -215,8 +217,10 @@ def _opponents(
         strongest.add(np.where(against, scores, np.float32(np.inf)), start, std)
     top = strongest.result()
     (std,) = top.more
-    stable = sign_is_stable(top.score, standard_error(std, len(set(trainings))))
-    return _Opponents(top.score, std, stable, top.place)
+    stable = sign_is_stable(
+        top.score, standard_error(std, len(set(trainings))), students(len(set(trainings)))
+    )
+    return _Opponents(top.score, std, stable, top.place, len(set(trainings)))
 
 
 def _block_rows(settings: Settings, suspects: int, checkpoints: int) -> int:
@@ -266,8 +270,10 @@ def _table(
         "against_row": lists(pa.array(ids[place])),
         "against_score": lists(pa.array(against.score[listed])),
         "against_std": lists(pa.array(std, from_pandas=True)),
-        # Of a single checkpoint nothing is known.
-        "against_sign_stable": lists(pa.array(against.stable[listed], mask=~np.isfinite(std))),
+        # Of a single training nothing is known.
+        "against_sign_stable": lists(
+            pa.array(against.stable[listed], mask=np.full(len(std), against.trainings < 2))
+        ),
         "against_label_name": lists(pa.array(classes[labels[place]], pa.string())),
         **{f"against_text_{column}": lists(values[q:]) for column, values in texts.items()},
     }

@@ -21,7 +21,7 @@ from trak_steps.store.table import save_table
 from trak_steps.store.texts import cut
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
-VERSION = 1
+VERSION = 2
 
 
 def run(layout: Layout, settings: Settings, targets: str) -> None:
@@ -40,9 +40,16 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
         for side in sides.values():
             side.add(block, start)
     trainings = len({training_of(name) for name in store.manifest.settings["checkpoints"]})
+    if trainings < 2:
+        say("of a single training it is not known which signs and ranks another would give")
     table = pa.concat_tables(
         _table(
-            name, side.result(), _stability(store, side.result(), trainings, name), train, target_rows
+            name,
+            side.result(),
+            _stability(store, side.result(), trainings, name),
+            store,
+            train,
+            target_rows,
         )
         for name, side in sides.items()
     )
@@ -65,7 +72,10 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
 
 @dataclass(frozen=True)
 class _Stability:
-    """How far listed scores can be trusted, [t, top] each; not a number where a single checkpoint is."""
+    """How far listed scores can be trusted, [t, top] each.
+
+    Of a single training all but ``std`` says nothing; that is not a number where a single checkpoint is.
+    """
 
     std: NDArray[np.float32]
     stable: NDArray[np.bool_]
@@ -85,18 +95,22 @@ def _stability(store: ScoreStore, top: Top, trainings: int, side: str) -> _Stabi
             block = store.std(start, stop)
             std[target, rank] = block[top.place[target, rank] - start, target]
     error = standard_error(std, trainings)
-    ranks = RankRange(top.score, error, largest=side == "proponent")
+    if trainings < 2:
+        unknown = np.zeros(top.score.shape, np.int64)
+        return _Stability(std, unknown.astype(bool), unknown, unknown)
+    ranks = RankRange(top.score, error, store.errors, largest=side == "proponent")
     for start in progress(starts, total=len(starts), label=f"ranks of {side}s", unit="block"):
         stop = min(start + store.block_rows, n)
         ranks.add(store.scores(start, stop), standard_error(store.std(start, stop), trainings))
     best, worst = ranks.result()
-    return _Stability(std, sign_is_stable(top.score, error), best, worst)
+    return _Stability(std, sign_is_stable(top.score, error, store.errors), best, worst)
 
 
 def _table(
     side: str,
     top: Top,
     of: _Stability,
+    store: ScoreStore,
     train: PreparedRows,
     targets: PreparedRows,
 ) -> pa.Table:
@@ -106,12 +120,14 @@ def _table(
     columns: dict[str, Any] = {
         "target": target,
         "rank": np.tile(np.arange(1, count + 1), t),
+        "margin": store.column("target_margin").astype(np.float32)[target],
+        "sum_of_scores": store.column("target_sum").astype(np.float32)[target],
         "side": [side] * len(place),
         "score": top.score.reshape(-1),
         "std": pa.array(of.std.reshape(-1), from_pandas=True),
     }
-    # Of a single checkpoint nothing is known.
-    known = np.isfinite(of.std).reshape(-1)
+    # Of a single training nothing is known of another.
+    known = np.isfinite(of.std).reshape(-1) & bool(np.isfinite(store.errors))
     for name, values in (("sign_stable", of.stable), ("rank_best", of.best), ("rank_worst", of.worst)):
         columns[name] = pa.array(values.reshape(-1), mask=~known)
     for name, rows, where in (("train", train, place), ("target", targets, target)):

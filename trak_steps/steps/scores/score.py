@@ -1,5 +1,6 @@
 """Step ``score``: every train row's score for every target of a set, in one pass over the features."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from trak_steps.config import Settings
 from trak_steps.console.progress import progress, say
 from trak_steps.data.prepared import PreparedRows
+from trak_steps.kernel.blocks import OF_CHANCE
 from trak_steps.kernel.blocks import scores as cost_of_scores
 from trak_steps.model.device import pick_device
 from trak_steps.run.fit import rows_at_once
@@ -24,8 +26,10 @@ from trak_steps.run.parts import (
 )
 from trak_steps.run.row_weights import row_weights_of
 from trak_steps.run.units import base_margin, scale_of, totals_of
-from trak_steps.scoring.scores import score_block
+from trak_steps.scoring.scores import CELL, ByChance, score_block
 from trak_steps.scoring.solve import solve_targets
+from trak_steps.scoring.top import TopRows
+from trak_steps.scoring.uncertainty import chosen_threshold, standard_error
 from trak_steps.scoring.units import sums_of_scores
 from trak_steps.store.artefact import keep
 from trak_steps.store.features import TrainFeatures
@@ -33,6 +37,8 @@ from trak_steps.store.kernel import KernelStore
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.scores import ScoreBlockRows, save_scores
 
+# Rows of a target's list by chance.
+LISTED = 20
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
 VERSION = 2
 
@@ -71,6 +77,7 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
         f"{len(target_rows)} targets of {len(names)} checkpoints",
         ", or split the target set",
     )
+    block_rows -= block_rows % CELL
     say(f"scoring {len(target_rows)} targets against {len(train)} train rows, {len(names)} checkpoints")
     weights = row_weights_of(settings, features)
     totals = totals_of(features, kernels, weights, block_rows)
@@ -85,6 +92,8 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
     ends = final_checkpoints(settings.checkpoints)
     margins = np.stack([stores[names.index(name)].column("margin") for name in ends])
 
+    chance = _Chance(min(OF_CHANCE, len(target_rows)))
+
     def blocks() -> Iterator[ScoreBlockRows]:
         starts = range(0, len(train), block_rows)
         for start in progress(starts, total=len(starts), label="scores", unit="block"):
@@ -94,7 +103,10 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
                 solved,
                 weights[:, start:stop].to(device),
                 trainings,
+                chance=OF_CHANCE,
             )
+            if block.by_chance is not None:
+                chance.add(block.by_chance, start)
             yield ScoreBlockRows(
                 start, block.scores.float().cpu().numpy(), block.std.float().cpu().numpy()
             )
@@ -125,8 +137,33 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
         },
         block_rows=block_rows,
         manifest=replace(manifest, details=details),
+        errors=lambda: chance.threshold(len(set(trainings))),
     )
     say(f"wrote {path}")
+
+
+class _Chance:
+    """The rows that chance alone would list for t targets, found while blocks go by."""
+
+    def __init__(self, targets: int) -> None:
+        self._sides = [TopRows(targets, LISTED, largest=largest) for largest in (True, False)]
+
+    def add(self, block: ByChance, start: int) -> None:
+        """Take a block from the place ``start`` on."""
+        scores, std = (values.float().cpu().numpy() for values in (block.scores, block.std))
+        for side in self._sides:
+            side.add(scores, start, std)
+
+    def threshold(self, trainings: int) -> float:
+        """How many standard errors a listed score has to be off zero; not a number of one training."""
+        if trainings < 2:
+            return math.nan
+        tops = [side.result() for side in self._sides]
+        score = np.concatenate([top.score for top in tops])
+        std = np.concatenate([top.more[0] for top in tops])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            off = np.abs(score) / standard_error(std, trainings)
+        return chosen_threshold(off, trainings)
 
 
 def _means(values: NDArray[np.float64], trainings: Sequence[str]) -> NDArray[np.float64]:

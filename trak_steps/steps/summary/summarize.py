@@ -1,6 +1,7 @@
 """Step ``summarize``: the run's figures, each with what chance would give beside it."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from trak_steps.config import Settings
 from trak_steps.console.progress import say
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.accuracy import accuracy
+from trak_steps.evaluation.explained import explained
 from trak_steps.evaluation.recall import group_recall
 from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints
 from trak_steps.run.lineage import Lineage
@@ -17,12 +19,15 @@ from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.document import save_document
 from trak_steps.store.features import FeatureStore
 from trak_steps.store.manifest import Manifest
+from trak_steps.store.scores import ScoreStore
 from trak_steps.store.table import load_table
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
-VERSION = 1
+VERSION = 2
 
 RECALL_AT = 10
+# Sound scores had 0.5 to 0.7, and spoilt ones -0.1 to 0.4: docs/evaluation.md.
+LOW = 0.4
 
 
 def run(layout: Layout, settings: Settings) -> None:
@@ -85,7 +90,30 @@ def _figures(
             "accuracy_std": right.std,
             "accuracy_chance": right.chance,
         }
-    return figures | _recall(layout, targets, rows, train)
+    figures |= _recall(layout, targets, rows, train)
+    return figures | {"margin_explained": _explained(layout, len(checkpoints), targets)}
+
+
+def _explained(layout: Layout, trainings: int, targets: str) -> dict[str, float | None] | None:
+    """How well scores add up to margins; says so if they hardly do."""
+    store = ScoreStore.open(layout.scores(targets))
+    sums, margins = (
+        store.of_trainings(f"training_{name}", trainings).astype(np.float64)
+        for name in ("sum", "margin")
+    )
+    found = explained(sums, margins, float(store.manifest.details["base_margin"]))
+    if found is None:
+        return None
+    among = found.correlation_between_trainings
+    if (found.correlation if among is None else among) < LOW:
+        of_what = "the margins" if among is None else "the margins that another training gives"
+        say(
+            f"warning: {targets}: sums of scores hardly go with {of_what} "
+            f"(correlation {found.correlation if among is None else among:.2f}): do not trust them "
+            "before `snakemake evaluation` has measured them; often models have learnt little, "
+            "features.dim is small, or features.parameters leaves out much"
+        )
+    return asdict(found)
 
 
 def _recall(layout: Layout, targets: str, rows: PreparedRows, train: PreparedRows) -> dict[str, float]:
