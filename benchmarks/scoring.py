@@ -24,13 +24,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.measure import answers, scoring_tables, tasks
+from benchmarks.measure.nearest import nearest
 from benchmarks.measure.scoring_figure import draw
 from benchmarks.measure.scoring_tables import RESULTS
-from benchmarks.measure.ways import Checkpoint, balanced_mean, ways_to_score
-from trak_steps.config import Settings, load_settings
+from benchmarks.measure.ways import Checkpoint, Checkpoints, balanced_mean, ways_to_score
+from trak_steps.config import load_settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.lds import Truth, measure
-from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints, training_of
+from trak_steps.run.layout import Layout, checkpoint_names, training_of
 from trak_steps.run.parts import open_retrained
 from trak_steps.steps.evaluation.measure_lds import predict_by_hidden_states
 from trak_steps.store.document import load_document
@@ -42,8 +43,14 @@ DIM = 4096
 # Fewer for the dense projection, whose cost grows with them.
 DENSE_DIM, DENSE_TRAININGS = 512, 2
 RESAMPLES = 1000
-# The share of labels made wrong, and the trainings, where wrong labels are looked for.
-FLIPPED, TRAININGS_FLIPPED = 0.1, 2
+TRAININGS = 5
+# Where wrong labels are looked for: the share of labels made wrong, and the trainings.
+WRONG = {"dataset": {"flip_labels": 0.1}, "checkpoints": {"count": 2}}
+# The same trainings at other times, and with plain gradients.
+BESIDE: dict[str, dict[str, dict[str, Any]]] = {
+    "more": {"checkpoints": {"keep": [0.0635, 0.5]}},
+    "plain": {"checkpoints": {"keep": [0.125, 0.25, 0.5, 1.0]}, "features": {"metric": "none"}},
+}
 Array = NDArray[np.float64]
 
 
@@ -65,7 +72,7 @@ def run(
         chosen,
         model,
         Path("results") / "tasks" / f"scoring-{task}",
-        checkpoints={"count": 5, "keep": [0.25, 0.5, 1.0]},
+        checkpoints={"count": TRAININGS},
         features={"dim": DIM, "shard_size": 512},
         evaluation={
             "lds": {"subsets": chosen.subsets, "repeats": 2},
@@ -86,13 +93,15 @@ def run(
         print(f"{known}: {answers.put(layout, settings, TARGETS, known)} models known")
     snakemake(config, "all", "evaluation")
     answers.keep(layout, settings, TARGETS, known)
-    flipped = with_flipped_labels(config)
+    flipped = changed(config, "flipped", WRONG)
     wrong = Layout(Path("results") / load_settings(flipped).run).mislabelled
     snakemake(flipped, wrong)
+    more, plain = (changed(config, name, changes) for name, changes in BESIDE.items())
     by_matrix = with_dense_features(config) if dense else None
-    if by_matrix:
-        snakemake(by_matrix, "features")
-    found = compare(config, by_matrix) | evaluated(layout, wrong)
+    for beside in (more, plain, by_matrix):
+        if beside:
+            snakemake(beside, "features")
+    found = compare(config, more, plain, by_matrix) | evaluated(layout, wrong)
     path = RESULTS / f"scoring-{task}.json"
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {path}")
@@ -108,13 +117,13 @@ def pages() -> None:
         print(f"wrote {draw(RESULTS / f'scoring-{task}.json', FIGURES / f'scoring-{task}.svg')}")
 
 
-def with_flipped_labels(config: Path) -> Path:
-    """Settings of a run some of whose labels are wrong, and known to be."""
+def changed(config: Path, name: str, changes: dict[str, dict[str, Any]]) -> Path:
+    """Settings of another run, which differ in some."""
     values = yaml.safe_load(config.read_text(encoding="utf-8"))
-    values["run"] += "-flipped"
-    values["dataset"]["flip_labels"] = FLIPPED
-    values["checkpoints"]["count"] = TRAININGS_FLIPPED
-    path = config.with_name("flipped.yaml")
+    values["run"] += f"-{name}"
+    for section, of in changes.items():
+        values[section] = {**values[section], **of}
+    path = config.with_name(f"{name}.yaml")
     path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     return path
 
@@ -149,7 +158,7 @@ def evaluated(layout: Layout, wrong: Path) -> dict[str, Any]:
     }
 
 
-def compare(config: Path, dense: Path | None) -> dict[str, Any]:
+def compare(config: Path, more: Path, plain: Path, dense: Path | None) -> dict[str, Any]:
     """The LDS of every way to score, with intervals, and the difference to the default."""
     settings = load_settings(config)
     layout = Layout(Path("results") / settings.run)
@@ -161,16 +170,15 @@ def compare(config: Path, dense: Path | None) -> dict[str, Any]:
     labels = train.column("label")
     classes = np.stack([kept[:, labels == label].sum(1) for label in range(train.outputs)], 1)
     truth = Truth(margins.reshape(-1, len(kept), len(targets)), classes.astype(np.float64))
-    checkpoints = _checkpoints(layout, settings, len(train))
+    checkpoints = Checkpoints(*(_checkpoints(of, len(train)) for of in (config, more, plain)))
 
     def sums(scores: Tensor) -> Array:
         predicted: Array = kept @ scores.numpy()
         return predicted
 
-    ways = {
-        name: sums(of)
-        for name, of in ways_to_score(checkpoints, final_checkpoints(settings.checkpoints))
-    }
+    ways = {name: sums(of) for name, of in ways_to_score(checkpoints)}
+    for name, similarity in nearest(layout, train, targets):
+        ways[name] = kept @ similarity
     by_states = predict_by_hidden_states(layout, settings, train, {TARGETS: targets}, kept)
     ways["last hidden state"] = by_states[TARGETS]
     ways["same label"] = truth.classes[:, targets.column("label")]
@@ -184,15 +192,14 @@ def compare(config: Path, dense: Path | None) -> dict[str, Any]:
         **_measured(truth, ways, "less_the_default"),
     }
     if dense is not None:
-        settings = load_settings(dense)
-        of_dense = _checkpoints(Layout(Path("results") / settings.run), settings, len(train))
+        of_dense = _checkpoints(dense, len(train))
         projections = {
             "dense": sums(balanced_mean([checkpoint.scores() for checkpoint in of_dense.values()])),
             "fold": sums(
                 balanced_mean(
                     [
-                        checkpoints[name].scores(dim=DENSE_DIM)
-                        for name in _of_first_trainings(checkpoints)
+                        checkpoints.default[name].scores(dim=DENSE_DIM)
+                        for name in _of_first_trainings(checkpoints.default)
                     ]
                 )
             ),
@@ -209,7 +216,9 @@ def _of_first_trainings(names: Iterable[str]) -> list[str]:
     return [name for name in names if int(training_of(name)) < DENSE_TRAININGS]
 
 
-def _checkpoints(layout: Layout, settings: Settings, n: int) -> dict[str, Checkpoint]:
+def _checkpoints(config: Path, n: int) -> dict[str, Checkpoint]:
+    settings = load_settings(config)
+    layout = Layout(Path("results") / settings.run)
     names = checkpoint_names(settings.checkpoints)
     return {name: Checkpoint.read(layout, name, TARGETS, n) for name in names}
 

@@ -100,12 +100,13 @@ def _dim(panel: Axes, ways: dict[str, Any]) -> None:
 def _trainings(panel: Axes, ways: dict[str, Any]) -> None:
     for kind, whole, color in (
         ("all checkpoints", "default", BEST_OF_ALL),
+        ("earlier checkpoints", "earlier checkpoints", WEAKER),
         ("last checkpoints", "last checkpoints", WEAKEST),
     ):
         named = {
             int(name.split()[0]): ways[name]
             for name in ways
-            if name.endswith(f", {kind}") and "training" in name
+            if name.endswith(f", {kind}") and name[0].isdigit()
         }
         named[max(named) + 1] = ways[whole]
         _curve(panel, list(named), list(named.values()), kind, color)
@@ -113,7 +114,7 @@ def _trainings(panel: Axes, ways: dict[str, Any]) -> None:
 
 
 def _checkpoints(panel: Axes, ways: dict[str, Any]) -> None:
-    alone = [name for name in ways if name.startswith("checkpoints at")]
+    alone = [name for name in ways if name.startswith("checkpoints at") and " and " not in name]
     names = [*alone, "last checkpoints", "earlier checkpoints", "default"]
     for place, name in enumerate(names):
         _curve(panel, [place], [ways[name]], "", BEST_OF_ALL)
@@ -123,9 +124,9 @@ def _checkpoints(panel: Axes, ways: dict[str, Any]) -> None:
 
 
 def _power(panel: Axes, ways: dict[str, Any]) -> None:
-    for which, color in (("all", BEST_OF_ALL), ("last", WEAKEST)):
-        named = [ways[f"loss weight of {which} checkpoints to the power {power:g}"] for power in POWERS]
-        _curve(panel, [0.0, *POWERS], [ways["default"], *named], f"weight of {which} checkpoints", color)
+    for which, color in (("own", BEST_OF_ALL), ("mean", WEAKEST)):
+        named = [ways[f"{which} loss weight to the power {power:g}"] for power in POWERS]
+        _curve(panel, [0.0, *POWERS], [ways["default"], *named], f"loss_weight: {which}", color)
     panel.set_xlabel("scores.loss_weight_power")
 
 

@@ -4,7 +4,8 @@ Everything is [n, t] in float64, for few train rows: whole arrays, and inner pro
 pipeline has the kernel of features.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +23,13 @@ DOFS = (0.05, 0.1, 0.2, 0.4, 0.8)
 RIDGES = (0.1, 1.0, 10.0, 100.0)
 POWERS = (0.5, 1.0)
 REFERENCE_DIMS = (256, 512)
+# The checkpoints that plain gradients were scored by before the metric was there; and other sets.
+PLAIN_BEFORE = ("0.25", "0.5", "1")
+MORE_SETS = (
+    ("0.125", "0.25", "0.5", "1"),
+    ("0.0635", "0.125", "0.25", "1"),
+    ("0.0635", "0.125", "0.25", "0.5", "1"),
+)
 OF_THE_LOSS = "features of the loss"
 # Of the fraction of variance that a ridge leaves to a row itself, so that what is left stays finite.
 MOST_LEVERAGE = 0.99
@@ -160,75 +168,123 @@ def _added_up(checkpoints: list[Checkpoint]) -> Checkpoint:
     return Checkpoint(train, targets, checkpoints[0].weight, checkpoints[0].margin)
 
 
-def ways_to_score(checkpoints: dict[str, Checkpoint], last: list[str]) -> Iterator[tuple[str, Tensor]]:
-    """Names and scores [n, t]; the default first.
+@dataclass(frozen=True)
+class Checkpoints:
+    """What is there to score by, by the checkpoints' names.
 
-    Args:
-        checkpoints: by their checkpoints' names.
-        last: which of them are ends of a training.
+    Attributes:
+        default: the run's own.
+        more: of the same trainings, at other times.
+        plain: of the same trainings, with gradients as they are, not in the optimizer's metric.
     """
-    every = list(checkpoints)
-    own = {name: checkpoint.scores() for name, checkpoint in checkpoints.items()}
 
-    def default(names: list[str]) -> Tensor:
+    default: Mapping[str, Checkpoint]
+    more: Mapping[str, Checkpoint]
+    plain: Mapping[str, Checkpoint]
+
+    @property
+    def last(self) -> list[str]:
+        """The ends of trainings."""
+        return [name for name in self.default if "-" not in name]
+
+    def every(self) -> dict[str, Checkpoint]:
+        """All in the metric."""
+        return {**self.default, **self.more}
+
+
+def ways_to_score(checkpoints: Checkpoints) -> Iterator[tuple[str, Tensor]]:
+    """Names and scores [n, t]; the default first."""
+    default, last = checkpoints.default, checkpoints.last
+    own = {name: checkpoint.scores() for name, checkpoint in checkpoints.every().items()}
+
+    def mean(names: Iterable[str]) -> Tensor:
         return balanced_mean([own[name] for name in names])
 
-    yield "default", default(every)
-    yield "not balanced", torch.stack(list(own.values())).mean(0)
-    yield from _sets_of_checkpoints(every, last, default)
-    yield from _weights(checkpoints, last, default(every))
-    yield from _kernels(checkpoints, last)
-    yield "one kernel of all checkpoints", _one_kernel(list(checkpoints.values()))
-    trainings = dict.fromkeys(training_of(name) for name in every)
+    yield "default", mean(default)
+    yield "not balanced", torch.stack([own[name] for name in default]).mean(0)
+    plain = {name: checkpoint.scores() for name, checkpoint in checkpoints.plain.items()}
+    for fractions in (fractions_of(default), PLAIN_BEFORE):
+        some = [name for name in plain if fraction_of(name) in fractions]
+        shown = f"plain gradients at {_listed(fractions)}"
+        yield shown, balanced_mean([plain[name] for name in some])
+        for count in (1, 3):
+            few = [plain[name] for name in some if int(training_of(name)) < count]
+            yield f"{shown}, {count} training{'s' if count > 1 else ''}", balanced_mean(few)
+    yield from _sets_of_checkpoints(checkpoints, mean)
+    yield from _weights(default, own, mean(default))
+    yield from _kernels(default, last)
+    yield "one kernel of all checkpoints", _one_kernel(list(default.values()))
+    trainings = dict.fromkeys(training_of(name) for name in default)
     of_trainings = [
-        [checkpoint for name, checkpoint in checkpoints.items() if training_of(name) == training]
+        [checkpoint for name, checkpoint in default.items() if training_of(name) == training]
         for training in trainings
     ]
     yield (
         "one kernel of a training's checkpoints",
         balanced_mean([_one_kernel(of_training) for of_training in of_trainings]),
     )
-    yield "all checkpoints' features added up", _added_up(list(checkpoints.values())).scores()
+    yield "all checkpoints' features added up", _added_up(list(default.values())).scores()
     yield (
         "a training's features added up",
         balanced_mean([_added_up(of_training).scores() for of_training in of_trainings]),
     )
-    yield from _baselines(checkpoints, last)
+    yield from _baselines(checkpoints.plain, last)
+
+
+def fraction_of(name: str) -> str:
+    """When a checkpoint was kept, as its name says."""
+    return name.partition("-")[2] or "1"
+
+
+def fractions_of(names: Iterable[str]) -> list[str]:
+    """The times of checkpoints."""
+    return sorted({fraction_of(name) for name in names}, key=float)
+
+
+def _listed(fractions: Sequence[str]) -> str:
+    return f"{', '.join(fractions[:-1])} and {fractions[-1]}"
 
 
 def _sets_of_checkpoints(
-    every: list[str], last: list[str], default: Callable[[list[str]], Tensor]
+    checkpoints: Checkpoints, mean: Callable[[Iterable[str]], Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
-    early = [name for name in every if name not in last]
-    yield "last checkpoints", default(last)
-    yield "earlier checkpoints", default(early)
-    for checkpoint in sorted({name.partition("-")[2] for name in early}):
+    default, last = checkpoints.default, checkpoints.last
+    every = checkpoints.every()
+    early = [name for name in default if name not in last]
+    yield "last checkpoints", mean(last)
+    yield "earlier checkpoints", mean(early)
+    for fraction in fractions_of(every):
+        if fraction != "1":
+            yield f"checkpoints at {fraction}", mean(n for n in every if fraction_of(n) == fraction)
+    for fractions in MORE_SETS:
         yield (
-            f"checkpoints at {checkpoint}",
-            default([name for name in early if name.endswith(f"-{checkpoint}")]),
+            f"checkpoints at {_listed(fractions)}",
+            mean(name for name in every if fraction_of(name) in fractions),
         )
     for trainings in range(1, len(last)):
         word = "1 training" if trainings == 1 else f"{trainings} trainings"
-        some = [name for name in every if training_of(name) in map(training_of, last[:trainings])]
-        yield f"{word}, all checkpoints", default(some)
-        yield f"{word}, last checkpoints", default(last[:trainings])
+        of = set(map(training_of, last[:trainings]))
+        yield f"{word}, all checkpoints", mean(name for name in default if training_of(name) in of)
+        yield f"{word}, earlier checkpoints", mean(name for name in early if training_of(name) in of)
+        yield f"{word}, last checkpoints", mean(last[:trainings])
 
 
 def _weights(
-    checkpoints: dict[str, Checkpoint], last: list[str], default: Tensor
+    checkpoints: Mapping[str, Checkpoint], own: Mapping[str, Tensor], default: Tensor
 ) -> Iterator[tuple[str, Tensor]]:
-    def mean(names: list[str], of: Callable[[Checkpoint], Tensor]) -> Tensor:
-        return torch.stack([of(checkpoints[name]) for name in names]).mean(0)[:, None]
+    mean = torch.stack([checkpoint.weight for checkpoint in checkpoints.values()]).mean(0)[:, None]
+    for power in POWERS:
+        weighed = [
+            own[name] / own[name].square().mean(0).sqrt() * checkpoint.weight[:, None] ** power
+            for name, checkpoint in checkpoints.items()
+        ]
+        yield f"own loss weight to the power {power:g}", torch.stack(weighed).mean(0)
+        yield f"mean loss weight to the power {power:g}", default * mean**power
+    outside = torch.stack([checkpoint.weight_out_of_sample() for checkpoint in checkpoints.values()])
+    yield "mean loss weight out of sample", default * outside.mean(0)[:, None]
 
-    for names, word in ((list(checkpoints), "all"), (last, "last")):
-        in_sample = mean(names, lambda checkpoint: checkpoint.weight)
-        for power in POWERS:
-            yield f"loss weight of {word} checkpoints to the power {power:g}", default * in_sample**power
-        outside = mean(names, Checkpoint.weight_out_of_sample)
-        yield f"loss weight of {word} checkpoints out of sample", default * outside
 
-
-def _kernels(checkpoints: dict[str, Checkpoint], last: list[str]) -> Iterator[tuple[str, Tensor]]:
+def _kernels(checkpoints: Mapping[str, Checkpoint], last: list[str]) -> Iterator[tuple[str, Tensor]]:
     dim = next(iter(checkpoints.values())).dim
     dims = [dim // 2**i for i in range(1, 5)][::-1]
     changes: dict[str, dict[str, Any]] = {
@@ -251,19 +307,18 @@ def _kernels(checkpoints: dict[str, Checkpoint], last: list[str]) -> Iterator[tu
             yield f"{name}, last checkpoints", balanced_mean([parts[m] for m in last])
 
 
-def _baselines(checkpoints: dict[str, Checkpoint], last: list[str]) -> Iterator[tuple[str, Tensor]]:
-    at_the_end = torch.stack([checkpoints[name].weight for name in last]).mean(0)[:, None]
+def _baselines(plain: Mapping[str, Checkpoint], last: list[str]) -> Iterator[tuple[str, Tensor]]:
+    at_the_end = torch.stack([plain[name].weight for name in last]).mean(0)[:, None]
     for dim in REFERENCE_DIMS:
         parts = []
         for name in last:
-            train, targets = fold(checkpoints[name].train, dim), fold(checkpoints[name].targets, dim)
+            train, targets = fold(plain[name].train, dim), fold(plain[name].targets, dim)
             inverse = torch.linalg.inv(train.T @ train)
             parts.append(train @ (inverse / inverse.abs().mean()) @ targets.T)
         yield f"reference rule, k = {dim}", torch.stack(parts).mean(0) * at_the_end
-    dots = [checkpoint.train @ checkpoint.targets.T for checkpoint in checkpoints.values()]
-    yield "gradient dot product", torch.stack(dots).mean(0)
+    dots = {name: checkpoint.train @ checkpoint.targets.T for name, checkpoint in plain.items()}
+    yield "gradient dot product", torch.stack(list(dots.values())).mean(0)
     cosines = [
-        normalize(checkpoint.train) @ normalize(checkpoint.targets).T
-        for checkpoint in checkpoints.values()
+        normalize(checkpoint.train) @ normalize(checkpoint.targets).T for checkpoint in plain.values()
     ]
     yield "gradient cosine", torch.stack(cosines).mean(0)

@@ -95,9 +95,7 @@ def adams(layout: Layout, checkpoint: str) -> Tensor:
     assert len(tables) == 3
     before = sum(float(of.sum()) for of in moments.values())
     after = sum(float((moments[name] / roots[name]).sum()) for name in roots)
-    return torch.cat(
-        [(before / after / roots[name]).sqrt() for name, _ in model.named_parameters()]
-    )
+    return torch.cat([(before / after / roots[name]).sqrt() for name, _ in model.named_parameters()])
 
 
 def same_inputs(key: str, name: str, model: torch.nn.Module) -> bool:
@@ -199,7 +197,9 @@ def test_scores_are_the_formula(
     assert np.abs(std - spread).max() < TOLERANCE * np.abs(expected).max()
     store = ScoreStore.open(layout.scores("validation"))
     assert store.manifest.details["scale"] == pytest.approx(scale, rel=TOLERANCE)
-    np.testing.assert_allclose(store.column("target_sum"), sums, atol=TOLERANCE * float(sums.abs().max()))
+    np.testing.assert_allclose(
+        store.column("target_sum"), sums, atol=TOLERANCE * float(sums.abs().max())
+    )
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,9 @@ def test_second_moments_are_brought_along_or_estimated(
     assert ranks.statistic > 0.7
     featurize.run_train(
         layout,
-        settings.model_copy(update={"features": settings.features.model_copy(update={"metric": "adam"})}),
+        settings.model_copy(
+            update={"features": settings.features.model_copy(update={"metric": "adam"})}
+        ),
         "0",
         0,
     )

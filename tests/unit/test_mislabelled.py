@@ -163,8 +163,8 @@ def test_blocks_of_rows_and_of_suspects_are_bounded_and_change_nothing(
     blocks = {(start, min(start + 7, 60)) for start in range(0, 60, 7)}
     # Those that tell the unit are read at once.
     assert {(start, stop) for _, start, stop in reads} == blocks | {(0, 60)}
-    # Class sums, standing and, with a loss weight, sums; then, for three parts of the suspects, to gather
-    # them and to score.
+    # Class sums, standing and, with a loss weight, sums; then, for three parts of the suspects, to
+    # gather them and to score.
     assert max(reads.count(one) for one in reads) <= 3 + 3 * 2
     assert max(targets) == 3
     after = suspects_of(layout)

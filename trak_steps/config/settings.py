@@ -477,8 +477,8 @@ class Settings(Section):
     scoring: Literal["default", "reference"] = Field(
         "default",
         description="`reference`: the rule of the reference implementation, no ridge and the whole loss "
-        "weight at the end of each training, where `checkpoints`, `kernel` and `scores` do not say "
-        "otherwise",
+        "weight at the end of each training and plain gradients, where `checkpoints`, `features`, "
+        "`kernel` and `scores` do not say otherwise",
     )
     dataset: DatasetSettings = Field(default_factory=DatasetSettings)
     targets: dict[TargetName, TargetSettings] = Field(

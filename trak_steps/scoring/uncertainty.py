@@ -1,5 +1,7 @@
 """Whether a score's sign and rank would come out the same from other trainings."""
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
@@ -36,20 +38,36 @@ def sign_is_stable(score: Floats, error: Floats, errors: float) -> NDArray[np.bo
     return stable
 
 
-def chosen_threshold(found: Floats, trainings: int) -> float:
-    """How many standard errors a *listed* score has to be off zero.
+@dataclass(frozen=True)
+class StableSigns:
+    """When the sign of a *listed* score is called stable.
 
     A list has the largest of many scores, which chance makes large, too. What chance alone would list is
     found by shuffling each training's scores over the rows: then no row has anything that trainings
-    share. Of that, at most :data:`FALSE` are called stable.
+    share.
+
+    Attributes:
+        errors: how many standard errors the score has to be off zero: Student's quantile, or more, so
+            that at most :data:`FALSE` of what chance lists are called stable.
+        by_chance: the share of what chance lists that Student's quantile alone would call stable.
+    """
+
+    errors: float
+    by_chance: float
+
+
+def stable_signs(off: Floats, trainings: int) -> StableSigns:
+    """From the errors that the scores which chance lists are off zero.
 
     Args:
-        found: the errors that scores are off zero, of what chance lists.
-        trainings: that they are over.
+        off: of any shape.
+        trainings: that the scores are over; at least 2.
     """
-    finite = found[np.isfinite(found)]
-    by_chance = float(np.quantile(finite, 1 - FALSE)) if len(finite) else 0.0
-    return max(by_chance, students(trainings))
+    finite = off[np.isfinite(off)]
+    if not len(finite):
+        return StableSigns(students(trainings), 0.0)
+    least = students(trainings)
+    return StableSigns(max(least, float(np.quantile(finite, 1 - FALSE))), float((finite > least).mean()))
 
 
 class RankRange:

@@ -9,6 +9,7 @@ each training, ``training_margin`` and ``training_sum``.
     xarray.open_zarr(path, consolidated=False).scores.sel(target=17).sortby(...)
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from trak_steps.store.group import Group, new_array, new_group, put_array
 from trak_steps.store.manifest import Manifest
 
-ERRORS = "errors_of_a_stable_sign"
+SIGNS = "stable_signs"
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ def save_scores(
     coordinates: Mapping[str, tuple[tuple[str, ...], NDArray[Any]]],
     block_rows: int,
     manifest: Manifest,
-    errors: Callable[[], float],
+    signs: Callable[[], Mapping[str, float] | None],
 ) -> None:
     """Write a score store from blocks of train rows as they come, complete or absent.
 
@@ -49,8 +50,8 @@ def save_scores(
         coordinates: name → (dimensions, values); must hold ``train`` and ``target``.
         block_rows: rows of a block, and of a chunk.
         manifest: of the store.
-        errors: asked after the last block: how many standard errors a listed score has to be off
-            zero for its sign to be called stable.
+        signs: asked after the last block: ``errors``, how many standard errors a listed score has to be
+            off zero for its sign to be called stable, and what else is known of that; or nothing.
     """
     n, t = len(coordinates["train"][1]), len(coordinates["target"][1])
     others = " ".join(name for name in coordinates if name not in ("train", "target"))
@@ -73,7 +74,7 @@ def save_scores(
             rows = slice(block.start, block.start + len(block.scores))
             arrays["scores"][rows] = block.scores
             arrays["std"][rows] = block.std
-        group.attrs[ERRORS] = errors()
+        group.attrs[SIGNS] = signs()
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,15 @@ class ScoreStore(Group):
         return self.read("std", self.shape, rows=slice(start, stop), finite=False)
 
     @property
-    def errors(self) -> float:
-        """How many standard errors a listed score has to be off zero for its sign to be called stable.
+    def stable_signs(self) -> dict[str, float] | None:
+        """When a listed score's sign is called stable; none of a single training: that is not known."""
+        found: Any = self.group.attrs[SIGNS]
+        return None if found is None else {name: float(value) for name, value in found.items()}
 
-        Not a number of a single training, of which that is not known.
-        """
-        return float(self.group.attrs[ERRORS])  # type: ignore[arg-type]
+    @property
+    def errors(self) -> float:
+        """How many standard errors a listed score has to be off zero for that; else infinite."""
+        return (self.stable_signs or {"errors": math.inf})["errors"]
 
     @property
     def block_rows(self) -> int:

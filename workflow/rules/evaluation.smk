@@ -202,6 +202,7 @@ rule measure_stability:
         shards=train_features,
         target_features=target_features(TARGETS),
         kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
+        scores=[made(run.scores(name)) for name in TARGETS],
     output:
         run.stability,
     log:

@@ -19,7 +19,7 @@ from trak_steps.kernel.blocks import scores_by_training
 from trak_steps.run.fit import rows_at_once
 from trak_steps.run.layout import Layout, checkpoint_names, training_of
 from trak_steps.run.lineage import contents
-from trak_steps.run.parts import open_kernel, open_target_features, open_train_features
+from trak_steps.run.parts import open_kernel, open_scores, open_target_features, open_train_features
 from trak_steps.run.row_weights import row_weights_of
 from trak_steps.scoring.scores import score_block
 from trak_steps.scoring.solve import solve_targets
@@ -29,7 +29,7 @@ from trak_steps.store.kernel import KernelStore
 from trak_steps.store.manifest import Manifest
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
-VERSION = 3
+VERSION = 4
 
 # Proponents, and opponents, of each target that are looked at.
 TOP = 10
@@ -40,7 +40,8 @@ def run(layout: Layout, settings: Settings) -> None:
     train = PreparedRows.load(layout.train)
     names = checkpoint_names(settings.checkpoints)
     trainings, top = len(set(map(training_of, names))), min(TOP, len(train))
-    made_from = contents(layout, train)
+    scores = {name: open_scores(layout, settings, name) for name in settings.targets}
+    made_from = contents(layout, train, *scores.values())
     figures: dict[str, Any] = dict.fromkeys(settings.targets)
     if trainings < FEWEST_TRAININGS:
         say(f"{trainings} trainings are too few to hold one out; {FEWEST_TRAININGS} are needed")
@@ -59,7 +60,12 @@ def run(layout: Layout, settings: Settings) -> None:
     manifest = Manifest(
         "stability", made_from=made_from, settings={"checkpoints": names}, version=VERSION
     )
-    values = {"trainings": trainings, "top": top, "targets": figures}
+    values = {
+        "trainings": trainings,
+        "top": top,
+        "stable_signs": {name: of.stable_signs for name, of in scores.items()},
+        "targets": figures,
+    }
     save_document(layout.stability, values, manifest)
     say(json.dumps(values, indent=2))
     say(f"wrote {layout.stability}")

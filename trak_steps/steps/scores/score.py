@@ -1,8 +1,7 @@
 """Step ``score``: every train row's score for every target of a set, in one pass over the features."""
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ from trak_steps.run.units import base_margin, scale_of, totals_of
 from trak_steps.scoring.scores import CELL, ByChance, score_block
 from trak_steps.scoring.solve import solve_targets
 from trak_steps.scoring.top import TopRows
-from trak_steps.scoring.uncertainty import chosen_threshold, standard_error
+from trak_steps.scoring.uncertainty import stable_signs, standard_error
 from trak_steps.scoring.units import sums_of_scores
 from trak_steps.store.artefact import keep
 from trak_steps.store.features import TrainFeatures
@@ -137,7 +136,7 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
         },
         block_rows=block_rows,
         manifest=replace(manifest, details=details),
-        errors=lambda: chance.threshold(len(set(trainings))),
+        signs=lambda: chance.signs(len(set(trainings))),
     )
     say(f"wrote {path}")
 
@@ -154,16 +153,16 @@ class _Chance:
         for side in self._sides:
             side.add(scores, start, std)
 
-    def threshold(self, trainings: int) -> float:
-        """How many standard errors a listed score has to be off zero; not a number of one training."""
+    def signs(self, trainings: int) -> dict[str, float] | None:
+        """When the sign of a listed score is stable; none of a single training."""
         if trainings < 2:
-            return math.nan
+            return None
         tops = [side.result() for side in self._sides]
         score = np.concatenate([top.score for top in tops])
         std = np.concatenate([top.more[0] for top in tops])
         with np.errstate(divide="ignore", invalid="ignore"):
             off = np.abs(score) / standard_error(std, trainings)
-        return chosen_threshold(off, trainings)
+        return asdict(stable_signs(off, trainings))
 
 
 def _means(values: NDArray[np.float64], trainings: Sequence[str]) -> NDArray[np.float64]:
