@@ -69,7 +69,10 @@ _OF_NEW_CHECKPOINTS = {
 
 # What these change is other settings.
 PRESETS = {
-    "scoring": ("checkpoints.keep", "kernel.ridge", "scores.loss_weight_power", "scores.balance"),
+    "scoring": (
+        *("checkpoints.keep", "features.metric", "kernel.ridge"),
+        *("scores.loss_weight", "scores.loss_weight_power", "scores.balance"),
+    ),
     "evaluation.preset": ("evaluation.lds.subsets", "evaluation.removal.targets"),
 }
 

@@ -18,8 +18,8 @@ from trak_steps.kernel.ridge import ridge_for, without_rounding
 from trak_steps.run.layout import Layout, training_of
 from trak_steps.store.features import FeatureStore, TrainFeatures
 
-DOF = 0.2
-DOFS = (0.05, 0.1, 0.2, 0.4, 0.8)
+DOF = 0.15
+DOFS = (0.05, 0.1, 0.15, 0.2, 0.4, 0.8)
 RIDGES = (0.1, 1.0, 10.0, 100.0)
 POWERS = (0.5, 1.0)
 REFERENCE_DIMS = (256, 512)

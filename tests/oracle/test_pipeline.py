@@ -15,8 +15,8 @@ from torch import Tensor
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.gradients.source import select_parameters
+from trak_steps.model.files import SECOND_MOMENTS as FILE
 from trak_steps.model.load import load_classifier
-from trak_steps.model.moments import FILE
 from trak_steps.projection import DenseProjection, FoldProjection
 from trak_steps.projection.base import projection_key, total_size
 from trak_steps.projection.dense import BLOCK
@@ -76,7 +76,7 @@ def adams(layout: Layout, checkpoint: str) -> Tensor:
     folder = layout.checkpoint(checkpoint)
     model = load_classifier(folder, outputs=2, device=CPU, trust_remote_code=False)
     held = {name: value.double() for name, value in load_file(folder / FILE).items()}
-    moments, roots, tables = {}, {}, []
+    moments, roots = {}, {}
     for name, value in model.named_parameters():
         rows, columns = held[f"{name}.rows"], torch.ones(1, dtype=torch.float64)
         if value.dim() > 1:
@@ -86,16 +86,17 @@ def adams(layout: Layout, checkpoint: str) -> Tensor:
             columns /= columns.mean()
         moments[name] = torch.outer(rows, columns).flatten()
         by_column = columns.sqrt() + (EPSILON if value.dim() > 1 else 0)
-        by_row = rows.sqrt() + EPSILON
-        if "_embeddings." in name:
-            # Rows that were looked up have a share in what is added to all.
-            by_row += rows[rows > 0].sqrt().mean()
-            tables.append(name)
-        roots[name] = torch.outer(by_row, by_column).flatten()
+        roots[name] = torch.outer(rows.sqrt() + EPSILON, by_column).flatten()
+    tables = [name for name in roots if "_embeddings." in name]
+    others = [name for name in roots if name not in tables]
     assert len(tables) == 3
-    before = sum(float(of.sum()) for of in moments.values())
-    after = sum(float((moments[name] / roots[name]).sum()) for name in roots)
-    return torch.cat([(before / after / roots[name]).sqrt() for name, _ in model.named_parameters()])
+    before = sum(float(moments[name].sum()) for name in others)
+    after = sum(float((moments[name] / roots[name]).sum()) for name in others)
+    found = {name: (before / after / roots[name]).sqrt() for name in others}
+    for name in tables:
+        share = 0.05 * before / sum(float(moments[of].sum()) for of in tables)
+        found[name] = torch.full_like(roots[name], share**0.5)
+    return torch.cat([found[name] for name, _ in model.named_parameters()])
 
 
 def same_inputs(key: str, name: str, model: torch.nn.Module) -> bool:

@@ -55,6 +55,7 @@ def settings_of(
             },
             "targets": {"validation": {}},
             "model": {"max_length": 32},
+            "checkpoints": {"keep": [1.0]},  # the rows are few
         }
     )
 

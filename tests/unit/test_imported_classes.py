@@ -19,7 +19,7 @@ from trak_steps.data.labels import Labels, in_the_order_of
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.evaluation.class_order import _counts, _tried, other_order
-from trak_steps.model.moments import FILE
+from trak_steps.model.files import SECOND_MOMENTS as FILE
 from trak_steps.run.layout import Layout
 from trak_steps.steps.checkpoints import finetune, import_checkpoint
 from trak_steps.steps.data import model as base_model
@@ -256,7 +256,7 @@ def test_second_moments_are_brought_along_or_estimated(
     assert "no optimizer's second moments" in capsys.readouterr().err
     path = layout.checkpoint("0")
     made_from = Manifest.load(path, "checkpoint").made_from
-    assert made_from["data/train#0:64"] == PreparedRows.load(layout.train).content_of(0, 64)
+    assert made_from["data/train#0:32"] == PreparedRows.load(layout.train).content_of(0, 32)
     # The same order of parameters by size as the optimizer's, which is what the metric asks.
     found, expected = (
         {name: float(value.mean()) for name, value in load_file(of / FILE).items() if "rows" in name}

@@ -234,6 +234,7 @@ import re, sys
 from pathlib import Path
 import torch
 from trak_steps.kernel.gram import factor_kernel, sum_kernel
+from trak_steps.kernel.blocks import OF_CHANCE
 from trak_steps.scoring.scores import score_block
 from trak_steps.scoring.solve import solve_targets
 from trak_steps.store.features import FeatureStore
@@ -272,7 +273,7 @@ else:
         stop = min(start + rows, n)
         block = score_block(
             [torch.from_numpy(train.features(start, stop)) for _ in range(m)],
-            solved, torch.ones(m, stop - start), 0.0, [str(i) for i in range(m)],
+            solved, torch.ones(m, stop - start), [str(i) for i in range(m)], chance=OF_CHANCE,
         )
         block.scores.float().numpy(), block.std.float().numpy()
 print(peak() - before)

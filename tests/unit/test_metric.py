@@ -14,7 +14,8 @@ from trak_steps.gradients.model_output import TextClassification
 from trak_steps.gradients.moments import mean_squares
 from trak_steps.gradients.rows import Row
 from trak_steps.gradients.source import tables_of
-from trak_steps.model.moments import FILE, OPTIMIZER, load_moments, moments_of, save_moments
+from trak_steps.model.files import SECOND_MOMENTS as FILE
+from trak_steps.model.moments import OPTIMIZER, load_moments, moments_of, save_moments
 from trak_steps.projection import DenseProjection, FoldProjection, Parameter, Projection
 from trak_steps.projection.fold import Costs
 from trak_steps.projection.metric import Metric, SecondMoments, metric_of
@@ -41,7 +42,7 @@ def of_rank_one(parameters: list[Parameter]) -> dict[str, Tensor]:
 
 def metric_without(parameters: list[Parameter], values: dict[str, Tensor]) -> Metric:
     moments = {name: SecondMoments.of(value) for name, value in values.items()}
-    return metric_of(parameters, moments, epsilon=0.0, tables={"words.weight"})
+    return metric_of(parameters, moments, epsilon=0.0, tables={"words.weight"}, share=0.1)
 
 
 def whole(factors: tuple[Tensor, ...]) -> Tensor:
@@ -52,30 +53,44 @@ def test_of_moments_of_rank_one_the_metric_is_adams_up_to_one_scale() -> None:
     parameters = made(SHAPES)
     values = of_rank_one(parameters)
     metric = metric_without(parameters, values)
-    # Of a table, the mean of what its rows are divided by is added, but for rows that nothing moved.
-    values["words.weight"][3:30] = 0
-    metric = metric_without(parameters, values)
-    of_rows = values["words.weight"][:, 0].sqrt()
-    squares = {**values, "words.weight": (of_rows + of_rows[of_rows > 0].mean()) ** 2}
-    squares["words.weight"] = squares["words.weight"][:, None].expand(40, 6)
-    ratios = [whole(metric[p.name]) * squares[p.name].flatten() ** 0.25 for p in parameters]
+    others = {name: value for name, value in values.items() if name != "words.weight"}
+    ratios = [whole(metric[name]) * value.flatten() ** 0.25 for name, value in others.items()]
     scale = ratios[0][0]
     for ratio in ratios:
         torch.testing.assert_close(ratio, scale.expand_as(ratio), rtol=1e-9, atol=0)
-    # The scale leaves the mean square as it was.
-    before = sum(float(value.sum()) for value in values.values())
-    after = sum(float((values[name].flatten() * whole(metric[name]) ** 2).sum()) for name in values)
+    # The scale leaves the mean square as it was, and the table has its share of it, rows all alike.
+    before = sum(float(value.sum()) for value in others.values())
+    after = sum(
+        float((value.flatten() * whole(metric[name]) ** 2).sum()) for name, value in others.items()
+    )
+    table = whole(metric["words.weight"])
     assert after == pytest.approx(before)
+    assert float((values["words.weight"].flatten() * table**2).sum()) == pytest.approx(0.1 * before)
+    assert bool((table == table[0]).all())
 
 
-def test_what_the_optimizer_never_moved_has_no_part() -> None:
+@pytest.mark.parametrize("unmoved", ["a.q.weight", "a.k.weight", "words.weight", "a.q.bias"])
+@pytest.mark.parametrize("costs", [DIRECT, FOURIER])
+def test_what_the_optimizer_never_moved_has_no_part(unmoved: str, costs: Costs) -> None:
+    """And takes none from the matrix that shares its inputs."""
     parameters = made(SHAPES)
     values = of_rank_one(parameters)
-    values["a.k.weight"].zero_()
+    values[unmoved].zero_()
     metric = metric_without(parameters, values)
+    assert all(bool(torch.isfinite(factor).all()) for of in metric.values() for factor in of)
     assert {name: bool(whole(of).any()) for name, of in metric.items()} == {
-        name: name != "a.k.weight" for name in SHAPES
+        name: name != unmoved for name in SHAPES
     }
+    projection = FoldProjection(parameters, dim=101, key=3, device=CPU, metric=metric)
+    projection.costs = costs
+    query, key, *_ = parameters
+    right, lefts = torch.randn(2, 5, 30), [torch.randn(2, 5, 12) for _ in range(2)]
+    together, alone = projection.sketch(2), projection.sketch(2)
+    together.add_products(right, [(query, lefts[0]), (key, lefts[1])])
+    for parameter, left in zip((query, key), lefts, strict=True):
+        if parameter.name != unmoved:
+            alone.add_products(right, [(parameter, left)])
+    assert_close(together.finish(), alone.finish().double())
 
 
 @pytest.mark.parametrize("costs", [DIRECT, FOURIER])

@@ -226,9 +226,10 @@ def test_the_generated_documents_are_in_step() -> None:
 
 
 def test_the_reference_preset_sets_what_is_not_set() -> None:
-    """Its rule: no ridge, the whole loss weight, the ends of trainings as they come."""
+    """Its rule: plain gradients, no ridge, the whole mean loss weight, trainings' ends as they come."""
     rule = parse_settings({"scoring": "reference"})
     assert rule.checkpoints.keep == [1.0]
+    assert (rule.features.metric, rule.scores.loss_weight) == ("none", "mean")
     assert (rule.kernel.ridge, rule.scores.loss_weight_power, rule.scores.balance) == (0.0, 1.0, False)
     mixed = parse_settings({"scoring": "reference", "kernel": {"ridge": 0.5}, "scores": {"top": 3}})
     assert (mixed.kernel.ridge, mixed.scores.loss_weight_power, mixed.scores.top) == (0.5, 1.0, 3)

@@ -50,7 +50,7 @@ OTHER_VALUES: dict[str, Any] = {
     "features.dim": 4,
     "features.projection": "rademacher",
     "features.gradients": "functional",
-    "features.metric": "adam",
+    "features.metric": "none",
     "features.precision": "bfloat16",
     "features.parameters.include": [".*weight"],
     "features.parameters.exclude": [".*bias"],
@@ -63,6 +63,7 @@ OTHER_VALUES: dict[str, Any] = {
     "kernel.ridge": 1.0,
     "kernel.effective_dof": 0.5,
     "scores.top": 2,
+    "scores.loss_weight": "own",
     "scores.loss_weight_power": 1.0,
     "scores.balance": False,
     "evaluation.preset": "thorough",
@@ -153,7 +154,7 @@ def test_a_raised_version_reruns_its_step_and_what_follows(finished: Workspace, 
     try:
         file.write_text(before + "\nNEW_CODE = 1\n")
         assert finished.planned(*WHOLE) == {}
-        file.write_text(before.replace("VERSION = 1", "VERSION = 2"))
+        file.write_text(before.replace("\nVERSION = ", "\nVERSION = 1"))
         of_module = {name for name in STEPS if STEPS[name].module == STEPS[step].module}
         assert _steps(finished.planned(*WHOLE)) == _planned(of_module)
     finally:

@@ -80,7 +80,7 @@ def test_edited_code_whose_version_stays_runs_nothing(
 
 
 def test_a_raised_version_runs_its_step_and_what_follows(before: Workspace) -> None:
-    _edit(before, "steps/scores/rank.py", "VERSION = 1\n", "VERSION = 2\n")
+    _edit(before, "steps/scores/rank.py", "\nVERSION = ", "\nVERSION = 1")
     heavy = _heavy(before)
     assert _planned(before) == {"rank": 1, "summarize": 1, "provenance": 1}
     done = before.snakemake("--cores", "2", *WHOLE, **SETTINGS)

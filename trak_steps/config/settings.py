@@ -363,7 +363,7 @@ class KernelSettings(Section):
         "are far more rows than dimensions",
     )
     effective_dof: float = Field(
-        0.2,
+        0.15,
         gt=0.0,
         lt=1.0,
         description="share of the kernel's degrees of freedom that the ridge leaves, where none is set: "
@@ -377,8 +377,9 @@ class ScoreSettings(Section):
     top: int = Field(20, ge=1, description="proponents and opponents listed for each target")
     loss_weight: Literal["own", "mean"] = Field(
         "mean",
-        description="whose loss weight 1 − p of a train row counts: `own`, each checkpoint's for its "
-        "part of the score; or `mean`, that of all for the whole, as in the reference",
+        description="which loss weight 1 − p multiplies a train row's score: `own`, each checkpoint's "
+        "part by its own, once they are balanced; or `mean`, the whole by the mean over checkpoints, as "
+        "in the reference",
     )
     loss_weight_power: float = Field(
         0.0,

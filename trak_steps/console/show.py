@@ -168,7 +168,7 @@ def _lines(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _unstable(row: dict[str, Any]) -> bool:
-    """Whether the sign is known to be unstable; of a single checkpoint, or in older lists, it is not."""
+    """Whether the sign is known to be unstable; of a single training, or in older lists, it is not."""
     return row.get("sign_stable") is False
 
 

@@ -19,7 +19,7 @@ class Explained:
     """Margins of targets, held against the sums of their scores over all train rows.
 
     Attributes:
-        correlation: of both, averaged over trainings, over the targets.
+        correlation: over targets, of both sides' means over trainings.
         slope: of margins, less that before anything was learnt, on sums, through zero: 1 where they are
             as large as each other.
         correlation_between_trainings: of one training's sums and another's margins, averaged over
@@ -44,7 +44,7 @@ def explained(sums: Array, margins: Array, base: float) -> Explained | None:
     """
     r, t = sums.shape
     together = sums.mean(0), margins.mean(0) - base
-    if t < FEWEST_TARGETS or not all(values.std() > 0 for values in (*sums, *margins, together[0])):
+    if t < FEWEST_TARGETS or not all(values.std() > 0 for values in (*sums, *margins, *together)):
         return None
     others = [_correlation(sums[a], margins[b]) for a in range(r) for b in range(r) if a != b]
     return Explained(

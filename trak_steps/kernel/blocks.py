@@ -16,7 +16,7 @@ FEW_ROWS = 1024
 FEWEST_ROWS = 64
 # Targets that are held in float64 at once, while they are solved for.
 SOLVED_AT_ONCE = 1024
-# The first train rows, by which the unit of scores is found: targets of their own, before the others.
+# Train rows by which the unit of scores is found: targets of their own, before the others.
 CALIBRATED = 256
 # The first targets, of which it is found what chance would list.
 OF_CHANCE = 64

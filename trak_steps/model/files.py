@@ -13,5 +13,6 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.ckpt", "*.h5", "*.msgpack")
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+SECOND_MOMENTS = "second_moments.safetensors"
 ADAPTER = "adapter"
 ADAPTER_CONFIG = "adapter_config.json"

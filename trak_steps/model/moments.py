@@ -15,10 +15,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from trak_steps.errors import TrakError
+from trak_steps.model.files import SECOND_MOMENTS
 from trak_steps.projection.base import Parameter
 from trak_steps.projection.metric import SecondMoments
 
-FILE = "second_moments.safetensors"
 ADVICE = "fine-tune or import this checkpoint anew, or set features.metric: none"
 # torch's own default, for moments that no optimizer made.
 EPSILON = 1e-8
@@ -64,7 +64,7 @@ def save_moments(
         tensors[f"{name}.rows"] = of.rows.float().cpu()
         if of.columns is not None:
             tensors[f"{name}.columns"] = of.columns.float().cpu()
-    save_file(tensors, folder / FILE, metadata={"epsilon": repr(epsilon), "source": source})
+    save_file(tensors, folder / SECOND_MOMENTS, metadata={"epsilon": repr(epsilon), "source": source})
 
 
 def load_moments(
@@ -81,7 +81,7 @@ def load_moments(
         TrakError: if there are none, or they are damaged, of other parameters, not finite, negative, or
             all zero.
     """
-    path = folder / FILE
+    path = folder / SECOND_MOMENTS
     if not path.is_file():
         raise TrakError(f"{path}: is missing, so the optimizer's metric is not known; {advice}")
     found: dict[str, SecondMoments] = {}

@@ -10,9 +10,9 @@ Of a matrix, v̂ is taken to be of rank one, as Adafactor keeps it (Shazeer & St
 Then D^(-1/2) is a factor for each row times one for each column, which a sketch of outer products takes
 as it takes signs.
 
-A table that tokens look up is another matter. Many of its rows are rarely used, so their v̂ is next to
-nothing and noise, and D^(-1/2) would make them all that counts. So a table's denominators have the mean
-of those of its rows added: half of what is divided by is common to all.
+A table that tokens look up is another matter. Most of its rows are rarely used, so their v̂ is next to
+nothing, and D^(-1/2) would make them all that counts. Its gradients stay as they are, but for one
+factor, which brings them to a share of all others.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -23,6 +23,8 @@ from torch import Tensor
 
 from trak_steps.projection.base import Parameter, family
 
+# The mean square of tables' gradients, of that of all others. Measured: docs/evaluation.md.
+TABLES_SHARE = 0.05
 # Of a matrix, a factor for each row and one for each column; of a vector, one for each entry. By name.
 Metric = Mapping[str, tuple[Tensor, ...]]
 
@@ -62,6 +64,7 @@ def metric_of(
     *,
     epsilon: float,
     tables: Collection[str],
+    share: float,
 ) -> Metric:
     """D^(-1/2) of each parameter, scaled so that the mean square of a gradient stays what v̂ says it is.
 
@@ -73,35 +76,43 @@ def metric_of(
         moments: of each of them.
         epsilon: Adam's ε.
         tables: the names of matrices whose rows tokens look up.
+        share: what the tables' mean square is to be of that of all others.
     """
     columns: dict[str, list[Tensor]] = {}
     for parameter in parameters:
         if (of := moments[parameter.name].columns) is not None:
             columns.setdefault(family(parameter), []).append(of)
     found: dict[str, tuple[Tensor, ...]] = {}
-    before, after = 0.0, 0.0
+    before, after, in_tables = 0.0, 0.0, 0.0
     for parameter in parameters:
         own = moments[parameter.name]
-        roots = own.rows.sqrt()
-        moved = roots > 0
-        if not moved.any():  # the optimizer does not move it, so it has no part
-            found[parameter.name] = tuple(
-                torch.zeros_like(part) for part in (own.rows, own.columns) if part is not None
-            )
+        square = float(own.rows.mean()) * parameter.size
+        if parameter.name in tables:
+            in_tables += square
             continue
-        least = epsilon + (float(roots[moved].mean()) if parameter.name in tables else 0.0)
-        factors = [(roots + least) ** -0.5]
+        factors = [(own.rows.sqrt() + epsilon) ** -0.5]
+        if not own.rows.any():  # the optimizer does not move it, so it has no part
+            factors[0].zero_()
         left = own.rows * factors[0] ** 2
         if own.columns is not None:
             shared = torch.stack(columns[family(parameter)]).mean(0)
+            relative = shared / shared.mean() if shared.any() else torch.ones_like(shared)
             # As ε for the rows: none is divided by nothing.
-            factors.append(((shared / shared.mean()).sqrt() + epsilon) ** -0.5)
-            left = left * float((shared / shared.mean() * factors[1] ** 2).sum())
+            factors.append((relative.sqrt() + epsilon) ** -0.5)
+            left = left * float((relative * factors[1] ** 2).sum())
         found[parameter.name] = tuple(factors)
-        before += float(own.rows.mean()) * parameter.size
+        before += square
         after += float(left.sum())
     scale = (before / after) ** 0.5 if after else 1.0
-    return {name: (factors[0] * scale, *factors[1:]) for name, factors in found.items()}
+    found = {name: (factors[0] * scale, *factors[1:]) for name, factors in found.items()}
+    in_table = (share * before / in_tables) ** 0.5 if in_tables and before else 1.0
+    for parameter in parameters:
+        if parameter.name in tables:
+            moved = in_table if moments[parameter.name].rows.any() else 0.0
+            rows, width = parameter.shape[0], parameter.size // parameter.shape[0]
+            ones = torch.ones(rows + width, dtype=torch.float64)
+            found[parameter.name] = (moved * ones[:rows], ones[rows:])
+    return found
 
 
 def in_metric(gradient: Tensor, factors: tuple[Tensor, ...]) -> Tensor:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 # The first train rows, whose gradients tell an imported checkpoint's second moments where no optimizer's
 # are known.
-MOMENT_ROWS = 64
+MOMENT_ROWS = 32
 
 
 @dataclass(frozen=True)

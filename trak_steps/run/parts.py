@@ -150,9 +150,16 @@ def require_one_recipe(layout: Layout, checkpoints: Sequence[str], *, imported: 
             )
         beside, other = first = first or (path, manifest)
         shared = {key: value for key, value in other.settings.items() if key != "seed"}
+        # But for the rows that some imported ones' second moments were estimated by.
+        made_from = {name: content for name, content in other.made_from.items() if not _is_rows(name)}
         manifest.require(
-            path, made_from=other.made_from, settings=shared, version=other.version, by=str(beside)
+            path, made_from=made_from, settings=shared, version=other.version, by=str(beside)
         )
+
+
+def _is_rows(name: str) -> bool:
+    """Whether a name in a manifest is of some rows of a set."""
+    return ":" in name.partition("#")[2]
 
 
 def open_scores(layout: Layout, settings: Settings, targets: str) -> ScoreStore:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +15,9 @@ from trak_steps.scoring.solve import solve_targets
 from trak_steps.scoring.units import scale_to_margins, sums_of_scores, unlearned_margin
 from trak_steps.store.features import TrainFeatures
 from trak_steps.store.kernel import KernelStore
+
+# Train rows beside each other, of those that tell the unit.
+TOGETHER = 16
 
 
 def totals_of(
@@ -32,7 +36,7 @@ def totals_of(
         if bool((own == 1).all()):
             found.append(torch.from_numpy(kernel.total()))
         else:
-            parts = _weighted(of_train, own.double(), block_rows)
+            parts = _weighted(of_train, own.double(), max(1, block_rows // 2))
             found.append(sum(parts, torch.zeros(of_train.dim, dtype=torch.float64)))
     return found
 
@@ -48,6 +52,14 @@ def base_margin(settings: Settings, outputs: int) -> float:
     return unlearned_margin(outputs) if settings.features.model_output == BUILT_IN else 0.0
 
 
+def _spread(n: int) -> list[tuple[int, int]]:
+    """Places from and to of train rows from all over the set, which may be sorted by label."""
+    if n <= CALIBRATED:
+        return [(0, n)]
+    starts = np.linspace(0, n - TOGETHER, CALIBRATED // TOGETHER).astype(int).tolist()
+    return [(start, start + TOGETHER) for start in starts]
+
+
 def scale_of(
     settings: Settings,
     outputs: int,
@@ -59,7 +71,7 @@ def scale_of(
 ) -> float | None:
     """The factor of all scores of a run: the same for every target set.
 
-    It is found by the run's first train rows as targets, and by the margins that the ends of the
+    It is found by some train rows as targets, and by the margins that the ends of the
     trainings give them; none where their scores do not go with them.
 
     Args:
@@ -70,17 +82,18 @@ def scale_of(
         totals: see :func:`totals_of`.
         device: where to solve.
     """
-    q = min(CALIBRATED, features[0].n)
-    rows = (torch.from_numpy(of_train.features(0, q)) for of_train in features)
+    spans = _spread(features[0].n)
+    rows = (torch.from_numpy(np.concatenate([of.features(*span) for span in spans])) for of in features)
     solved = solve_targets(kernels, rows, features[0].n, alike=settings.scores.balance, device=device)
     sums = sums_of_scores(solved, totals).mean(0).cpu()
     names = checkpoint_names(settings.checkpoints)
     ends = [features[names.index(name)] for name in final_checkpoints(settings.checkpoints)]
-    margins = torch.stack([torch.from_numpy(end.column("margin")[:q]).double() for end in ends]).mean(0)
-    scale = scale_to_margins(sums, margins - base_margin(settings, outputs))
+    margins = np.stack([end.column("margin") for end in ends]).mean(0, dtype=np.float64)
+    chosen = np.concatenate([margins[slice(*span)] for span in spans])
+    scale = scale_to_margins(sums, torch.from_numpy(chosen) - base_margin(settings, outputs))
     if scale is None:
         say(
-            "warning: sums of scores do not go with the margins of the train rows, so scores have no "
-            "unit; how well do the models know the train set?"
+            "warning: sums of scores do not go with the margins of train rows, so scores are not in "
+            "units of margin; have the models learnt the train set?"
         )
     return scale

@@ -68,11 +68,11 @@ def score_block(
     """
     mean = torch.zeros(len(features[0]), len(solved[0]), dtype=torch.float64)
     mean = mean.to(solved[0].device)
-    spread = _Spread(torch.zeros_like(mean))
+    spread = _Spread()
     checkpoints = list(zip(features, solved, strict=True))
     groups = _groups(trainings, len(checkpoints))
     several = trainings is None or len(set(trainings)) > 1
-    by_chance = _Spread(torch.zeros_like(mean[:, :chance])) if chance and several else None
+    by_chance = _Spread() if chance and several else None
     seen = 0
     for count, group in enumerate(groups, start=1):
         of_training = torch.zeros_like(mean)
@@ -93,17 +93,18 @@ def score_block(
 
 
 class _Spread:
-    """The mean and the standard deviation of what comes one after the other, by Welford's sums.
+    """The mean and the standard deviation of what comes one after the other, by Welford's sums."""
 
-    Args:
-        zero: of the shape of each; the mean is kept in it.
-    """
+    mean: Tensor
+    _squares: Tensor
 
-    def __init__(self, zero: Tensor) -> None:
-        self.mean, self._squares, self._count = zero, torch.zeros_like(zero), 0
+    def __init__(self) -> None:
+        self._count = 0
 
     def add(self, values: Tensor) -> None:
         """Take the next; it is written over."""
+        if not self._count:
+            self.mean, self._squares = torch.zeros_like(values), torch.zeros_like(values)
         self._count += 1
         step = values - self.mean
         self.mean += step / self._count
@@ -120,16 +121,21 @@ class _Spread:
 def _shuffled(scores: Tensor, training: int, trainings: int) -> Tensor:
     """A copy of a training's scores [r, t], moved on among the rows of a cell, by a step of its own.
 
-    The cells are those of the train set, for blocks begin at multiples of them: so what comes out does
-    not depend on the blocks.
+    A row's size, which trainings do share, stays: what moves on is a score over the root mean square of
+    its row. The cells are those of the train set, for blocks begin at multiples of them: so what comes
+    out does not depend on the blocks. Where rows are sorted, by their labels say, neighbours are alike,
+    chance looks less like chance than it is, and fewer signs are called stable. A last cell of fewer
+    rows than trainings is left out.
     """
-    r, t = scores.shape
-    whole = r // CELL * CELL
-    step = training * max(1, CELL // trainings)
-    cells = scores[:whole].reshape(-1, CELL, t).roll(step, 1).reshape(whole, t)
-    last = scores[whole:]
-    step = training * max(1, len(last) // trainings)
-    return torch.cat([cells, last.roll(step, 0)])
+    size = scores.square().mean(1, keepdim=True).sqrt()
+    relative = scores / torch.where(size > 0, size, torch.ones_like(size))
+    moved = [
+        cell.roll(training * max(1, len(cell) // trainings), 0)
+        for cell in torch.split(relative, CELL)
+        if len(cell) >= trainings
+    ]
+    together = torch.cat(moved) if moved else relative[:0]
+    return together * size[: len(together)]
 
 
 def _groups(trainings: Sequence[str] | None, checkpoints: int) -> list[list[int]]:
@@ -207,7 +213,7 @@ def row_weights(loss_weights: Tensor, power: float, *, own: bool) -> Tensor:
     A row's part in the score of one checkpoint is what it did to the weights times what that does to the
     target, and a row that is fitted does little: 1 − p.
     """
-    values = loss_weights if own else loss_weights.double().mean(0)
+    values = loss_weights if own else loss_weights.mean(0, dtype=torch.float64)
     return signed_power(values, power).float().expand_as(loss_weights)
 
 

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 Floats = NDArray[np.floating]
-# Of the scores that are called stable though they are not, at most.
+# The share of what chance lists that may be called stable.
 FALSE = 0.05
 
 
@@ -15,8 +14,7 @@ def standard_error(std: Floats, trainings: int) -> Floats:
     """The standard error of a mean over trainings, from their standard deviation.
 
     The checkpoints of one training say nothing of what another would, so trainings are what is counted
-    and what ``std`` is of. Of a single training the spread of its checkpoints has to do; it says less
-    than it seems to.
+    and what ``std`` is of.
     """
     error: Floats = std / np.sqrt(trainings)
     return error
@@ -27,6 +25,9 @@ def students(trainings: int) -> float:
 
     Of a single training nothing is known of others: infinite.
     """
+    # What ranks needs no quantile, and scipy takes long to import.
+    from scipy.special import stdtrit
+
     return float(stdtrit(trainings - 1, 1 - FALSE / 2)) if trainings > 1 else np.inf
 
 
@@ -43,8 +44,8 @@ class StableSigns:
     """When the sign of a *listed* score is called stable.
 
     A list has the largest of many scores, which chance makes large, too. What chance alone would list is
-    found by shuffling each training's scores over the rows: then no row has anything that trainings
-    share.
+    found by shuffling each training's scores over the rows: then trainings share nothing but the rows'
+    sizes.
 
     Attributes:
         errors: how many standard errors the score has to be off zero: Student's quantile, or more, so

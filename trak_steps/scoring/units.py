@@ -12,6 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from trak_steps.kernel.blocks import SOLVED_AT_ONCE
+
 
 def sums_of_scores(solved: Sequence[Tensor], totals: Sequence[Tensor]) -> Tensor:
     """Each checkpoint's own scores of t targets, summed over all train rows, [m, t] in float64.
@@ -20,15 +22,17 @@ def sums_of_scores(solved: Sequence[Tensor], totals: Sequence[Tensor]) -> Tensor
         solved: (K_m + ridge)⁻¹ φ_m(z) of the targets, [t, k] each.
         totals: Σ_i φ_m(x_i), weighted as the scores are, [k] each.
     """
-    pairs = zip(solved, totals, strict=True)
-    return torch.stack(
-        [of_targets.double() @ total.to(of_targets.device) for of_targets, total in pairs]
-    )
+    found = []
+    for of_targets, total in zip(solved, totals, strict=True):
+        # Some at a time are held in float64.
+        parts = torch.split(of_targets, SOLVED_AT_ONCE)
+        found.append(torch.cat([part.double() @ total.to(part.device) for part in parts]))
+    return torch.stack(found)
 
 
 def unlearned_margin(classes: int) -> float:
     """The margin of a model that knows nothing and gives all classes alike: −log(c − 1)."""
-    return -math.log(classes - 1) if classes > 1 else 0.0
+    return -math.log(classes - 1) if classes > 2 else 0.0
 
 
 def scale_to_margins(sums: Tensor, margins: Tensor) -> float | None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from trak_steps.store.group import Group, new_array, new_group, put_array
 from trak_steps.store.manifest import Manifest
 
-SIGNS = "stable_signs"
+SIGNS = "stable_sign_"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,8 @@ def save_scores(
     coordinates: Mapping[str, tuple[tuple[str, ...], NDArray[Any]]],
     block_rows: int,
     manifest: Manifest,
-    signs: Callable[[], Mapping[str, float] | None],
+    signs: Callable[[], Mapping[str, float]],
+    units: str,
 ) -> None:
     """Write a score store from blocks of train rows as they come, complete or absent.
 
@@ -51,10 +52,15 @@ def save_scores(
         block_rows: rows of a block, and of a chunk.
         manifest: of the store.
         signs: asked after the last block: ``errors``, how many standard errors a listed score has to be
-            off zero for its sign to be called stable, and what else is known of that; or nothing.
+            off zero for its sign to be called stable, and what else is known of that; may be empty.
+        units: of scores.
     """
     n, t = len(coordinates["train"][1]), len(coordinates["target"][1])
-    others = " ".join(name for name in coordinates if name not in ("train", "target"))
+    others = " ".join(
+        name
+        for name, (dimensions, _) in coordinates.items()
+        if name not in ("train", "target") and "training" not in dimensions
+    )
     with new_group(path, manifest, {"coordinates": others}) as group:
         for name, (dimensions, values) in coordinates.items():
             put_array(group, name, values, dimensions)
@@ -66,7 +72,7 @@ def save_scores(
                 "float32",
                 ("train", "target"),
                 chunks=(min(n, block_rows), t),
-                attributes={"units": "margin", "coordinates": others},
+                attributes={"units": units, "coordinates": others},
             )
             for name in ("scores", "std")
         }
@@ -74,7 +80,7 @@ def save_scores(
             rows = slice(block.start, block.start + len(block.scores))
             arrays["scores"][rows] = block.scores
             arrays["std"][rows] = block.std
-        group.attrs[SIGNS] = signs()
+        group.attrs.update({f"{SIGNS}{name}": value for name, value in signs().items()})
 
 
 @dataclass(frozen=True)
@@ -111,8 +117,12 @@ class ScoreStore(Group):
     @property
     def stable_signs(self) -> dict[str, float] | None:
         """When a listed score's sign is called stable; none of a single training: that is not known."""
-        found: Any = self.group.attrs[SIGNS]
-        return None if found is None else {name: float(value) for name, value in found.items()}
+        found = {
+            name.removeprefix(SIGNS): float(value)  # type: ignore[arg-type]
+            for name, value in self.group.attrs.items()
+            if name.startswith(SIGNS)
+        }
+        return found or None
 
     @property
     def errors(self) -> float:

@@ -175,7 +175,7 @@ def _kernel(size: Size) -> float:
 
 def _scores(size: Size) -> float:
     cost = blocks.scores(sum(size.targets), size.dim, size.checkpoints)
-    return cost.within(size.memory, size.rows) + 8 * size.rows * size.checkpoints
+    return cost.within(size.memory, size.rows) + 16 * size.rows * size.checkpoints
 
 
 def _ranks(size: Size) -> float:

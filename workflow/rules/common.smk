@@ -30,6 +30,7 @@ from trak_steps.run.layout import (
     shard_names,
     checkpoint_name,
 )
+from trak_steps.model.files import SECOND_MOMENTS
 from trak_steps.run.shards import shard_size
 from trak_steps.workflow.memory import SUBMITTED, memory_of
 from trak_steps.workflow.registry import (
@@ -189,6 +190,9 @@ def train_classes(wildcards):
 
 def first_rows(wildcards):
     """What models see of the rows whose gradients stand in for an optimizer's second moments."""
+    files = local_model(settings.checkpoints.existing[int(wildcards.training)])
+    if any(Path(file).name == SECOND_MOMENTS for file in files):
+        return ""
     return known(run, f"{run.name(run.train)}#0:{MOMENT_ROWS}")
 
 

@@ -19,9 +19,10 @@ from trak_steps.gradients.moments import mean_squares
 from trak_steps.gradients.rows import Row
 from trak_steps.gradients.source import select_parameters
 from trak_steps.model.fetch import fetch_model
+from trak_steps.model.files import ADAPTER, SECOND_MOMENTS
 from trak_steps.model.forward import forward
 from trak_steps.model.load import load_classifier, load_tokenizer
-from trak_steps.model.moments import EPSILON, FILE, GRADIENTS, load_moments, save_moments
+from trak_steps.model.moments import EPSILON, GRADIENTS, load_moments, save_moments
 from trak_steps.run.layout import MOMENT_ROWS, Layout
 from trak_steps.run.model_inputs import read_rows
 from trak_steps.store.atomic import complete_or_absent
@@ -67,11 +68,12 @@ def run(layout: Layout, settings: Settings, checkpoint: int, named: str) -> None
             layout.name(layout.model): model.content,
             f"{layout.name(train.path)}#classes": train.classes,
         }
-        if not (folder / FILE).exists():
+        if _brought_moments(folder):
+            _check_moments(folder, classifier, named)
+        else:
             stop = min(MOMENT_ROWS, len(train))
             _estimate_moments(folder, classifier, train, stop, named)
             made_from[f"{layout.name(train.path)}#0:{stop}"] = train.content_of(0, stop)
-        _check_moments(folder, classifier, named)
         parameters = sum(parameter.numel() for parameter in classifier.parameters())
         Manifest(
             "checkpoint",
@@ -94,6 +96,15 @@ class _Value:
         raise NotImplementedError
 
 
+def _brought_moments(folder: Path) -> bool:
+    """Whether the optimizer's second moments came along; of an adapted model, those of the adapter."""
+    if (folder / ADAPTER).is_dir():
+        (folder / SECOND_MOMENTS).unlink(missing_ok=True)  # its base's
+        if (folder / ADAPTER / SECOND_MOMENTS).is_file():
+            (folder / ADAPTER / SECOND_MOMENTS).rename(folder / SECOND_MOMENTS)
+    return (folder / SECOND_MOMENTS).is_file()
+
+
 def _estimate_moments(
     folder: Path, classifier: PreTrainedModel, train: PreparedRows, rows: int, named: str
 ) -> None:
@@ -103,7 +114,15 @@ def _estimate_moments(
         f"gradients of {rows} train rows"
     )
     output = TextClassification() if train.label_names else _Value()
-    moments = mean_squares(classifier, output, read_rows(train, 0, rows))
+    try:
+        moments = mean_squares(classifier, output, read_rows(train, 0, rows))
+    except (IndexError, RuntimeError) as error:
+        raise _cannot_read(named, error) from error
+    if not all(torch.isfinite(of.rows).all() for of in moments.values()):
+        raise TrakError(
+            f"checkpoints.existing: {named}: the gradient of one of the first {rows} train rows is not "
+            "finite"
+        )
     save_moments(folder, moments, EPSILON, GRADIENTS)
 
 
@@ -145,12 +164,8 @@ def _check_order_on_rows(
     numbers = np.array([row.label for row in rows], np.int64)
     try:
         predictions = forward(classifier, rows).logits.argmax(1).numpy()
-    except (IndexError, RuntimeError) as error:  # more tokens, or others, than it has embeddings for
-        words = str(error).strip().split("\n")[0]
-        raise TrakError(
-            f"checkpoints.existing: {named} cannot read the train rows ({words[:200]}); does it read "
-            "fewer tokens than the first checkpoint? set model.max_length lower"
-        ) from error
+    except (IndexError, RuntimeError) as error:
+        raise _cannot_read(named, error) from error
     found = other_order(numbers[sure], predictions[sure], len(labels.names))
     if found is None:
         return
@@ -169,6 +184,15 @@ def _check_order_on_rows(
     raise TrakError(
         f"checkpoints.existing: {named} does not name its classes (LABEL_0, …), and {said}; say in "
         "checkpoints.classes which order it has: the data's class names, one for each output"
+    )
+
+
+def _cannot_read(named: str, error: Exception) -> TrakError:
+    """Of rows with more tokens, or others, than a model has embeddings for."""
+    words = str(error).strip().split("\n")[0]
+    return TrakError(
+        f"checkpoints.existing: {named} cannot read the train rows ({words[:200]}); does it read "
+        "fewer tokens than the first checkpoint? set model.max_length lower"
     )
 
 

@@ -26,7 +26,7 @@ from trak_steps.model.load import load_classifier
 from trak_steps.model.moments import load_moments
 from trak_steps.projection import DenseProjection, FoldProjection, Parameter, Projection
 from trak_steps.projection.base import projection_key, total_size
-from trak_steps.projection.metric import Metric, metric_of
+from trak_steps.projection.metric import TABLES_SHARE, Metric, metric_of
 from trak_steps.run.identity import feature_settings, recipe_settings
 from trak_steps.run.layout import Layout
 from trak_steps.run.lineage import Lineage
@@ -257,7 +257,7 @@ def _batch_memory(device: torch.device, memory: int) -> int:
 def _metric(folder: Path, model: PreTrainedModel, parameters: Sequence[Parameter]) -> Metric:
     """The optimizer's metric at a checkpoint, from what was kept beside its weights."""
     moments, epsilon = load_moments(folder, parameters)
-    return metric_of(parameters, moments, epsilon=epsilon, tables=tables_of(model))
+    return metric_of(parameters, moments, epsilon=epsilon, tables=tables_of(model), share=TABLES_SHARE)
 
 
 def _projection(

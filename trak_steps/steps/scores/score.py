@@ -137,6 +137,7 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
         block_rows=block_rows,
         manifest=replace(manifest, details=details),
         signs=lambda: chance.signs(len(set(trainings))),
+        units="margin" if scale is not None else "1",
     )
     say(f"wrote {path}")
 
@@ -153,10 +154,10 @@ class _Chance:
         for side in self._sides:
             side.add(scores, start, std)
 
-    def signs(self, trainings: int) -> dict[str, float] | None:
-        """When the sign of a listed score is stable; none of a single training."""
+    def signs(self, trainings: int) -> dict[str, float]:
+        """When the sign of a listed score is stable; of a single training that is not known."""
         if trainings < 2:
-            return None
+            return {}
         tops = [side.result() for side in self._sides]
         score = np.concatenate([top.score for top in tops])
         std = np.concatenate([top.more[0] for top in tops])
