@@ -8,6 +8,7 @@ import torch
 from conftest import attribute, small_settings
 from families import config
 from peft import LoraConfig, TaskType, get_peft_model
+from safetensors.torch import save_file
 from test_gradients import rows_of, run, slow
 from torch import nn
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -15,6 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from trak_steps.config import Settings
 from trak_steps.errors import TrakError
 from trak_steps.model.fetch import fetch_model
+from trak_steps.model.files import SECOND_MOMENTS
 from trak_steps.model.load import load_classifier
 from trak_steps.run.layout import Layout
 from trak_steps.steps.checkpoints import import_checkpoint
@@ -70,6 +72,8 @@ def test_the_gradient_is_over_the_adapter_and_the_new_head(
 
 
 def test_an_adapter_goes_from_its_folder_to_scores(adapter: Path, tmp_path: Path) -> None:
+    """Its base's second moments are not its own."""
+    save_file({"other.rows": torch.ones(1)}, tmp_path / "base" / SECOND_MOMENTS)
     settings = small_settings(
         dataset={"train_size": 20}, checkpoints={"existing": [str(adapter)], "keep": [1.0]}
     )

@@ -21,6 +21,7 @@ from trak_steps.errors import TrakError
 from trak_steps.evaluation.class_order import _counts, _tried, other_order
 from trak_steps.model.files import SECOND_MOMENTS as FILE
 from trak_steps.run.layout import Layout
+from trak_steps.run.parts import require_one_recipe
 from trak_steps.steps.checkpoints import finetune, import_checkpoint
 from trak_steps.steps.data import model as base_model
 from trak_steps.steps.data import prepare
@@ -290,3 +291,20 @@ def test_second_moments_that_are_of_no_use_are_refused(
     with pytest.raises(TrakError, match=rf"wrong/{FILE}: classifier\.weight .*not finite; delete it"):
         imported(folder)
     assert not (tmp_path / "run1" / "checkpoints" / "0").exists()
+
+
+def test_checkpoints_with_and_without_second_moments_are_scored_together(
+    trained: Layout, tmp_path: Path, data: Path
+) -> None:
+    """Whichever is the first."""
+    brought = turned(trained, tmp_path / "brought", [0, 1, 2], list(NAMES))
+    estimated = turned(trained, tmp_path / "estimated", [0, 1, 2], list(NAMES))
+    (estimated / FILE).unlink()
+    for place, order in enumerate(([brought, estimated], [estimated, brought])):
+        settings = settings_of(data, checkpoints={"existing": list(map(str, order))})
+        layout = Layout(tmp_path / f"both{place}")
+        base_model.run(layout, settings, str(order[0]))
+        prepare.run_train(layout, settings)
+        for number, folder in enumerate(order):
+            import_checkpoint.run(layout, settings, number, str(folder))
+        require_one_recipe(layout, ["0", "1"], imported=True)

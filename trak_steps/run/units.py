@@ -36,7 +36,7 @@ def totals_of(
         if bool((own == 1).all()):
             found.append(torch.from_numpy(kernel.total()))
         else:
-            parts = _weighted(of_train, own.double(), max(1, block_rows // 2))
+            parts = _weighted(of_train, own.double(), block_rows)
             found.append(sum(parts, torch.zeros(of_train.dim, dtype=torch.float64)))
     return found
 
