@@ -44,7 +44,7 @@ def test_a_step_covers_what_its_numbers_come_from_and_no_more() -> None:
     for step in ("model", "prepare", "finetune"):
         assert not any(".scoring" in name for name in _covers(step)), step
     assert "trak_steps.model.training" not in _covers("featurize")
-    assert "trak_steps.scoring.top" not in _covers("score")
+    assert "trak_steps.evaluation.lds" not in _covers("score")
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -78,7 +78,7 @@ def test_mathematics_that_is_edited_is_noticed_and_a_message_is_not(tmp_path: Pa
     _edit(copy / "kernel" / "gram.py", "the kernel is not finite", "K is not finite")
     assert changed() == set()
     _edit(copy / "scoring" / "top.py", "-1.0 if largest else 1.0", "-2.0 if largest else 1.0")
-    assert changed() == {"rank", "measure-stability", "find-mislabelled"}
+    assert changed() == {"score", "rank", "measure-stability", "find-mislabelled"}
     _edit(copy / "kernel" / "gram.py", "SINGULAR = 1e-9", "SINGULAR = 1e-8")
     assert {"kernel", "score", "measure-lds"} <= changed()
     assert not {"finetune", "featurize"} & changed()

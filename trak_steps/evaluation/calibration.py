@@ -16,7 +16,7 @@ class Calibration:
     """How much margin is lost for each unit that scores predict.
 
     Attributes:
-        slope: of the loss on the prediction, through zero: 1 where a score is in units of margin.
+        slope: of the loss on the prediction, through zero.
         correlation: of the two, over all removals; none for fewer than three.
     """
 
@@ -66,7 +66,7 @@ def slope_over_subsets(
     """How far margins differ between subsets of the train set for each unit that scores predict.
 
     Each target's own mean is taken off both sides, so the slope is that of differences, over all
-    targets: 1 where a score is in units of margin, also for changes as large as a subset is.
+    targets.
 
     Args:
         margins: averaged over a subset's trainings, [s, t].

@@ -1,10 +1,10 @@
 """The score of train rows for targets.
 
-τ(z)_i = mean_m[ φ_m(z)ᵀ K_m⁻¹ φ_m(x_i) · Q_m(x_i)^power ]
+τ(z)_i = mean_m[ φ_m(z)ᵀ K_m⁻¹ φ_m(x_i) ] · mean_m[ Q_m(x_i) ]^power
 
-(Park et al. 2023, equation 13). The reference takes the mean of Q apart from the other, as can be done
-here: see :func:`row_weights`. With K⁻¹ applied to the targets beforehand, each block of train rows
-needs one product per checkpoint.
+(Park et al. 2023, equation 13, with the two means taken apart as the reference does). Each Q may be kept
+with its checkpoint instead: see :func:`row_weights`. With K⁻¹ applied to the targets beforehand, each
+block of train rows needs one product per checkpoint.
 """
 
 from collections.abc import Iterable, Sequence

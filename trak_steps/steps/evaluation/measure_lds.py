@@ -224,7 +224,7 @@ def _measure(
 
 
 def _slope(settings: Settings, truth: Truth, predicted: Array) -> dict[str, float] | None:
-    """Of margins on sums of scores: near 1 where scores are in units of margin."""
+    """Of margins on sums of scores."""
     found = slope_over_subsets(
         truth.mean, predicted, resamples=settings.evaluation.bootstrap, seed=settings.seed
     )
