@@ -91,8 +91,10 @@ def run(
     snakemake(config, "data", layout.plan("subsets"))
     if known.exists():
         print(f"{known}: {answers.put(layout, settings, TARGETS, known)} models known")
-    snakemake(config, "all", "evaluation")
-    answers.keep(layout, settings, TARGETS, known)
+    try:
+        snakemake(config, "all", "evaluation")
+    finally:  # what was trained before an interruption is kept, too
+        print(f"{known}: {answers.keep(layout, settings, TARGETS, known)} models kept")
     flipped = changed(config, "flipped", WRONG)
     wrong = Layout(Path("results") / load_settings(flipped).run).mislabelled
     snakemake(flipped, wrong)

@@ -10,12 +10,11 @@ from numpy.typing import NDArray
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.run.layout import Layout
-from trak_steps.run.parts import open_retrained
 from trak_steps.steps.evaluation.retrain import Retrainer
 from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import digest_json
 from trak_steps.store.plan import load_plan
-from trak_steps.store.retrained import Answers, save_answers
+from trak_steps.store.retrained import Answers, find_answers, save_answers
 
 PLAN = "subsets"
 # The least correlation of the margins of one model, trained twice. Two seeds agree to some 0.9.
@@ -33,19 +32,27 @@ def _of(layout: Layout, settings: Settings, targets: str) -> dict[bytes, bytes]:
     return {name: value.encode() for name, value in parts.items()}
 
 
-def keep(layout: Layout, settings: Settings, targets: str, file: Path) -> None:
-    """Write the answers of a run's subsets to a file."""
-    retrained = open_retrained(layout, settings, PLAN, PreparedRows.load(layout.train))
-    answers = retrained.answers[targets]
-    table = pa.table(
-        {
-            "kept": [row.tobytes() for row in np.packbits(retrained.plan.kept, axis=1)],
-            "seed": retrained.plan.seeds,
-            "margin": list(answers.margin),
-            "prediction": list(answers.prediction.astype(np.int16)),
-        }
-    )
-    pq.write_table(table.replace_schema_metadata(_of(layout, settings, targets)), file)
+def keep(layout: Layout, settings: Settings, targets: str, file: Path) -> int:
+    """Write what is known of the models of a run's subsets to a file; gives how many."""
+    train = PreparedRows.load(layout.train)
+    plan, _ = load_plan(layout.plan(PLAN), len(train))
+    retrainer = Retrainer(layout, settings, train)
+    found = []
+    for kept, seed in zip(plan.kept, plan.seeds, strict=True):
+        answers = find_answers(layout.retrained_models, retrainer.identity(kept, int(seed), targets))
+        if answers is not None:
+            found.append((np.packbits(kept).tobytes(), int(seed), answers))
+    if found:
+        table = pa.table(
+            {
+                "kept": [kept for kept, _, _ in found],
+                "seed": [seed for _, seed, _ in found],
+                "margin": [answers.margin for _, _, answers in found],
+                "prediction": [answers.prediction.astype(np.int16) for _, _, answers in found],
+            }
+        )
+        pq.write_table(table.replace_schema_metadata(_of(layout, settings, targets)), file)
+    return len(found)
 
 
 def put(layout: Layout, settings: Settings, targets: str, file: Path) -> int:
