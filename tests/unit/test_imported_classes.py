@@ -282,12 +282,14 @@ def test_second_moments_that_are_of_no_use_are_refused(
 ) -> None:
     folder = turned(trained, tmp_path / "wrong", [0, 1, 2], list(NAMES))
     moments = load_file(folder / FILE)
-    save_file({"other.weight.rows": torch.ones(3)}, folder / FILE, metadata={"epsilon": "1e-8"})
+    save_file(
+        {"other.weight.rows": torch.ones(3)}, folder / FILE, metadata={"about": '{"epsilon": 1e-8}'}
+    )
     with pytest.raises(TrakError, match=rf"wrong/{FILE}: .*other parameters.*delete it there"):
         imported(folder)
     name = "classifier.weight.rows"
     moments[name][0] = torch.inf
-    save_file(moments, folder / FILE, metadata={"epsilon": "1e-8"})
+    save_file(moments, folder / FILE, metadata=about)
     with pytest.raises(TrakError, match=rf"wrong/{FILE}: classifier\.weight .*not finite; delete it"):
         imported(folder)
     assert not (tmp_path / "run1" / "checkpoints" / "0").exists()

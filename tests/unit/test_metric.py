@@ -216,7 +216,7 @@ def test_moments_that_do_not_fit_are_refused(
     model, _, folder = trained
     held = load_file(folder / FILE)
     damage(held)
-    save_file(held, folder / FILE, metadata={"epsilon": "1e-8"})
+    save_file(held, folder / FILE, metadata={"about": '{"epsilon": 1e-8}'})
     with pytest.raises(TrakError, match=rf"(?s){FILE}.*{said}.*features\.metric: none"):
         load_moments(folder, parameters_of(model))
 
@@ -271,3 +271,14 @@ def test_mean_squares_are_those_of_single_rows_gradients() -> None:
             torch.testing.assert_close(found[name].columns, expected.columns, rtol=1e-12, atol=0)
     assert not found["unused"].rows.any()
     assert all(value.requires_grad for value in model.parameters())
+
+
+def test_the_same_moments_are_the_same_bytes(
+    trained: tuple[Small, torch.optim.AdamW, Path], tmp_path: Path
+) -> None:
+    """A training that is done again has to end in the same checkpoint, bit for bit."""
+    model, optimizer, folder = trained
+    before = (folder / FILE).read_bytes()
+    for _ in range(20):
+        save_moments(tmp_path, *moments_of(optimizer, model), OPTIMIZER)
+        assert (tmp_path / FILE).read_bytes() == before

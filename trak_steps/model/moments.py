@@ -5,6 +5,7 @@
 optimizer never moved has zeros. Its metadata has Adam's ε, and where the moments are from.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from trak_steps.projection.metric import SecondMoments
 ADVICE = "fine-tune or import this checkpoint anew, or set features.metric: none"
 # torch's own default, for moments that no optimizer made.
 EPSILON = 1e-8
+ABOUT = "about"
 OPTIMIZER, GRADIENTS = "the optimizer", "gradients of train rows"
 
 
@@ -64,7 +66,9 @@ def save_moments(
         tensors[f"{name}.rows"] = of.rows.float().cpu()
         if of.columns is not None:
             tensors[f"{name}.columns"] = of.columns.float().cpu()
-    save_file(tensors, folder / SECOND_MOMENTS, metadata={"epsilon": repr(epsilon), "source": source})
+    # One entry: several are written in an order that differs from time to time.
+    about = json.dumps({"epsilon": epsilon, "source": source})
+    save_file(tensors, folder / SECOND_MOMENTS, metadata={ABOUT: about})
 
 
 def load_moments(
@@ -87,7 +91,7 @@ def load_moments(
     found: dict[str, SecondMoments] = {}
     try:
         with safe_open(path, "pt") as file:
-            epsilon = float((file.metadata() or {})["epsilon"])
+            epsilon = float(json.loads((file.metadata() or {})[ABOUT])["epsilon"])
             keys = set(file.keys())
             for parameter in parameters:
                 columns = f"{parameter.name}.columns"
@@ -95,7 +99,7 @@ def load_moments(
                     file.get_tensor(f"{parameter.name}.rows").double(),
                     file.get_tensor(columns).double() if columns in keys else None,
                 )
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise TrakError(f"{path}: is damaged, or of other parameters ({error}); {advice}") from error
     for parameter in parameters:
         _check(path, parameter, found[parameter.name], advice)
