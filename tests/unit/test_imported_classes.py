@@ -289,7 +289,7 @@ def test_second_moments_that_are_of_no_use_are_refused(
         imported(folder)
     name = "classifier.weight.rows"
     moments[name][0] = torch.inf
-    save_file(moments, folder / FILE, metadata=about)
+    save_file(moments, folder / FILE, metadata={"about": '{"epsilon": 1e-8}'})
     with pytest.raises(TrakError, match=rf"wrong/{FILE}: classifier\.weight .*not finite; delete it"):
         imported(folder)
     assert not (tmp_path / "run1" / "checkpoints" / "0").exists()
