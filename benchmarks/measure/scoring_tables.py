@@ -95,6 +95,8 @@ def removal_table(tables: Mapping[str, dict[str, Any]]) -> str:
 
 
 BASELINES = (
+    "BM25",
+    "pretrained embeddings",
     "last hidden state",
     "gradient dot product",
     "gradient cosine",
@@ -103,8 +105,12 @@ BASELINES = (
 )
 SHORT = (
     "default",
+    "1 training, all checkpoints",
+    "plain gradients at 0.25, 0.5 and 1",
     "REFERENCE",
     "last checkpoints",
+    "BM25",
+    "pretrained embeddings",
     "last hidden state",
     "gradient cosine",
     "same label",
