@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
-from trak_steps.gradients.frozen import differentiating
 from trak_steps.gradients.model_output import ModelOutput
-from trak_steps.gradients.rows import Row, collate
+from trak_steps.gradients.rows import Row
+from trak_steps.gradients.selfcheck import autograd_of
+from trak_steps.gradients.source import select_parameters
 from trak_steps.projection.metric import SecondMoments
 
 
@@ -29,16 +30,9 @@ def mean_squares(
         output: the function of the logits to differentiate.
         rows: at least one.
     """
-    named = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
-    tensors = list(named.values())
-    found = {name: SecondMoments.of(torch.zeros_like(tensor)) for name, tensor in named.items()}
+    parameters = select_parameters(model, [".*"], [])
+    found = {of.name: SecondMoments.of(torch.zeros(of.shape)) for of in parameters}
     for row in rows:
-        batch = collate([row], model.device)
-        labels = batch.pop("label")
-        with differentiating(model, tensors), torch.enable_grad():
-            margin = output.output(model(**batch).logits, labels).sum()
-            gradients = torch.autograd.grad(margin, tensors, allow_unused=True)
-        for name, gradient in zip(named, gradients, strict=True):
-            if gradient is not None:
-                found[name] = found[name].plus(SecondMoments.of(gradient.square()), 1 / len(rows))
+        for name, gradient in autograd_of(model, output, parameters, row).items():
+            found[name] = found[name].plus(SecondMoments.of(gradient.square()), 1 / len(rows))
     return found

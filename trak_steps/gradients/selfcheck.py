@@ -70,7 +70,7 @@ def check_gradients(
         GradientError: naming the parameter that differs most, and how it was run.
     """
     batch = [min(rows, key=len), max(rows, key=len)]
-    exact = [_autograd(model, output, source.parameters, row) for row in batch]
+    exact = [autograd_of(model, output, source.parameters, row) for row in batch]
     if not all(torch.isfinite(value).all() for row in exact for value in row.values()):
         return  # not the source's fault, and the features' own check names the row
     tolerances = TOLERANCES[precision]
@@ -114,10 +114,14 @@ def _project(
     return sketch.finish()
 
 
-def _autograd(
+def autograd_of(
     model: PreTrainedModel, output: ModelOutput, parameters: Sequence[Parameter], row: Row
 ) -> dict[str, Tensor]:
-    """The gradient of one row by plain autograd, without padding; unused parameters are left out."""
+    """The gradient of one row by plain autograd, without padding; unused parameters are left out.
+
+    Raises:
+        GradientError: if none has a part in the model output.
+    """
     named = dict(model.named_parameters())
     tensors = [named[parameter.name] for parameter in parameters]
     batch = collate([row], model.device)

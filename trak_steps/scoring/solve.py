@@ -31,6 +31,7 @@ def solve_targets(
     n: int,
     *,
     alike: bool,
+    scale: float | None = None,
     device: torch.device | None = None,
 ) -> list[Tensor]:
     """(K + ridge)⁻¹ φ(z) of the targets by each of m checkpoints, [t, k] each, one kernel at a time.
@@ -40,6 +41,7 @@ def solve_targets(
         targets: the targets' features by each checkpoint, [t, k]; read one at a time.
         n: train rows.
         alike: whether to balance them, so that checkpoints count alike.
+        scale: of all scores, where they have one.
         device: where to solve, if not on the CPU.
     """
     solved, roots = [], []
@@ -51,4 +53,7 @@ def solve_targets(
             roots.append(root_mean_square(solved[-1], torch.from_numpy(kernel.kernel()), n))
     if alike:
         balance(solved, roots)
+    if scale is not None:
+        for of_targets in solved:
+            of_targets *= scale
     return solved

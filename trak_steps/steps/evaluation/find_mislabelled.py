@@ -84,7 +84,7 @@ def run(layout: Layout, settings: Settings) -> None:
     together = targets_at_once(bytes_allowed(settings), settings.features.dim, len(names), most)
     for start, stop in _spans(count, together):
         some = suspects[start:stop]
-        against = _opponents(settings, names, features, kernels, weights, scale or 1.0, some)
+        against = _opponents(settings, names, features, kernels, weights, scale, some)
         parts.append(_table(train, some, against, _predicted(features, some), measures))
     table = pa.concat_tables(parts).add_column(0, "rank", [np.arange(1, count + 1)])
     made_from = {
@@ -192,16 +192,14 @@ def _opponents(
     features: list[TrainFeatures],
     kernels: list[KernelStore],
     weights: Tensor,
-    scale: float,
+    scale: float | None,
     suspects: Places,
 ) -> _Opponents:
     """What argues most against train rows [q], by the scores that the run gives them as targets."""
     n, q = features[0].n, len(suspects)
     block_rows = _block_rows(settings, q, len(names))
     gathered = (_gather(of_train, suspects, block_rows) for of_train in features)
-    solved = solve_targets(kernels, gathered, n, alike=settings.scores.balance)
-    for of_checkpoint in solved:
-        of_checkpoint *= scale
+    solved = solve_targets(kernels, gathered, n, alike=settings.scores.balance, scale=scale)
     trainings = [training_of(name) for name in names]
     strongest = TopRows(q, AGAINST, largest=False)
     spans = list(_spans(n, block_rows))

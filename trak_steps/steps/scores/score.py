@@ -82,10 +82,14 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
     totals = totals_of(features, kernels, weights, block_rows)
     scale = scale_of(settings, train.outputs, features, kernels, totals, device=device)
     of_targets = (torch.from_numpy(store.whole()) for store in stores)
-    solved = solve_targets(kernels, of_targets, len(train), alike=settings.scores.balance, device=device)
-    if scale is not None:
-        for of_checkpoint in solved:
-            of_checkpoint *= scale
+    solved = solve_targets(
+        kernels,
+        of_targets,
+        len(train),
+        alike=settings.scores.balance,
+        scale=scale,
+        device=device,
+    )
     trainings = [training_of(name) for name in names]
     of_training = _means(sums_of_scores(solved, totals).cpu().numpy(), trainings)
     ends = final_checkpoints(settings.checkpoints)

@@ -105,11 +105,13 @@ def _explained(layout: Layout, trainings: int, targets: str) -> dict[str, float 
     if found is None:
         return None
     among = found.correlation_between_trainings
-    if (found.correlation if among is None else among) < LOW:
-        of_what = "the margins" if among is None else "the margins that another training gives"
+    correlation, of_what = found.correlation, "the margins"
+    if among is not None:
+        correlation, of_what = among, "the margins that another training gives"
+    if correlation < LOW:
         say(
             f"warning: {targets}: sums of scores hardly go with {of_what} "
-            f"(correlation {found.correlation if among is None else among:.2f}): do not trust them "
+            f"(correlation {correlation:.2f}): do not trust them "
             "before `snakemake evaluation` has measured them; often models have learnt little, "
             "features.dim is small, or features.parameters leaves out much"
         )
