@@ -81,7 +81,11 @@ Checkpoint = Annotated[
     str | None, typer.Option(callback=_checkpoint, help="A checkpoint's name, such as 0 or 0-0.5.")
 ]
 Training = Annotated[
-    int | None, typer.Option(min=0, help="Or: all checkpoints of a training, by its number.")
+    str | None,
+    typer.Option(
+        callback=_checkpoint,
+        help="Or: the checkpoints that a job of the workflow has, those of a training by its number.",
+    ),
 ]
 RetrainingPlan = Literal["subsets", "removal"]
 Targets = Annotated[
@@ -174,22 +178,24 @@ def _command(function: Callable[..., None]) -> Callable[..., None]:
     return app.command()(command)
 
 
-def _checkpoints(settings: "Settings", checkpoint: str | None, training: int | None) -> list[str]:
+def _checkpoints(settings: "Settings", checkpoint: str | None, training: str | None) -> list[str]:
     """The checkpoint that is named, or those of a training."""
-    from trak_steps.run.layout import checkpoint_name, fractions
+    from trak_steps.run.layout import checkpoints_of_job
 
     if (checkpoint is None) == (training is None):
         raise typer.BadParameter("give either --checkpoint or --training")
     if checkpoint is not None:
         return [checkpoint]
-    return [checkpoint_name(str(training), fraction) for fraction in fractions(settings.checkpoints)]
+    assert training is not None
+    return checkpoints_of_job(settings.checkpoints, training)
 
 
 @_command
 def model(given: Given, source: Source = None) -> None:
     """Bring the model to fine-tune into the run, or make the demo's."""
-    existing = given.settings.checkpoints.existing
-    given.call("model", source or (existing[0] if existing else None))
+    from trak_steps.run.layout import imported
+
+    given.call("model", source or next(iter(imported(given.settings.checkpoints).values()), None))
 
 
 @_command
@@ -216,14 +222,19 @@ def finetune(
 @_command
 def import_checkpoint(
     given: Given,
-    checkpoint: Annotated[int, typer.Option(min=0, help="Place in `checkpoints.existing`.")],
+    checkpoint: Annotated[
+        str, typer.Option(callback=_checkpoint, help="Its name: 0 is the end of the first training.")
+    ],
     source: Source = None,
 ) -> None:
     """Bring a classifier that was fine-tuned elsewhere into the run, after checking that it fits."""
-    existing = given.settings.checkpoints.existing
-    if source is None and checkpoint >= len(existing):
-        raise TrakError(f"there is no checkpoint {checkpoint}: checkpoints.existing has {len(existing)}")
-    given.call("import-checkpoint", checkpoint, source or existing[checkpoint])
+    from trak_steps.run.layout import imported
+
+    named = imported(given.settings.checkpoints)
+    if source is None and checkpoint not in named:
+        known = f"names {', '.join(named)}" if named else "names none"
+        raise TrakError(f"there is no checkpoint {checkpoint}: checkpoints.existing {known}")
+    given.call("import-checkpoint", checkpoint, source or named[checkpoint])
 
 
 @_command

@@ -200,7 +200,7 @@ def test_a_kernel_of_more_rows_than_the_train_set_has_is_refused(small_run: Run,
     base_model.run(run, larger, existing)
     prepare.run_train(run, larger)
     prepare.run_targets(run, larger, TARGETS)
-    import_checkpoint.run(run, larger, 0, existing)
+    import_checkpoint.run(run, larger, "0", existing)
     attribute(run, larger)
     prepare.run_train(run, fewer)
     remove(run.train_shard("0", "00002"))

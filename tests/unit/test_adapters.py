@@ -81,7 +81,7 @@ def test_an_adapter_goes_from_its_folder_to_scores(adapter: Path, tmp_path: Path
     base_model.run(layout, settings, settings.checkpoints.existing[0])
     prepare.run_train(layout, settings)
     prepare.run_targets(layout, settings, "validation")
-    import_checkpoint.run(layout, settings, 0, settings.checkpoints.existing[0])
+    import_checkpoint.run(layout, settings, "0", settings.checkpoints.existing[0])
     attribute(layout, settings)
     store = FeatureStore.open(layout.train_shard("0", "00000"))
     assert store.features(0, 20).any()

@@ -173,7 +173,7 @@ def imported(data: Path, tmp_path: Path) -> Any:
         layout = Layout(tmp_path / f"run{next(count)}")
         base_model.run(layout, settings, str(folder))
         prepare.run_train(layout, settings)
-        import_checkpoint.run(layout, settings, 0, str(folder))
+        import_checkpoint.run(layout, settings, "0", str(folder))
         return layout, settings
 
     return bring
@@ -241,7 +241,7 @@ def test_a_checkpoint_that_reads_fewer_tokens_than_the_rows_have_is_refused(
     base_model.run(layout, settings, str(first))
     prepare.run_train(layout, settings)
     with pytest.raises(TrakError, match=r"short cannot read .*model\.max_length"):
-        import_checkpoint.run(layout, settings, 1, str(short))
+        import_checkpoint.run(layout, settings, "1", str(short))
 
 
 def test_second_moments_are_brought_along_or_estimated(
@@ -285,12 +285,12 @@ def test_second_moments_that_are_of_no_use_are_refused(
     save_file(
         {"other.weight.rows": torch.ones(3)}, folder / FILE, metadata={"about": '{"epsilon": 1e-8}'}
     )
-    with pytest.raises(TrakError, match=rf"wrong/{FILE}: .*other parameters.*delete it there"):
+    with pytest.raises(TrakError, match=rf"wrong/{FILE}: .*other parameters.*move it away"):
         imported(folder)
     name = "classifier.weight.rows"
     moments[name][0] = torch.inf
     save_file(moments, folder / FILE, metadata={"about": '{"epsilon": 1e-8}'})
-    with pytest.raises(TrakError, match=rf"wrong/{FILE}: classifier\.weight .*not finite; delete it"):
+    with pytest.raises(TrakError, match=rf"wrong/{FILE}: classifier\.weight .*not finite; move it"):
         imported(folder)
     assert not (tmp_path / "run1" / "checkpoints" / "0").exists()
 
@@ -308,5 +308,5 @@ def test_checkpoints_with_and_without_second_moments_are_scored_together(
         base_model.run(layout, settings, str(order[0]))
         prepare.run_train(layout, settings)
         for number, folder in enumerate(order):
-            import_checkpoint.run(layout, settings, number, str(folder))
+            import_checkpoint.run(layout, settings, str(number), str(folder))
         require_one_recipe(layout, ["0", "1"], imported=True)

@@ -136,7 +136,7 @@ def test_scores_are_the_formula(power: float, checkpoints: int, own: bool) -> No
     ["001122", "010212", "000000", "012345", "000112"],
     ids=["in turn", "mixed", "one", "of one state", "of different numbers of states"],
 )
-def test_the_spread_is_over_runs_or_the_states_of_one(runs: str) -> None:
+def test_mean_and_spread_are_over_runs_or_the_states_of_one(runs: str) -> None:
     n, t, k, m = 9, 4, 6, len(runs)
     features = [torch.randn(n, k) for _ in range(m)]
     solved = [torch.randn(t, k) for _ in range(m)]
@@ -147,7 +147,7 @@ def test_the_spread_is_over_runs_or_the_states_of_one(runs: str) -> None:
     means = np.stack([own[of_run == run].mean(0) for run in np.unique(of_run)])
     scale = weights.double().mean(0).sqrt().numpy()[:, None]
     spread = (means if len(means) > 1 else own).std(0, ddof=1) * scale
-    np.testing.assert_allclose(block.scores, own.mean(0) * scale, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(block.scores, means.mean(0) * scale, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(block.std, spread, rtol=1e-4, atol=1e-6)
 
 

@@ -229,8 +229,8 @@ def test_existing_checkpoints_are_scored_and_nothing_is_trained(
     assert not list(run.model.glob("*.safetensors"))
     prepare.run_train(run, settings)
     prepare.run_targets(run, settings, "validation")
-    for checkpoint in (0, 1):
-        import_checkpoint.run(run, settings, checkpoint, settings.checkpoints.existing[checkpoint])
+    for checkpoint in ("0", "1"):
+        import_checkpoint.run(run, settings, checkpoint, existing[int(checkpoint)])
     attribute(run, settings)
     assert json.loads(run.summary.read_text())["checkpoints"] == ["0", "1"]
     assert not (run.root / "training").exists()
@@ -248,7 +248,7 @@ def test_an_existing_checkpoint_that_does_not_fit_is_refused(
     base_model.run(run, settings, settings.checkpoints.existing[0])
     prepare.run_train(run, settings)
     with pytest.raises(TrakError, match=r"checkpoints\.existing: .*wrong: .* 5 .* 2"):
-        import_checkpoint.run(run, settings, 1, settings.checkpoints.existing[1])
+        import_checkpoint.run(run, settings, "1", settings.checkpoints.existing[1])
     assert not run.checkpoint("1").exists()
 
 
@@ -275,9 +275,9 @@ def test_existing_checkpoints_keep_the_order_of_their_classes(
     rows, original = PreparedRows.load(run.train), PreparedRows.load(layout.train)
     assert rows.label_names == ["not_entailment", "entailment"]
     assert (rows.column("label") == 1 - original.column("label")).all()
-    import_checkpoint.run(run, settings, 0, settings.checkpoints.existing[0])
+    import_checkpoint.run(run, settings, "0", settings.checkpoints.existing[0])
     with pytest.raises(TrakError, match=r"turned .* entailment, not_ent"):
-        import_checkpoint.run(run, settings, 1, settings.checkpoints.existing[1])
+        import_checkpoint.run(run, settings, "1", settings.checkpoints.existing[1])
     other = small_settings(checkpoints={"existing": [str(foreign)]})
     base_model.run(run, other, str(foreign))
     with pytest.raises(TrakError, match=r"foreign .* cat, dog, .* entailment"):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from forked_jobs import startup_of_shells
-from workspace import Workspace
+from workspace import TINY, Workspace
 
 AFTER_SUMMARY = {"provenance": 1}
 AFTER_RANK = {"summarize": 1, **AFTER_SUMMARY}
@@ -134,6 +134,19 @@ def test_imported_checkpoints_are_not_trained(done: Workspace) -> None:
     existing = [str(done.root / "results" / "tiny" / "checkpoints" / m) for m in ("0", "1")]
     jobs = done.planned(run="imported", checkpoints={"existing": existing})
     assert jobs["import_checkpoint"] == 2
+    assert "finetune" not in jobs
+
+
+def test_a_trainings_folder_is_imported_checkpoint_by_checkpoint(done: Workspace) -> None:
+    """Trainings may have kept others each, so a job has one of their checkpoints."""
+    checkpoints = done.root / "results" / "tiny" / "checkpoints"
+    trainings = [
+        {"run": str(checkpoints), "checkpoints": {"0": 0.25, "1": 1.0}},
+        {"run": str(checkpoints.parent), "checkpoints": {"checkpoints/0": 0.5}},
+    ]
+    jobs = done.planned(run="imported", checkpoints={"existing": trainings})
+    shards = FEATURES["featurize"] // TINY["checkpoints"]["count"]
+    assert jobs["import_checkpoint"] == jobs["kernel"] == jobs["featurize"] // shards == 3
     assert "finetune" not in jobs
 
 

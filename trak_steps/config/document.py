@@ -89,6 +89,8 @@ def _type(field: FieldInfo) -> str:
 def _type_name(annotation: Any) -> str:
     origin = typing.get_origin(annotation)
     arguments = typing.get_args(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return f"{{{', '.join(annotation.model_fields)}}}"
     if origin is typing.Annotated:
         return _type_name(arguments[0])
     if origin is dict:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from trak_steps.config.reading import as_tree, kind, read_file, read_text
-from trak_steps.config.settings import Settings
+from trak_steps.config.settings import TAGS, Settings
 from trak_steps.console.printable import printable
 from trak_steps.errors import TrakError
 
@@ -21,6 +21,7 @@ from trak_steps.errors import TrakError
 _WORDS = {
     "model_type": "should be a section of settings",
     "model_attributes_type": "should be a section of settings",
+    "missing": "is missing",
     "dict_type": "should be a section of named entries",
     "invalid_key": "should be a text, as the name of a setting",
     "list_type": "should be a list",
@@ -29,7 +30,7 @@ _WORDS = {
     "beginning with a letter or digit",
 }
 # How pydantic marks keys and the choices of a union, which are no part of a setting's name.
-_MARK = re.compile(r"\[key\]|constrained-str|list\[.*\]")
+_MARK = re.compile(r"\[key\]|constrained-str|list\[.*\]|dict\[.*\]|<\w+>")
 # Settings of earlier versions.
 RENAMED = {
     "kernel.freedom": "kernel.effective_dof",
@@ -95,6 +96,8 @@ def _explain(problem: ErrorDetails) -> str:
     """One line on one wrong setting: its name, what was given, what is allowed."""
     where = list(problem["loc"])
     if problem["type"] == "extra_forbidden":
+        # The last part is the user's own, whatever it looks like.
+        where = [part for part in where[:-1] if part not in TAGS] + where[-1:]
         if renamed := RENAMED.get(_dotted(where)):
             return f"{_dotted(where)}: is called {renamed} now"
         return f"{_dotted(where)}: there is no such setting{_nearest(where)}"
@@ -133,9 +136,9 @@ def _nearest(where: list[Any]) -> str:
 def _children(model: type[BaseModel], sections: Iterable[Any]) -> list[str]:
     for section in sections:
         field = model.model_fields.get(str(section))
-        inner = section_type(field.annotation) if field else None
+        inner = (section_type(field.annotation) or _entry_type(field.annotation)) if field else None
         if inner is None:
-            # A named entry, as under `targets`: the model stays that of the entries.
+            # An entry, as under `targets`: the model stays that of the entries.
             continue
         model = inner
     return list(model.model_fields)
@@ -149,6 +152,14 @@ def section_type(annotation: Any) -> type[BaseModel] | None:
         found = [section_type(argument) for argument in typing.get_args(annotation)]
         return next((inner for inner in found if inner), None)
     return None
+
+
+def _entry_type(annotation: Any) -> type[BaseModel] | None:
+    """The section model that an entry of a list may be, beside others."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    found = (_entry_type(argument) for argument in typing.get_args(annotation))
+    return next((inner for inner in found if inner), None)
 
 
 def setting_names(model: type[BaseModel], prefix: str = "") -> list[str]:

@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     StringConstraints,
+    Tag,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -22,6 +24,7 @@ from pydantic import (
 from trak_steps.kernel import blocks
 from trak_steps.model.device import is_device, refused_use
 from trak_steps.model.schedule import falling_together, training_steps
+from trak_steps.model.trainer_folder import checkpoints_of, is_checkpoint, require_one_model
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 TargetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
@@ -192,6 +195,66 @@ class ModelSettings(Section):
     )
 
 
+# In the places of errors these mark which kind a value is: no part of a setting's name.
+_NAMES, _MAPPING = "<names>", "<mapping>"
+_ALONE, _TRAINING = "<classifier>", "<training>"
+TAGS = (_NAMES, _MAPPING, _ALONE, _TRAINING)
+_Kept = Annotated[
+    Annotated[dict[Text, Fraction], Field(min_length=1), Tag(_MAPPING)]
+    | Annotated[list[Text], Field(min_length=1), Tag(_NAMES)],
+    Discriminator(lambda value: _MAPPING if isinstance(value, dict) else _NAMES),
+]
+
+
+class ImportedTraining(Section):
+    """A training elsewhere, and which of its checkpoints are imported."""
+
+    run: Text = Field(
+        description="a folder that `transformers.Trainer` wrote, with `checkpoint-*` folders within"
+    )
+    checkpoints: _Kept | None = Field(
+        None,
+        description="which of them; null: all. A mapping says at which fraction of the training each "
+        "is, where no `trainer_state.json` does",
+    )
+
+    @model_validator(mode="after")
+    def _fractions_are_known(self) -> Self:
+        """Once, when the settings are read: jobs are told what was found."""
+        if isinstance(self.checkpoints, dict):
+            ordered = dict(sorted(self.checkpoints.items(), key=lambda of: of[1]))
+            if len({f"{fraction:g}" for fraction in ordered.values()}) < len(ordered):
+                raise ValueError(f"checkpoints: gives a fraction twice: {ordered}"[:400])
+            require_one_model(_folder(self.run), list(ordered))
+        else:
+            ordered = checkpoints_of(_folder(self.run), self.checkpoints)
+        object.__setattr__(self, "checkpoints", ordered)  # the model is frozen for its users
+        return self
+
+    @property
+    def fractions(self) -> dict[str, float]:
+        """At which fraction of the training each checkpoint is, in this order."""
+        assert isinstance(self.checkpoints, dict)
+        return self.checkpoints
+
+
+def _folder(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # the home of nobody
+        return Path(name)
+
+
+_Classes = Annotated[
+    Annotated[dict[Text, Text], Tag(_MAPPING)] | Annotated[list[Text], Tag(_NAMES)],
+    Discriminator(lambda value: _MAPPING if isinstance(value, dict) else _NAMES),
+]
+Imported = Annotated[
+    Annotated[Text, Tag(_ALONE)] | Annotated[ImportedTraining, Tag(_TRAINING)],
+    Discriminator(lambda value: _TRAINING if isinstance(value, (dict, ImportedTraining)) else _ALONE),
+]
+
+
 class CheckpointSettings(Section):
     """The checkpoints whose features are averaged."""
 
@@ -202,33 +265,56 @@ class CheckpointSettings(Section):
         description="what is kept of each training as checkpoints, as fractions of its steps; the "
         "early ones predict what rows do better than the end does",
     )
-    existing: list[Text] = Field(
+    existing: list[Imported] = Field(
         [],
-        description="imported: folders or hub ids of classifiers, or of PEFT adapters of "
-        "classifiers; nothing is trained",
+        description="imported, and nothing is trained: `{run: folder}` for a training, of which "
+        "`transformers.Trainer` left checkpoints in a folder; or a folder or hub id of a single "
+        "classifier, or of a PEFT adapter of one",
     )
-    classes: list[Text] = Field(
+    classes: _Classes = Field(
         [],
-        description="with `existing`: the data's class names in the order of the classifiers' outputs, "
-        "for classifiers that name their classes otherwise, or not at all (`LABEL_0`, `LABEL_1`)",
+        description="with `existing`, for classifiers that name their classes otherwise than the data, "
+        "or not at all (`LABEL_0`, `LABEL_1`): a mapping from their names to the data's; or the data's "
+        "in the order of the classifiers' outputs",
     )
+
+    @property
+    def in_all(self) -> int:
+        """How many checkpoints there are, of all trainings."""
+        kept = [1 if isinstance(entry, str) else len(entry.fractions) for entry in self.existing]
+        return sum(kept) or self.count * len(self.keep)
 
     @field_validator("classes", mode="before")
     @classmethod
     def _numbers_are_names(cls, values: Any) -> Any:
         """Classes that are integers in the data are called by them."""
-        if not isinstance(values, list):
-            return values
-        return [str(value) if type(value) is int else value for value in values]
+
+        def named(value: Any) -> Any:
+            return str(value) if type(value) is int else value
+
+        if isinstance(values, dict):
+            return {named(theirs): named(own) for theirs, own in values.items()}
+        return [named(value) for value in values] if isinstance(values, list) else values
 
     @model_validator(mode="after")
     def _nothing_twice(self) -> Self:
         if len({f"{fraction:g}" for fraction in self.keep}) != len(self.keep):
             raise ValueError(f"names the same fraction twice: {self.keep}")
-        for name, other in _same_folder(self.existing):
+        alone = [entry for entry in self.existing if isinstance(entry, str)]
+        trainings = [entry.run for entry in self.existing if isinstance(entry, ImportedTraining)]
+        for name, other in _same_folder(alone):
             raise ValueError(f"existing: {name!r:.200} and {other!r:.200} are the same checkpoint")
-        if len(set(self.classes)) != len(self.classes):
-            raise ValueError(f"classes: names a class twice: {', '.join(self.classes)!r:.200}")
+        for name, other in _same_folder(trainings):
+            raise ValueError(f"existing: {name!r:.200} and {other!r:.200} are the same training")
+        of_a_training = [str(path.parent) for path in map(_folder, alone) if is_checkpoint(path)]
+        for folder, _ in _same_folder([*trainings, *of_a_training]):
+            raise ValueError(
+                f"existing: names several checkpoints of one training, {folder!r:.200}, as if they were "
+                f"trainings of their own; name it once, as {{run: {folder:.200}}}"
+            )
+        names = list(self.classes.values() if isinstance(self.classes, dict) else self.classes)
+        if len(set(names)) != len(names):
+            raise ValueError(f"classes: names a class twice: {', '.join(names)!r:.200}")
         return self
 
 
@@ -525,9 +611,7 @@ class Settings(Section):
         if info.context and info.context.get("partial"):
             return self
         dim, memory = self.features.dim, self.execution.memory_mb
-        checkpoints = len(self.checkpoints.existing) or self.checkpoints.count * len(
-            self.checkpoints.keep
-        )
+        checkpoints = self.checkpoints.in_all
         name, t = max(
             ((name, targets.size or 1) for name, targets in self.targets.items()), key=lambda of: of[1]
         )

@@ -63,7 +63,10 @@ def labels_of(rows: datasets.Dataset, column: str, where: str) -> Labels:
 
 
 def in_the_order_of(
-    labels: Labels, id2label: Mapping[int, str], named: str, classes: Sequence[str] = ()
+    labels: Labels,
+    id2label: Mapping[int, str],
+    named: str,
+    classes: Sequence[str] | Mapping[str, str] = (),
 ) -> Labels:
     """The classes in the order of an imported checkpoint's outputs.
 
@@ -75,7 +78,8 @@ def in_the_order_of(
         labels: of the data.
         id2label: of the checkpoint's configuration.
         named: the checkpoint, for messages.
-        classes: as ``checkpoints.classes``: the names in the order of the outputs.
+        classes: as ``checkpoints.classes``: the names in the order of the outputs, or the data's name
+            for each of the checkpoint's.
 
     Raises:
         TrakError: if the checkpoint or ``classes`` names other classes than the data, or both name
@@ -86,6 +90,8 @@ def in_the_order_of(
             raise TrakError("checkpoints.classes: the labels are numbers to regress on; take it out")
         return labels
     theirs = [str(id2label[i]) for i in sorted(id2label)]
+    if isinstance(classes, Mapping):
+        classes = _renamed(theirs, classes, named)
     own = None if names_no_classes(id2label, labels) else _reordered(labels, theirs)
     if classes:
         chosen = _reordered(labels, classes)
@@ -107,6 +113,16 @@ def in_the_order_of(
             "in checkpoints.classes in which order it has them"
         )
     return own or labels
+
+
+def _renamed(theirs: Sequence[str], classes: Mapping[str, str], named: str) -> list[str]:
+    """The data's names for a checkpoint's classes, in the order of its outputs."""
+    if sorted(classes) != sorted(theirs):
+        raise TrakError(
+            f"checkpoints.classes: is a mapping from {some(classes)}; {named} calls its classes "
+            f"{some(theirs)} (id2label in its config.json), each of which it has to name"
+        )
+    return [classes[name] for name in theirs]
 
 
 def names_no_classes(id2label: Mapping[int, str], labels: Labels) -> bool:

@@ -77,9 +77,9 @@ def scores(t: int, k: int, m: int) -> Cost:
     # A kernel or its factor is read, or copied, beside the targets of a checkpoint and some in float64.
     most = max(t, CALIBRATED)
     solving = 2 * matrix + SINGLE * most * k + 3 * DOUBLE * k * min(most, SOLVED_AT_ONCE)
-    # Of a score: the product; four sums, two steps to them and a product as wide as these; and what the
+    # Of a score: the product; three sums, two steps to them and a product as wide as these; and what the
     # block before gave.
-    pair = SINGLE + 7 * DOUBLE + 2 * DOUBLE + 2 * SINGLE
+    pair = SINGLE + 6 * DOUBLE + 2 * DOUBLE + 2 * SINGLE
     each = SINGLE * k * m + READ * k + pair * t + 10 * DOUBLE * min(t, OF_CHANCE)
     return Cost(each=each, fixed=solved, apart=max(solved, SINGLE * CALIBRATED * k * m) + solving)
 

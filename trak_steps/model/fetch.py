@@ -17,12 +17,16 @@ from trak_steps.model.files import (
     ADAPTER,
     ADAPTER_CONFIG,
     CODE,
+    CONFIG,
     INDEX,
     PICKLES,
     SMALL,
+    TOKENIZER,
     WEIGHTS,
     WEIGHTS_FILE,
+    tokenizer_files,
 )
+from trak_steps.model.trainer_folder import has_checkpoints, is_checkpoint
 
 
 def fetch_model(
@@ -65,6 +69,35 @@ def fetch_model(
     _copy(source, destination, SMALL, but=ADAPTER_CONFIG)
     if weights:
         _copy(source, destination / ADAPTER, (ADAPTER_CONFIG, *WEIGHTS))
+
+
+def fetch_tokenizer(destination: Path, named: str, base: str | None) -> str:
+    """Bring a tokenizer to a model that came without one; gives where it is from.
+
+    Args:
+        destination: the model's folder in the run.
+        named: the folder that the model is from; a Trainer's own folder is looked at, too.
+        base: the folder or hub id of the model that it was fine-tuned from.
+
+    Raises:
+        TrakError: if there is no tokenizer either.
+    """
+    folder = Path(named).expanduser()
+    if is_checkpoint(folder) and tokenizer_files(folder.parent):
+        _copy(folder.parent, destination, TOKENIZER)
+        return str(folder.parent)
+    if base is None:
+        raise TrakError(
+            f"checkpoints.existing: {named} has no tokenizer; set model.name_or_path to the model that "
+            "it was fine-tuned from, whose tokenizer is taken, or save the tokenizer beside it"
+        )
+    source = _find(base, list(SMALL), "model.name_or_path")
+    if not tokenizer_files(source):
+        raise TrakError(
+            f"checkpoints.existing: {named} has no tokenizer, and neither has model.name_or_path: {base}"
+        )
+    _copy(source, destination, TOKENIZER)
+    return base
 
 
 def _base_of(adapter: Path, named: str, setting: str) -> str:
@@ -122,8 +155,12 @@ def _download(name: str, patterns: list[str], setting: str) -> Path:
 
 
 def _check(folder: Path, named: str, setting: str, weights: bool) -> None:
-    if not (folder / "config.json").is_file():
-        raise TrakError(f"{setting}: {named} has no config.json, so it is not a model's folder")
+    trainer = setting == "checkpoints.existing" and has_checkpoints(folder)
+    if not (folder / CONFIG).is_file():
+        raise TrakError(
+            f"{setting}: {named} has no config.json, so it is not a model's folder"
+            + (f"; to import a training's checkpoints, write {{run: {named}}}" if trainer else "")
+        )
     if not weights or weight_files(folder):
         return
     raise _no_weights(folder, named, setting, WEIGHTS_FILE)

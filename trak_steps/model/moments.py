@@ -40,14 +40,19 @@ def moments_of(optimizer: Any, model: nn.Module) -> tuple[dict[str, SecondMoment
         for parameter in group["params"]:
             state = inner.state.get(parameter)
             if state:
-                unbiased = 1 - group["betas"][1] ** float(state["step"])
-                found[parameter] = state["exp_avg_sq"] / unbiased
+                found[parameter] = unbiased(state["exp_avg_sq"], group["betas"][1], state["step"])
     moments = {
         name: SecondMoments.of(found.get(parameter, torch.zeros_like(parameter)).detach())
         for name, parameter in model.named_parameters()
         if parameter.requires_grad
     }
     return moments, float(inner.param_groups[0]["eps"])
+
+
+def unbiased(moment: torch.Tensor, beta: float, step: Any) -> torch.Tensor:
+    """v̂, from Adam's running mean of squares after so many steps, which began at zero."""
+    found: torch.Tensor = moment / (1 - beta ** float(step))
+    return found
 
 
 def save_moments(

@@ -197,31 +197,59 @@ def checkpoint_names(settings: "CheckpointSettings") -> list[str]:
 
     A name says nothing of how many others there are, so another count renames none.
     """
+    if settings.existing:
+        return list(imported(settings))
     return [
         checkpoint_name(training, fraction)
         for training in trainings(settings)
-        for fraction in fractions(settings)
+        for fraction in sorted(settings.keep)
     ]
 
 
+def checkpoints_of_job(settings: "CheckpointSettings", job: str) -> list[str]:
+    """The checkpoints that one job has: those of a training, by its number.
+
+    Imported trainings may each have others, so there a job has one checkpoint, by its name.
+    """
+    if settings.existing:
+        return [job]
+    return [checkpoint_name(training_of(job), fraction) for fraction in sorted(settings.keep)]
+
+
+def imported(settings: "CheckpointSettings") -> dict[str, str]:
+    """Of each imported checkpoint's name, the folder or hub id that it is from.
+
+    A classifier that is imported alone is the end of a training.
+    """
+    found = {}
+    for training, entry in enumerate(settings.existing):
+        if isinstance(entry, str):
+            found[str(training)] = entry
+        else:
+            for name, fraction in entry.fractions.items():
+                found[checkpoint_name(str(training), fraction)] = str(Path(entry.run) / name)
+    return found
+
+
 def trainings(settings: "CheckpointSettings") -> list[str]:
-    """The numbers of the trainings, or of the imported checkpoints."""
+    """The numbers of the trainings."""
     return [str(i) for i in range(len(settings.existing) or settings.count)]
 
 
-def fractions(settings: "CheckpointSettings") -> list[float]:
-    """Of each training, where checkpoints are kept; of imported ones only the end is known."""
-    return [1.0] if settings.existing else sorted(settings.keep)
-
-
 def final_checkpoints(settings: "CheckpointSettings") -> list[str]:
-    """The names of each training's last checkpoint, or of all that were imported."""
+    """The names of each training's last checkpoint."""
     return list({training_of(name): name for name in checkpoint_names(settings)}.values())
 
 
 def checkpoint_name(training: str, fraction: float) -> str:
     """The checkpoint made of a training at a fraction of its steps."""
     return training if fraction == 1.0 else f"{training}-{fraction:g}"
+
+
+def fraction_of(checkpoint: str) -> float:
+    """Where in its training a checkpoint is; the end of an imported one may be before 1."""
+    _, dash, fraction = checkpoint.partition("-")
+    return float(fraction) if dash else 1.0
 
 
 def training_of(checkpoint: str) -> str:

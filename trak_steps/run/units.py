@@ -10,9 +10,14 @@ from trak_steps.config import Settings
 from trak_steps.config.settings import BUILT_IN
 from trak_steps.console.progress import say
 from trak_steps.kernel.blocks import CALIBRATED
-from trak_steps.run.layout import checkpoint_names, final_checkpoints
+from trak_steps.run.layout import checkpoint_names, final_checkpoints, training_of
 from trak_steps.scoring.solve import solve_targets
-from trak_steps.scoring.units import scale_to_margins, sums_of_scores, unlearned_margin
+from trak_steps.scoring.units import (
+    means_of_trainings,
+    scale_to_margins,
+    sums_of_scores,
+    unlearned_margin,
+)
 from trak_steps.store.features import TrainFeatures
 from trak_steps.store.kernel import KernelStore
 
@@ -85,8 +90,9 @@ def scale_of(
     spans = _spread(features[0].n)
     rows = (torch.from_numpy(np.concatenate([of.features(*span) for span in spans])) for of in features)
     solved = solve_targets(kernels, rows, features[0].n, alike=settings.scores.balance, device=device)
-    sums = sums_of_scores(solved, totals).mean(0).cpu()
     names = checkpoint_names(settings.checkpoints)
+    of_checkpoints = sums_of_scores(solved, totals).cpu()
+    sums = means_of_trainings(of_checkpoints, [training_of(name) for name in names]).mean(0)
     ends = [features[names.index(name)] for name in final_checkpoints(settings.checkpoints)]
     margins = np.stack([end.column("margin") for end in ends]).mean(0, dtype=np.float64)
     chosen = np.concatenate([margins[slice(*span)] for span in spans])

@@ -2,8 +2,9 @@
 
 τ(z)_i = mean_m[ φ_m(z)ᵀ K_m⁻¹ φ_m(x_i) ] · mean_m[ Q_m(x_i) ]^power
 
-(Park et al. 2023, equation 13, with the two means taken apart as the reference does). Each Q may be kept
-with its checkpoint instead: see :func:`row_weights`. With K⁻¹ applied to the targets beforehand, each
+(Park et al. 2023, equation 13, with the two means taken apart as the reference does). The mean is over
+trainings, of each the mean over its checkpoints. Each Q may be kept with its checkpoint instead: see
+:func:`row_weights`. With K⁻¹ applied to the targets beforehand, each
 block of train rows needs one product per checkpoint.
 """
 
@@ -66,30 +67,26 @@ def score_block(
         trainings: the one that each checkpoint is of; one of its own, if none are named.
         chance: for how many of the first targets to tell what chance would give.
     """
-    mean = torch.zeros(len(features[0]), len(solved[0]), dtype=torch.float64)
-    mean = mean.to(solved[0].device)
+    shape, device = (len(features[0]), len(solved[0])), solved[0].device
     spread = _Spread()
     checkpoints = list(zip(features, solved, strict=True))
     groups = _groups(trainings, len(checkpoints))
     several = trainings is None or len(set(trainings)) > 1
     by_chance = _Spread() if chance and several else None
-    seen = 0
     for count, group in enumerate(groups, start=1):
-        of_training = torch.zeros_like(mean)
+        of_training = torch.zeros(shape, dtype=torch.float64, device=device)
         for place in group:
             rows, of_targets = checkpoints[place]
             product = rows.to(of_targets.dtype) @ of_targets.T
             product *= weights[place, :, None].to(product.dtype)
-            seen += 1
-            mean += (product - mean) / seen
             of_training += product
         of_training /= len(group)
         if by_chance is not None:
             by_chance.add(_shuffled(of_training[:, :chance], count - 1, len(groups)))
         spread.add(of_training)
     if by_chance is None:
-        return ScoreBlock(mean, spread.std())
-    return ScoreBlock(mean, spread.std(), ByChance(by_chance.mean, by_chance.std()))
+        return ScoreBlock(spread.mean, spread.std())
+    return ScoreBlock(spread.mean, spread.std(), ByChance(by_chance.mean, by_chance.std()))
 
 
 class _Spread:

@@ -30,6 +30,19 @@ def sums_of_scores(solved: Sequence[Tensor], totals: Sequence[Tensor]) -> Tensor
     return torch.stack(found)
 
 
+def means_of_trainings(values: Tensor, trainings: Sequence[str]) -> Tensor:
+    """The mean over each training's checkpoints, [m, t] to [trainings, t].
+
+    Args:
+        values: of m checkpoints.
+        trainings: the one that each is of.
+    """
+    places: dict[str, list[int]] = {}
+    for place, training in enumerate(trainings):
+        places.setdefault(training, []).append(place)
+    return torch.stack([values[of].mean(0) for of in places.values()])
+
+
 def unlearned_margin(classes: int) -> float:
     """The margin of a model that knows nothing and gives all classes alike: −log(c − 1)."""
     return -math.log(classes - 1) if classes > 2 else 0.0

@@ -12,8 +12,9 @@ from pathlib import Path
 from trak_steps.config import Settings
 from trak_steps.data.patterns import files_named, local_folder
 from trak_steps.errors import TrakError
-from trak_steps.model.files import ADAPTER_CONFIG, COPIED
-from trak_steps.run.layout import Layout
+from trak_steps.model.files import ADAPTER_CONFIG, COPIED, OPTIMIZER, tokenizer_files
+from trak_steps.model.trainer_folder import is_checkpoint
+from trak_steps.run.layout import Layout, imported
 from trak_steps.run.lineage import Lineage
 from trak_steps.store.tree import MANIFEST, digest_file
 
@@ -31,10 +32,22 @@ def local_files(settings: Settings, split: str) -> list[str]:
 
 def base_files(settings: Settings) -> list[str]:
     """The local files that the model to fine-tune is made from."""
-    existing, name = settings.checkpoints.existing, settings.model.name_or_path
-    if not existing and name == "demo":  # its vocabulary is that of the train texts
+    name = settings.model.name_or_path
+    for first in imported(settings.checkpoints).values():
+        folder = Path(first).expanduser()
+        beside = tokenizer_files(folder.parent) if is_checkpoint(folder) else []
+        base = [] if name == "demo" else local_model(name)
+        return sorted({*local_model(first), *map(str, beside), *base})
+    if name == "demo":  # its vocabulary is that of the train texts
         return local_files(settings, settings.dataset.train_split)
-    return local_model(existing[0] if existing else name)
+    return local_model(name)
+
+
+def imported_files(named: str) -> list[str]:
+    """The local files that a checkpoint is imported from: the optimizer's, too."""
+    files = local_model(named)
+    optimizer = Path(named).expanduser() / OPTIMIZER if files else None
+    return sorted([*files, str(optimizer)]) if optimizer and optimizer.is_file() else files
 
 
 def local_model(name_or_path: str) -> list[str]:

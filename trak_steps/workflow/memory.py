@@ -18,7 +18,7 @@ from trak_steps.config import Settings
 from trak_steps.kernel import blocks
 from trak_steps.model.size import stored_parameters
 from trak_steps.run.fit import bytes_allowed
-from trak_steps.run.layout import Layout, checkpoint_names, trainings
+from trak_steps.run.layout import Layout, checkpoint_names, imported, trainings
 from trak_steps.workflow.inputs import known_count, local_model
 
 MB = 10**6
@@ -287,11 +287,11 @@ def memory_of(step: str, settings: Settings, layout: Layout) -> Callable[[Any, S
 
 def _parameters(settings: Settings, layout: Layout, wildcards: Mapping[str, str]) -> int | None:
     """Of the run's model, or of an imported checkpoint that is larger."""
-    existing = settings.checkpoints.existing
-    places = [(layout.model, (existing or [settings.model.name_or_path])[0])]
-    if existing and "training" in wildcards:
-        training = wildcards["training"]
-        places.append((layout.checkpoint(training), existing[int(training)]))
+    of = imported(settings.checkpoints)
+    places = [(layout.model, next(iter(of.values()), settings.model.name_or_path))]
+    if of and "training" in wildcards:
+        checkpoint = wildcards["training"]
+        places.append((layout.checkpoint(checkpoint), of[checkpoint]))
     counts = [known_count(layout, folder, "parameters") or _stored(named) for folder, named in places]
     return max((count for count in counts if count), default=None)
 

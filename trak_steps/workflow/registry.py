@@ -62,7 +62,8 @@ _RETRAINING = (
 _ANSWERS = ("targets", *_RECIPE, "evaluation.models_per_job", "evaluation.bootstrap")
 
 STEPS = {
-    "model": Step("data.model", ("run", "model.trust_remote_code")),
+    # Where checkpoints are imported, a tokenizer may be that of the model named.
+    "model": Step("data.model", ("run", "model.trust_remote_code", "model.name_or_path")),
     "prepare": Step(
         "data.prepare",
         (
@@ -180,11 +181,9 @@ def reads(step: str, settings: Settings, targets: str = "") -> tuple[str, ...]:
     """
     names = [name.format(targets=targets) for name in STEPS[step].reads]
     existing = settings.checkpoints.existing
-    if step == "model" and not existing:
-        names.append("model.name_or_path")
-        if settings.model.name_or_path == "demo":
-            # Its vocabulary is made from the train texts; a fetched model knows no data.
-            names += ["seed", *_TEXTS, "dataset.train_split"]
+    if step == "model" and not existing and settings.model.name_or_path == "demo":
+        # Its vocabulary is made from the train texts; a fetched model knows no data.
+        names += ["seed", *_TEXTS, "dataset.train_split"]
     if step == "featurize" and not existing:
         names.append("finetune")
     split = {

@@ -1,14 +1,12 @@
 # Checkpoints: fine-tuned here, intermediate ones too, or imported.
 
-if settings.checkpoints.existing:
+if IMPORTED:
 
     rule import_checkpoint:
         input:
             model=made(run.model),
             train=ancient(made(run.train)),
-            files=lambda wildcards: local_model(
-                settings.checkpoints.existing[int(wildcards.training)]
-            ),
+            files=lambda wildcards: imported_files(IMPORTED[wildcards.training]),
         output:
             made(run.checkpoint("{training}")),
         log:
@@ -24,7 +22,7 @@ if settings.checkpoints.existing:
             **step("import-checkpoint"),
             classes=train_classes,
             first=first_rows,
-            source=lambda wildcards: named_source(int(wildcards.training)),
+            source=lambda wildcards: named_source(IMPORTED[wildcards.training]),
         message:
             "import-checkpoint: {wildcards.training}"
         shell:
@@ -38,7 +36,7 @@ else:
             model=made(run.model),
             train=ancient(made(run.train)),
         output:
-            [made(run.checkpoint(name)) for name in of_training("{training}")],
+            [made(run.checkpoint(name)) for name in of_job("{training}")],
         log:
             log_of("checkpoints/{training}"),
         benchmark:

@@ -14,23 +14,23 @@ from trak_steps.run.custom_code import custom_code
 from trak_steps.workflow.housekeeping import Turn, drop_empty, drop_surplus
 from trak_steps.workflow.inputs import (
     base_files,
+    imported_files,
     known,
     known_count,
     known_seal,
     local_files,
-    local_model,
 )
 from trak_steps.run.layout import (
     MOMENT_ROWS,
     Layout,
     checkpoint_names,
-    fractions,
+    checkpoints_of_job,
     final_checkpoints,
+    imported,
     planned_parts,
     shard_names,
-    checkpoint_name,
 )
-from trak_steps.model.files import SECOND_MOMENTS
+from trak_steps.model.files import OPTIMIZER, SECOND_MOMENTS
 from trak_steps.run.shards import shard_size
 from trak_steps.workflow.memory import SUBMITTED, memory_of
 from trak_steps.workflow.registry import (
@@ -54,8 +54,8 @@ except TrakError as error:
 
 run = Layout(Path("results") / settings.run)
 CHECKPOINTS = checkpoint_names(settings.checkpoints)
-# Of each training: where checkpoints are kept. Of imported ones, the end alone.
-FRACTIONS = fractions(settings.checkpoints)
+# Of each that is imported, the folder or hub id that it is from.
+IMPORTED = imported(settings.checkpoints)
 LAST = final_checkpoints(settings.checkpoints)
 TARGETS = list(settings.targets)
 # Of each plan of retraining: its parts.
@@ -91,13 +91,12 @@ onerror:
     drop_empty(run)
 
 
-BASE_MODEL = (settings.checkpoints.existing or [settings.model.name_or_path])[0]
+BASE_MODEL = [*IMPORTED.values(), settings.model.name_or_path][0]
 
 
-def named_source(checkpoint):
+def named_source(named):
     """The argument that names an imported checkpoint; the others do not matter."""
-    existing = settings.checkpoints.existing
-    return f"--source {shlex.quote(existing[checkpoint])}" if existing else ""
+    return f"--source {shlex.quote(named)}"
 
 
 def made(path):
@@ -109,9 +108,9 @@ def made(path):
     return f"{path}/{RECEIPT}"
 
 
-def of_training(training):
-    """The names of a training's checkpoints."""
-    return [checkpoint_name(training, fraction) for fraction in FRACTIONS]
+def of_job(job):
+    """The names of a job's checkpoints: those of a training; of imported ones, a single one."""
+    return checkpoints_of_job(settings.checkpoints, job)
 
 
 # A custom model output is code too: a change to its module reruns the features.
@@ -140,7 +139,8 @@ os.environ[VARIABLE] = str(run.refused)
 
 
 wildcard_constraints:
-    training=r"\d+",
+    # A training's number; of imported ones, a checkpoint's name.
+    training=r"\d+(-[0-9.e-]+)?" if IMPORTED else r"\d+",
     shard=r"\d{5}\d*",
     targets=r"[A-Za-z0-9][A-Za-z0-9_-]*",
 
@@ -190,8 +190,8 @@ def train_classes(wildcards):
 
 def first_rows(wildcards):
     """What models see of the rows whose gradients stand in for an optimizer's second moments."""
-    files = local_model(settings.checkpoints.existing[int(wildcards.training)])
-    if any(Path(file).name == SECOND_MOMENTS for file in files):
+    files = imported_files(IMPORTED[wildcards.training])
+    if any(Path(file).name in (SECOND_MOMENTS, OPTIMIZER) for file in files):
         return ""
     return known(run, f"{run.name(run.train)}#0:{MOMENT_ROWS}")
 
@@ -230,9 +230,7 @@ def shards(wildcards):
 def train_features(wildcards):
     """Features of the whole train set: of a training's checkpoints, or of all."""
     names = (
-        of_training(wildcards.training)
-        if "training" in wildcards.keys()
-        else CHECKPOINTS
+        of_job(wildcards.training) if "training" in wildcards.keys() else CHECKPOINTS
     )
     return [
         made(run.train_shard(name, part))

@@ -17,7 +17,7 @@ rule model:
         gpu=0,
     params:
         **step("model"),
-        source=named_source(0),
+        source=named_source(BASE_MODEL) if IMPORTED else "",
     message:
         "model: {BASE_MODEL}"
     shell:

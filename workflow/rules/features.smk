@@ -1,12 +1,12 @@
-# Features: gradients of the model output, projected. A job has all checkpoints of a training.
+# Features: gradients of the model output, projected. A job has all checkpoints of a training, or an imported one.
 
 
 rule featurize:
     input:
-        checkpoints=[made(run.checkpoint(name)) for name in of_training("{training}")],
+        checkpoints=[made(run.checkpoint(name)) for name in of_job("{training}")],
         train=ancient(made(run.train)),
     output:
-        [made(run.train_shard(name, "{shard}")) for name in of_training("{training}")],
+        [made(run.train_shard(name, "{shard}")) for name in of_job("{training}")],
     log:
         log_of("features/{training}/train/{shard}"),
     benchmark:
@@ -29,13 +29,10 @@ rule featurize:
 
 rule featurize_targets:
     input:
-        checkpoints=[made(run.checkpoint(name)) for name in of_training("{training}")],
+        checkpoints=[made(run.checkpoint(name)) for name in of_job("{training}")],
         targets=ancient(made(run.targets("{targets}"))),
     output:
-        [
-            made(run.target_features(name, "{targets}"))
-            for name in of_training("{training}")
-        ],
+        [made(run.target_features(name, "{targets}")) for name in of_job("{training}")],
     log:
         log_of("features/{training}/targets/{targets}"),
     benchmark:

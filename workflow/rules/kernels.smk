@@ -1,4 +1,4 @@
-# The kernel of each checkpoint, summed over its shards. A job has all checkpoints of a training.
+# The kernel of each checkpoint, summed over its shards. A job has all checkpoints of a training, or an imported one.
 
 
 rule kernel:
@@ -6,7 +6,7 @@ rule kernel:
         train=ancient(made(run.train)),
         shards=train_features,
     output:
-        [made(run.kernel(name)) for name in of_training("{training}")],
+        [made(run.kernel(name)) for name in of_job("{training}")],
     log:
         log_of("kernel/{training}"),
     benchmark:

@@ -19,10 +19,12 @@ from trak_steps.gradients.moments import mean_squares
 from trak_steps.gradients.rows import Row
 from trak_steps.gradients.source import select_parameters
 from trak_steps.model.fetch import fetch_model
-from trak_steps.model.files import ADAPTER, SECOND_MOMENTS
+from trak_steps.model.files import ADAPTER, SECOND_MOMENTS, tokenizer_files
+from trak_steps.model.files import OPTIMIZER as OPTIMIZER_FILE
 from trak_steps.model.forward import forward
 from trak_steps.model.load import load_classifier, load_tokenizer
-from trak_steps.model.moments import EPSILON, GRADIENTS, load_moments, save_moments
+from trak_steps.model.moments import EPSILON, GRADIENTS, OPTIMIZER, load_moments, save_moments
+from trak_steps.model.optimizer_file import moments_in
 from trak_steps.run.layout import MOMENT_ROWS, Layout
 from trak_steps.run.model_inputs import read_rows
 from trak_steps.store.atomic import complete_or_absent
@@ -34,21 +36,21 @@ VERSION = 2
 # Train rows that the order of the classes is tried on, read some at a time.
 ROWS = 256
 AT_ONCE = 8
-WITHOUT = "delete it there: gradients of train rows stand in for it"
+WITHOUT = "move it away: gradients of train rows stand in for it"
 
 
-def run(layout: Layout, settings: Settings, checkpoint: int, named: str) -> None:
+def run(layout: Layout, settings: Settings, checkpoint: str, named: str) -> None:
     """Write ``checkpoints/<m>`` after checking that it fits the data.
 
     Args:
         layout, settings: of the run.
-        checkpoint: its number.
+        checkpoint: its name.
         named: the folder or hub id that is imported.
     """
     train = PreparedRows.open(layout.train)
     model = check_folder(layout.model, "model")
     trust = settings.model.trust_remote_code
-    path = layout.checkpoint(str(checkpoint))
+    path = layout.checkpoint(checkpoint)
     with complete_or_absent(path) as folder:
         fetch_model(named, folder, setting="checkpoints.existing", weights=True, trust_remote_code=trust)
         try:
@@ -70,6 +72,9 @@ def run(layout: Layout, settings: Settings, checkpoint: int, named: str) -> None
         }
         if _brought_moments(folder):
             _check_moments(folder, classifier, named)
+        elif (optimizer := Path(named).expanduser() / OPTIMIZER_FILE).is_file():
+            save_moments(folder, *moments_in(optimizer, classifier), OPTIMIZER)
+            _check_moments(folder, classifier, named, optimizer)
         else:
             stop = min(MOMENT_ROWS, len(train))
             _estimate_moments(folder, classifier, train, stop, named)
@@ -126,18 +131,22 @@ def _estimate_moments(
     save_moments(folder, moments, EPSILON, GRADIENTS)
 
 
-def _check_moments(folder: Path, classifier: PreTrainedModel, named: str) -> None:
-    """Refuse second moments that no metric can be made of."""
+def _check_moments(
+    folder: Path, classifier: PreTrainedModel, named: str, optimizer: Path | None = None
+) -> None:
+    """Refuse second moments that no metric can be made of, also those of an optimizer's own file."""
     try:
         load_moments(folder, select_parameters(classifier, [".*"], []), advice=WITHOUT)
     except TrakError as error:
-        raise TrakError(str(error).replace(str(folder), f"checkpoints.existing: {named}")) from error
+        said = str(error).replace(str(folder), f"checkpoints.existing: {named}")
+        raise TrakError(said.replace(SECOND_MOMENTS, OPTIMIZER_FILE) if optimizer else said) from error
 
 
 def _require_same_order(train: PreparedRows, id2label: dict[int, str], named: str) -> Labels:
     """The labels are encoded once, in the order of the first checkpoint's classes; gives those."""
     labels = Labels(tuple(range(train.outputs)) if train.label_names else None, tuple(train.label_names))
-    ordered = in_the_order_of(labels, id2label, named, train.label_names if _order_is_set(train) else ())
+    order = train.manifest.settings.get("classes") or ()
+    ordered = in_the_order_of(labels, id2label, named, order)
     if ordered.names != labels.names:
         raise TrakError(
             f"checkpoints.existing: {named} has its classes in the order {some(ordered.names)}, "
@@ -210,7 +219,12 @@ def _some_rows(train: PreparedRows) -> tuple[list[Row], NDArray[np.bool_]]:
 
 
 def _require_same_vocabulary(folder: Path, base: Path, named: str, trust: bool) -> None:
-    """The rows are tokenised once, with the tokenizer of the first checkpoint."""
+    """The rows are tokenised once, with the tokenizer of the first checkpoint, or of its base.
+
+    A checkpoint without one is taken to be of the same.
+    """
+    if not tokenizer_files(folder):
+        return
     vocabularies = [
         load_tokenizer(path, max_length=1, trust_remote_code=trust).get_vocab()
         for path in (folder, base)

@@ -9,7 +9,8 @@ from trak_steps.data.labels import require_column
 from trak_steps.data.source import load_split
 from trak_steps.data.tasks import text_columns
 from trak_steps.model.demo import make_demo_model
-from trak_steps.model.fetch import fetch_model
+from trak_steps.model.fetch import fetch_model, fetch_tokenizer
+from trak_steps.model.files import tokenizer_files
 from trak_steps.model.load import count_parameters
 from trak_steps.run.layout import Layout
 from trak_steps.store.atomic import complete_or_absent
@@ -17,6 +18,7 @@ from trak_steps.store.manifest import Manifest
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
 VERSION = 1
+DEMO = "demo"
 
 
 def run(layout: Layout, settings: Settings, existing: str | None = None) -> None:
@@ -38,7 +40,11 @@ def run(layout: Layout, settings: Settings, existing: str | None = None) -> None
                 weights=False,
                 trust_remote_code=model.trust_remote_code,
             )
-        elif model.name_or_path == "demo":
+            if not tokenizer_files(folder):
+                base = None if model.name_or_path == DEMO else model.name_or_path
+                found = fetch_tokenizer(folder, existing, base)
+                say(f"{existing} has no tokenizer; took that of {found}")
+        elif model.name_or_path == DEMO:
             parameters = make_demo_model(_train_texts(settings), folder)
         else:
             fetch_model(

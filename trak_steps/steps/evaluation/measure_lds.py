@@ -21,11 +21,10 @@ from trak_steps.run.fit import bytes_allowed
 from trak_steps.run.hidden_states import HiddenStates
 from trak_steps.run.layout import (
     Layout,
-    checkpoint_name,
     checkpoint_names,
     final_checkpoints,
-    fractions,
-    trainings,
+    fraction_of,
+    training_of,
 )
 from trak_steps.run.lineage import contents
 from trak_steps.run.parts import (
@@ -131,18 +130,17 @@ def open_checkpoints(
 ) -> tuple[list[TrainFeatures], list[KernelStore], list[Checkpoint]]:
     """Open every checkpoint's features and kernel: the stores, and what predictions are made from."""
     features, kernels, checkpoints = [], [], []
-    for training in trainings(settings.checkpoints):
-        for fraction in fractions(settings.checkpoints):
-            name = checkpoint_name(training, fraction)
-            of_train = open_train_features(layout, settings, name, train)
-            kernel = open_kernel(layout, settings, name, of_train)
-            of_targets = {
-                of_set: open_target_features(layout, name, of_set, rows, of_train)
-                for of_set, rows in targets.items()
-            }
-            features.append(of_train)
-            kernels.append(kernel)
-            checkpoints.append(Checkpoint(name, training, fraction, of_train, kernel, of_targets))
+    for name in checkpoint_names(settings.checkpoints):
+        of_train = open_train_features(layout, settings, name, train)
+        kernel = open_kernel(layout, settings, name, of_train)
+        of_targets = {
+            of_set: open_target_features(layout, name, of_set, rows, of_train)
+            for of_set, rows in targets.items()
+        }
+        features.append(of_train)
+        kernels.append(kernel)
+        place = training_of(name), fraction_of(name)
+        checkpoints.append(Checkpoint(name, *place, of_train, kernel, of_targets))
     return features, kernels, checkpoints
 
 

@@ -1,11 +1,10 @@
 """Step ``score``: every train row's score for every target of a set, in one pass over the features."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from trak_steps.config import Settings
 from trak_steps.console.progress import progress, say
@@ -29,7 +28,7 @@ from trak_steps.scoring.scores import CELL, ByChance, score_block
 from trak_steps.scoring.solve import solve_targets
 from trak_steps.scoring.top import TopRows
 from trak_steps.scoring.uncertainty import stable_signs, standard_error
-from trak_steps.scoring.units import sums_of_scores
+from trak_steps.scoring.units import means_of_trainings, sums_of_scores
 from trak_steps.store.artefact import keep
 from trak_steps.store.features import TrainFeatures
 from trak_steps.store.kernel import KernelStore
@@ -91,7 +90,7 @@ def run(layout: Layout, settings: Settings, targets: str) -> None:
         device=device,
     )
     trainings = [training_of(name) for name in names]
-    of_training = _means(sums_of_scores(solved, totals).cpu().numpy(), trainings)
+    of_training = means_of_trainings(sums_of_scores(solved, totals).cpu(), trainings).numpy()
     ends = final_checkpoints(settings.checkpoints)
     margins = np.stack([stores[names.index(name)].column("margin") for name in ends])
 
@@ -168,12 +167,6 @@ class _Chance:
         with np.errstate(divide="ignore", invalid="ignore"):
             off = np.abs(score) / standard_error(std, trainings)
         return asdict(stable_signs(off, trainings))
-
-
-def _means(values: NDArray[np.float64], trainings: Sequence[str]) -> NDArray[np.float64]:
-    """The mean over each training's checkpoints, [m, t] to [trainings, t]."""
-    of = np.array(trainings)
-    return np.stack([values[of == training].mean(0) for training in dict.fromkeys(trainings)])
 
 
 def _require_one_version(features: list[TrainFeatures], kernels: list[KernelStore]) -> None:
