@@ -19,6 +19,8 @@ AFTER: dict[str, tuple[str, ...]] = {
     "rank": ("score",),
     "summarize": ("featurize", "rank"),
     "provenance": ("finetune", "import-checkpoint", "kernel", "summarize"),
+    "check-recipe": ("model", "featurize"),
+    # Of imported checkpoints, both come after "check-recipe".
     "plan-subsets": (),
     "plan-removal": ("score",),
     "retrain-subsets": ("model", "plan-subsets"),
@@ -41,6 +43,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "rank": ("prepare", "prepare-targets"),
     "summarize": ("prepare", "prepare-targets"),
     "provenance": ("prepare", "prepare-targets"),
+    "check-recipe": ("prepare", "prepare-targets"),
     "plan-subsets": ("prepare",),
     "plan-removal": ("prepare", "prepare-targets"),
     "retrain-subsets": ("prepare", "prepare-targets"),

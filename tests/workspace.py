@@ -1,5 +1,6 @@
 """A copy of the project in which a run lives, driven through Snakemake as a user would."""
 
+import json
 import multiprocessing
 import os
 import re
@@ -44,6 +45,16 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     ["pytest", "snakemake.cli", "snakemake.executors.local", "snakemake.scheduling.greedy"]
 )
+
+
+def leave_trainings(folder: Path) -> None:
+    """What three trainings by a Trainer leave, as far as the settings look at it."""
+    for seed in range(3):
+        for step in (10, 40, 80):
+            checkpoint = folder / "models" / f"seed-{seed}" / f"checkpoint-{step}"
+            checkpoint.mkdir(parents=True)
+            state = {"global_step": step, "max_steps": 80}
+            (checkpoint / "trainer_state.json").write_text(json.dumps(state))
 
 
 def copy_project(root: Path) -> None:

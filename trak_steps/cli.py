@@ -287,6 +287,12 @@ def provenance(given: Given) -> None:
 
 
 @_command
+def check_recipe(given: Given) -> None:
+    """Train some models by the recipe given for imported checkpoints, and see if they are as good."""
+    given.call("check-recipe")
+
+
+@_command
 def plan_subsets(given: Given) -> None:
     """Draw the random subsets of the train set that models are retrained on."""
     given.call("plan-subsets")

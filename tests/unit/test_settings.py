@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reruns import PRESETS
+from workspace import leave_trainings
 
 from trak_steps.config import arguments, document, load_settings, parse_settings, restrict
 from trak_steps.config.load import setting_names
@@ -193,7 +194,7 @@ def test_every_setting_is_read_by_some_step() -> None:
     settings = Settings()
     declared = {name for step in STEPS for name in reads(step, settings, targets="NAME")}
     declared |= set(HANDED)
-    declared |= set(reads("model", parse_settings({"model": {"name_or_path": "other"}})))
+    declared |= set(reads("model", parse_settings({"checkpoints": {"existing": ["imported"]}})))
     for name in setting_names(Settings):
         for other in PRESETS.get(name, ()):  # it is no more than what it sets
             assert other in setting_names(Settings)
@@ -205,7 +206,9 @@ def test_every_setting_is_read_by_some_step() -> None:
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.name)
-def test_every_preset_loads(file: Path) -> None:
+def test_every_preset_loads(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_trainings(tmp_path)
+    monkeypatch.chdir(tmp_path)
     settings = load_settings(file)
     assert settings.run in ("demo", file.stem)
 

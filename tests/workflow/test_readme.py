@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from workspace import leave_trainings
 
 from trak_steps.config import parse_settings
+from trak_steps.run.layout import imported
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,15 +34,21 @@ def test_the_settings_shown_are_settings() -> None:
     assert settings.targets["validation"].size == 100
 
 
-def test_own_checkpoints_are_imported_by_the_settings_shown_and_by_the_example() -> None:
+def test_own_checkpoints_are_imported_by_the_settings_shown_and_by_the_example(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The block stands for whole sections of the settings above it."""
+    leave_trainings(tmp_path)
+    monkeypatch.chdir(tmp_path)
     whole = {**yaml.safe_load(blocks("yaml")[0]), **yaml.safe_load(blocks("yaml")[1])}
     del whole["model"]
     example = yaml.safe_load((ROOT / "config" / "own_checkpoints.yaml").read_text(encoding="utf-8"))
     for shown in (whole, example):
         checkpoints = parse_settings(shown).checkpoints
-        assert checkpoints.existing[0] == "models/seed-0"
-        assert checkpoints.classes == ["negative", "positive"]
+        named = imported(checkpoints)
+        assert named["1-0.125"] == "models/seed-1/checkpoint-10"
+        assert len(named) == 3 * len(checkpoints.existing)
+        assert checkpoints.classes == {"LABEL_0": "negative", "LABEL_1": "positive"}
 
 
 @pytest.mark.parametrize("page", ["README.md", "config/README.md", *sorted(map(str, DOCS))])

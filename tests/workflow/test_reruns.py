@@ -82,10 +82,10 @@ OTHER_VALUES: dict[str, Any] = {
     "execution.batch_tokens": 512,
     "execution.memory_mb": 512,
 }
-ELSEWHERE = {"run", "checkpoints.existing", "checkpoints.classes"}
+ELSEWHERE = {"run", "checkpoints.existing", "checkpoints.classes", "evaluation.retrain_imported"}
 # Rules by the step that they run; several run the same.
 RULES = {"featurize_targets": "featurize"}
-ABSENT = {"import-checkpoint"}  # a run has this or fine-tuning
+ABSENT = {"import-checkpoint", "check-recipe"}  # a run has these or fine-tuning
 
 
 def _steps(jobs: dict[str, int]) -> set[str]:

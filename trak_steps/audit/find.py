@@ -81,7 +81,8 @@ def _by_settings(layout: Layout, settings: Settings, there: list[Path]) -> list[
 
 def _planned(layout: Layout, settings: Settings) -> set[Path]:
     """Plans of retraining, and what their models say."""
-    parts = {} if settings.checkpoints.existing else planned_parts(settings.evaluation)
+    known = not settings.checkpoints.existing or settings.evaluation.retrain_imported
+    parts = planned_parts(settings.evaluation) if known else {}
     answers = {layout.retrained(plan, name) for plan, names in parts.items() for name in names}
     return answers | {layout.plan(plan) for plan in parts}
 

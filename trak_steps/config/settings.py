@@ -33,6 +33,8 @@ Text = Annotated[str, StringConstraints(min_length=1)]
 
 # The model output that needs no module of the user's.
 BUILT_IN = "text_classification"
+# The model and the rows that come with this project.
+DEMO = "demo"
 # More than any array or file can hold, and more than any rate or weight can be.
 COUNTABLE = 2**63
 MOST_TRAININGS = 10000
@@ -116,7 +118,7 @@ class DatasetSettings(Section):
     """Where the rows come from."""
 
     path: Text = Field(
-        "demo",
+        DEMO,
         description="what `datasets.load_dataset` takes: a hub id, `parquet`, `csv` or `json`; "
         "or `demo`, the built-in set",
     )
@@ -185,7 +187,7 @@ class ModelSettings(Section):
     """The model that is fine-tuned."""
 
     name_or_path: Text = Field(
-        "demo",
+        DEMO,
         description="a hub id or a folder (safetensors only); or `demo`, a small BERT and a "
         "WordPiece vocabulary made from the train texts",
     )
@@ -516,6 +518,12 @@ class EvaluationSettings(Section):
     suspects: int = Field(100, ge=1, description="train rows listed whose labels look wrong")
     bootstrap: int = Field(1000, ge=100, le=100000, description="resamples behind each 95 % interval")
     models_per_job: int = Field(8, ge=1, description="models that a job retrains, one by one")
+    retrain_imported: bool = Field(
+        False,
+        description="with `checkpoints.existing`: `finetune` says how they were trained from "
+        "`model.name_or_path`, so LDS and removal can be measured; that models trained so are as often "
+        "right is checked first",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -559,7 +567,7 @@ class ExecutionSettings(Section):
 class Settings(Section):
     """One run of the pipeline."""
 
-    run: Name = Field("demo", description="the run's name; its results are in `results/<run>/`")
+    run: Name = Field(DEMO, description="the run's name; its results are in `results/<run>/`")
     seed: int = Field(0, ge=0, lt=2**31, description="every random choice derives from it")
     scoring: Literal["default", "reference"] = Field(
         "default",
@@ -635,7 +643,17 @@ class Settings(Section):
         if info.context and info.context.get("partial"):
             return self
         if self.checkpoints.existing:
+            if self.evaluation.retrain_imported and self.model.name_or_path == DEMO:
+                raise ValueError(
+                    "evaluation.retrain_imported: needs model.name_or_path, the model that "
+                    "checkpoints.existing were fine-tuned from"
+                )
             return self
+        if self.evaluation.retrain_imported:
+            raise ValueError(
+                "evaluation.retrain_imported: is of imported checkpoints, and "
+                "checkpoints.existing names none"
+            )
         if self.checkpoints.classes:
             raise ValueError(
                 "checkpoints.classes: is of imported checkpoints, and checkpoints.existing names none"

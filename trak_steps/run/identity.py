@@ -66,14 +66,15 @@ def plan_settings(settings: Settings, name: str) -> dict[str, Any]:
     return {"seed": settings.seed, "of": of, **settings.evaluation.removal.model_dump()}
 
 
-def require_known_recipe(settings: Settings) -> None:
-    """Refuse to train checkpoints again that were trained elsewhere.
+def require_recipe(settings: Settings) -> None:
+    """Refuse to train models as checkpoints were that were trained nobody says how.
 
     Raises:
-        TrakError: if checkpoints are imported.
+        TrakError: if checkpoints are imported, and `finetune` is not said to be their recipe.
     """
-    if settings.checkpoints.existing:
+    if settings.checkpoints.existing and not settings.evaluation.retrain_imported:
         raise TrakError(
             "checkpoints.existing: how these were trained is not known here, so no model can be trained "
-            "as they were; `find-mislabelled` and `measure-stability` need none"
+            "as they were; set evaluation.retrain_imported if `finetune` says it. `find-mislabelled` "
+            "and `measure-stability` need none"
         )

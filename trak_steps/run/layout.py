@@ -95,6 +95,11 @@ class Layout:
         return self.evaluation / "retrained" / plan / f"{shard}.parquet"
 
     @property
+    def recipe(self) -> Path:
+        """Whether the recipe given for imported checkpoints makes such models."""
+        return self.evaluation / "recipe.json"
+
+    @property
     def lds(self) -> Path:
         """The linear datamodeling score, its ceiling and baselines."""
         return self.evaluation / "lds.json"
@@ -131,7 +136,7 @@ class Layout:
 
     def figures(self) -> list[Path]:
         """What the evaluation measures."""
-        found = [self.lds, self.lds_curves, self.removal, self.removals]
+        found = [self.recipe, self.lds, self.lds_curves, self.removal, self.removals]
         return [*found, self.mislabelled, self.suspects, self.stability]
 
     def retrained_parts(self, plan: str) -> list[Path]:

@@ -94,6 +94,10 @@ STEPS = {
         "summary.provenance",
         ("run", "targets", "checkpoints", "features.shard_size"),
     ),
+    "check-recipe": Step(
+        "evaluation.check_recipe",
+        (*_RETRAINING, "model.name_or_path", "checkpoints.existing"),
+    ),
     "plan-subsets": Step(
         "evaluation.plan_subsets",
         ("run", "seed", "checkpoints.existing", "evaluation.lds"),
@@ -184,6 +188,8 @@ def reads(step: str, settings: Settings, targets: str = "") -> tuple[str, ...]:
     if step == "model" and not existing and settings.model.name_or_path == "demo":
         # Its vocabulary is made from the train texts; a fetched model knows no data.
         names += ["seed", *_TEXTS, "dataset.train_split"]
+    if step in ("model", "check-recipe", "plan-subsets", "plan-removal") and existing:
+        names.append("evaluation.retrain_imported")
     if step == "featurize" and not existing:
         names.append("finetune")
     split = {

@@ -1,8 +1,44 @@
 # Whether the scores can be trusted: models retrained on parts of the train set.
 
+# What models are retrained by is known of imported checkpoints only if it is given, and checked.
+RECIPE = [run.recipe] if settings.evaluation.retrain_imported else []
+
+
+if IMPORTED:
+
+    rule check_recipe:
+        input:
+            model=made(run.model),
+            train=ancient(made(run.train)),
+            targets=[ancient(made(run.targets(name))) for name in TARGETS],
+            target_features=[
+                made(run.target_features(name, TARGETS[0])) for name in LAST
+            ],
+        output:
+            run.recipe,
+        log:
+            log_of("evaluation/recipe"),
+        benchmark:
+            time_of("evaluation/recipe")
+        threads: settings.execution.threads
+        resources:
+            mem_mb=memory("check-recipe"),
+            runtime=240,
+            gpu=gpus,
+        params:
+            **step("check-recipe"),
+            output_code=MODEL_OUTPUT,
+            rows=train_rows,
+            target_rows=all_target_rows,
+        message:
+            "check-recipe: models on all rows, against those imported"
+        shell:
+            "trak-steps check-recipe {params.settings} > {log} 2>&1"
+
 
 rule plan_subsets:
     input:
+        RECIPE,
         train=ancient(made(run.train)),
     output:
         run.plan("subsets"),
@@ -26,6 +62,7 @@ rule plan_subsets:
 
 rule plan_removal:
     input:
+        RECIPE,
         train=ancient(made(run.train)),
         targets=[ancient(made(run.targets(name))) for name in TARGETS],
         checkpoint=made(run.checkpoint(LAST[0])),
@@ -227,8 +264,8 @@ rule measure_stability:
 
 rule evaluation:
     input:
-        # How imported checkpoints were trained is not known here.
-        [] if settings.checkpoints.existing else [run.lds, run.removal],
+        # How imported checkpoints were trained is not known here, unless the settings say it.
+        [] if IMPORTED and not RECIPE else [run.lds, run.removal],
         run.mislabelled,
         run.stability,
     message:

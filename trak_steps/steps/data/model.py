@@ -3,7 +3,12 @@
 Where checkpoints are imported, only the tokenizer and configuration of the first are needed.
 """
 
+import tempfile
+from pathlib import Path
+from typing import Any
+
 from trak_steps.config import Settings
+from trak_steps.config.settings import DEMO
 from trak_steps.console.progress import say
 from trak_steps.data.labels import require_column
 from trak_steps.data.source import load_split
@@ -11,14 +16,13 @@ from trak_steps.data.tasks import text_columns
 from trak_steps.model.demo import make_demo_model
 from trak_steps.model.fetch import fetch_model, fetch_tokenizer
 from trak_steps.model.files import tokenizer_files
-from trak_steps.model.load import count_parameters
+from trak_steps.model.load import count_parameters, load_config
 from trak_steps.run.layout import Layout
 from trak_steps.store.atomic import complete_or_absent
 from trak_steps.store.manifest import Manifest
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
 VERSION = 1
-DEMO = "demo"
 
 
 def run(layout: Layout, settings: Settings, existing: str | None = None) -> None:
@@ -31,15 +35,14 @@ def run(layout: Layout, settings: Settings, existing: str | None = None) -> None
     model = settings.model
     # What the memory of later jobs is reckoned from.
     parameters: int | None = None
+    details: dict[str, Any] = {}
     with complete_or_absent(layout.model) as folder:
-        if existing:
-            fetch_model(
-                existing,
-                folder,
-                setting="checkpoints.existing",
-                weights=False,
-                trust_remote_code=model.trust_remote_code,
-            )
+        if existing and settings.evaluation.retrain_imported:
+            # What models are trained from, beside those that are imported; these say the classes.
+            _fetch(settings, model.name_or_path, folder, weights=True)
+            details["classes"] = _classes(settings, existing)
+        elif existing:
+            _fetch(settings, existing, folder, weights=False)
             if not tokenizer_files(folder):
                 base = None if model.name_or_path == DEMO else model.name_or_path
                 found = fetch_tokenizer(folder, existing, base)
@@ -47,13 +50,7 @@ def run(layout: Layout, settings: Settings, existing: str | None = None) -> None
         elif model.name_or_path == DEMO:
             parameters = make_demo_model(_train_texts(settings), folder)
         else:
-            fetch_model(
-                model.name_or_path,
-                folder,
-                setting="model.name_or_path",
-                weights=True,
-                trust_remote_code=model.trust_remote_code,
-            )
+            _fetch(settings, model.name_or_path, folder, weights=True)
         if parameters is None:
             parameters = count_parameters(folder, trust_remote_code=model.trust_remote_code)
         source = existing or model.name_or_path
@@ -61,9 +58,33 @@ def run(layout: Layout, settings: Settings, existing: str | None = None) -> None
             "model",
             settings={"trust_remote_code": model.trust_remote_code},
             version=VERSION,
-            details={"source": source, "classifier": bool(existing), "parameters": parameters},
+            details={
+                "source": source,
+                "classifier": bool(existing),
+                "parameters": parameters,
+                **details,
+            },
         ).save(folder)
     say(f"wrote {layout.model}")
+
+
+def _fetch(settings: Settings, named: str, folder: Path, *, weights: bool) -> None:
+    fetch_model(
+        named,
+        folder,
+        setting="model.name_or_path" if weights else "checkpoints.existing",
+        weights=weights,
+        trust_remote_code=settings.model.trust_remote_code,
+    )
+
+
+def _classes(settings: Settings, existing: str) -> list[str]:
+    """What a classifier calls its classes, in the order of its outputs."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "classifier"
+        _fetch(settings, existing, folder, weights=False)
+        config = load_config(folder, trust_remote_code=settings.model.trust_remote_code)
+    return [str(config.id2label[i]) for i in sorted(config.id2label)]
 
 
 def _train_texts(settings: Settings) -> list[str]:

@@ -65,9 +65,13 @@ def run_train(layout: Layout, settings: Settings) -> None:
         )
     model = Manifest.load(layout.model, "model")  # its files are checked where rows are written
     if model.details["classifier"]:
-        config = load_config(layout.model, trust_remote_code=settings.model.trust_remote_code)
+        if "classes" in model.details:
+            theirs = dict(enumerate(model.details["classes"]))
+        else:
+            config = load_config(layout.model, trust_remote_code=settings.model.trust_remote_code)
+            theirs = config.id2label
         order = settings.checkpoints.classes
-        labels = in_the_order_of(labels, config.id2label, model.details["source"], order)
+        labels = in_the_order_of(labels, theirs, model.details["source"], order)
     ids = row_ids(source, dataset.row_id, where)
     places = choose_rows(len(source), dataset.train_size, dataset.sample, settings.seed, "train set")
     rows = source.select(places)

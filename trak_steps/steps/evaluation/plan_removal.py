@@ -14,10 +14,10 @@ from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.evaluation.subsets import NEAREST, NOTHING, PROPONENTS, RANDOM, random_rows
 from trak_steps.run.hidden_states import HiddenStates
-from trak_steps.run.identity import plan_settings, require_known_recipe, retraining_seed
+from trak_steps.run.identity import plan_settings, retraining_seed
 from trak_steps.run.layout import Layout, final_checkpoints
 from trak_steps.run.lineage import contents
-from trak_steps.run.parts import open_scores
+from trak_steps.run.parts import open_scores, require_known_recipe
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.plan import Plan, save_plan
 from trak_steps.store.scores import ScoreStore
@@ -30,7 +30,7 @@ NAME = "removal"
 
 def run(layout: Layout, settings: Settings) -> None:
     """Write ``evaluation/removal.plan.parquet``."""
-    require_known_recipe(settings)
+    require_known_recipe(layout, settings)
     chosen = settings.evaluation.removal
     name = next(iter(settings.targets))
     train, targets = PreparedRows.load(layout.train), PreparedRows.load(layout.targets(name))

@@ -7,8 +7,9 @@ from trak_steps.console.progress import say
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.evaluation.subsets import random_subsets
-from trak_steps.run.identity import plan_settings, require_known_recipe, retraining_seed
+from trak_steps.run.identity import plan_settings, retraining_seed
 from trak_steps.run.layout import Layout
+from trak_steps.run.parts import require_known_recipe
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.plan import Plan, save_plan
 
@@ -20,7 +21,7 @@ NAME = "subsets"
 
 def run(layout: Layout, settings: Settings) -> None:
     """Write ``evaluation/subsets.plan.parquet``: every subset once, then every one again, …"""
-    require_known_recipe(settings)
+    require_known_recipe(layout, settings)
     train = PreparedRows.open(layout.train)
     chosen = settings.evaluation.lds
     if len(train) < 2:
