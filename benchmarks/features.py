@@ -50,6 +50,7 @@ ROWS = [
         "the same for QNLI's rows at their own lengths, over that step at 128 tokens",
         "≤ 0.5",
     ),
+    ("metric_ratio", "time of features in the optimizer's metric, over plain gradients'", "≤ 1.05"),
     (
         "speedup_traker",
         "times faster than `traker`'s featurize, rows of 128 tokens in a batch of 8",
@@ -89,6 +90,7 @@ def main(
     by_k = {str(dim): figures.pop(f"step_ratio_k{dim}") for dim in speed.DIMS}
     figures["step_ratio_128"] = by_k[str(DIM)]
     figures["step_ratio_by_k"] = by_k
+    figures["metric_ratio"] = speed.metric_ratio(DIM)
     _say(start, "the two ways to sketch a layer")
     figures["crossover"] = speed.crossover()
     if not skip_traker:

@@ -12,12 +12,15 @@ from trak_steps.gradients.budget import CPU_TOKENS
 from trak_steps.gradients.frozen import differentiating
 from trak_steps.gradients.hooks import HookedGradients
 from trak_steps.gradients.model_output import TextClassification
+from trak_steps.gradients.moments import mean_squares
 from trak_steps.gradients.rows import Row, collate
 from trak_steps.gradients.selfcheck import check_gradients
-from trak_steps.gradients.source import select_parameters
+from trak_steps.gradients.source import select_parameters, tables_of
+from trak_steps.model.moments import EPSILON
 from trak_steps.projection import FoldProjection, Parameter
 from trak_steps.projection.fold import CPU as CPU_COSTS
 from trak_steps.projection.fold import Costs
+from trak_steps.projection.metric import TABLES_SHARE, Metric, metric_of
 
 CPU = torch.device("cpu")
 LENGTH = 128
@@ -72,10 +75,12 @@ def frozen_step(model: PreTrainedModel, rows: Sequence[Row]) -> Action:
     return step
 
 
-def featurize(model: PreTrainedModel, rows: Sequence[Row], dim: int) -> Action:
+def featurize(
+    model: PreTrainedModel, rows: Sequence[Row], dim: int, metric: Metric | None = None
+) -> Action:
     """Features of rows, in batches of like length."""
     parameters = select_parameters(model.requires_grad_(True), [".*"], [])
-    projection = FoldProjection(parameters, dim=dim, key=1, device=CPU)
+    projection = FoldProjection(parameters, dim=dim, key=1, device=CPU, metric=metric)
     source = HookedGradients(
         model, TextClassification(), parameters, tokens=CPU_TOKENS, example=rows[-1]
     )
@@ -88,6 +93,17 @@ def featurize(model: PreTrainedModel, rows: Sequence[Row], dim: int) -> Action:
         sketch.finish()
 
     return step
+
+
+def metric_ratio(dim: int) -> float:
+    """Time of features in the optimizer's metric, over that of plain gradients; rows of 128 tokens."""
+    model, rows = minilm(), random_rows(BATCH, LENGTH)
+    parameters = select_parameters(model.requires_grad_(True), [".*"], [])
+    moments = mean_squares(model, TextClassification(), rows[:2])
+    metric = metric_of(parameters, moments, epsilon=EPSILON, tables=tables_of(model), share=TABLES_SHARE)
+    actions = {"plain": featurize(model, rows, dim), "metric": featurize(model, rows, dim, metric)}
+    seconds = in_turn(actions, 15)
+    return seconds["metric"] / seconds["plain"]
 
 
 def step_ratios(qnli: Sequence[Row]) -> dict[str, float]:
