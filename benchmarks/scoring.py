@@ -27,6 +27,7 @@ from benchmarks.measure import answers, scoring_tables, tasks
 from benchmarks.measure.nearest import nearest
 from benchmarks.measure.scoring_figure import draw
 from benchmarks.measure.scoring_tables import RESULTS
+from benchmarks.measure.tracin import rates_before, tracin
 from benchmarks.measure.ways import Checkpoint, Checkpoints, balanced_mean, ways_to_score
 from trak_steps.config import load_settings
 from trak_steps.data.prepared import PreparedRows
@@ -179,6 +180,8 @@ def compare(config: Path, more: Path, plain: Path, dense: Path | None) -> dict[s
         return predicted
 
     ways = {name: sums(of) for name, of in ways_to_score(checkpoints)}
+    rates = rates_before(list(checkpoints.plain), settings.finetune, len(train))
+    ways["TracIn"] = sums(tracin(checkpoints.plain, rates))
     for name, similarity in nearest(layout, train, targets):
         ways[name] = kept @ similarity
     by_states = predict_by_hidden_states(layout, settings, train, {TARGETS: targets}, kept)

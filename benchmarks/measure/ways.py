@@ -40,12 +40,15 @@ class Checkpoint:
 
     Attributes:
         train, targets: features, [n, k] and [t, k].
-        weight: the loss weight 1 − p of the train rows, [n].
+        weight, target_weight: the loss weight 1 − p of the train rows and of the targets, [n] and [t].
         margin: of the train rows, [n].
     """
 
-    def __init__(self, train: Tensor, targets: Tensor, weight: Tensor, margin: Tensor) -> None:
-        self.train, self.targets, self.weight, self.margin = train, targets, weight, margin
+    def __init__(
+        self, train: Tensor, targets: Tensor, weight: Tensor, target_weight: Tensor, margin: Tensor
+    ) -> None:
+        self.train, self.targets = train, targets
+        self.weight, self.target_weight, self.margin = weight, target_weight, margin
 
     @classmethod
     def read(cls, layout: Layout, name: str, targets: str, n: int) -> "Checkpoint":
@@ -56,6 +59,7 @@ class Checkpoint:
             torch.from_numpy(train.features(0, n)).double(),
             torch.from_numpy(store.features(0, store.stop)).double(),
             torch.from_numpy(train.column("loss_weight")).double(),
+            torch.from_numpy(store.column("loss_weight")).double(),
             torch.from_numpy(train.column("margin")).double(),
         )
 
@@ -165,7 +169,8 @@ def _added_up(checkpoints: list[Checkpoint]) -> Checkpoint:
     targets = torch.stack(
         [checkpoint.targets / s for checkpoint, s in zip(checkpoints, scales, strict=True)]
     ).sum(0)
-    return Checkpoint(train, targets, checkpoints[0].weight, checkpoints[0].margin)
+    first = checkpoints[0]
+    return Checkpoint(train, targets, first.weight, first.target_weight, first.margin)
 
 
 @dataclass(frozen=True)
