@@ -57,10 +57,11 @@ benchmark: demo .venv/.dev
 	$(PIP) --editable .
 	touch $@
 
-# traker, the reference that tests compare with, asks for packages that it does not need here.
+# traker, the reference that tests compare with, and kronfluence, a baseline of the benchmarks, ask for
+# packages that they do not need here.
 .venv/.dev: .venv/.installed
 	$(PIP) --editable '.[dev,slurm]'
-	$(PIP) --no-deps traker
+	$(PIP) --no-deps traker kronfluence
 	touch $@
 
 clean:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from benchmarks.measure import answers, scoring_tables, tasks
+from benchmarks.measure.ekfac import ekfac, ways_by_ekfac
 from benchmarks.measure.nearest import nearest
 from benchmarks.measure.scoring_figure import draw
 from benchmarks.measure.scoring_tables import RESULTS
@@ -173,6 +174,8 @@ def compare(config: Path, more: Path, plain: Path, dense: Path | None) -> dict[s
     labels = train.column("label")
     classes = np.stack([kept[:, labels == label].sum(1) for label in range(train.outputs)], 1)
     truth = Truth(margins.reshape(-1, len(kept), len(targets)), classes.astype(np.float64))
+    names = checkpoint_names(settings.checkpoints)
+    by_ekfac = ekfac(layout, names, train, targets, config.with_name("ekfac"))
     checkpoints = Checkpoints(*(_checkpoints(of, len(train)) for of in (config, more, plain)))
 
     def sums(scores: Tensor) -> Array:
@@ -182,6 +185,7 @@ def compare(config: Path, more: Path, plain: Path, dense: Path | None) -> dict[s
     ways = {name: sums(of) for name, of in ways_to_score(checkpoints)}
     rates = rates_before(list(checkpoints.plain), settings.finetune, len(train))
     ways["TracIn"] = sums(tracin(checkpoints.plain, rates))
+    ways |= {name: sums(of) for name, of in ways_by_ekfac(by_ekfac)}
     for name, similarity in nearest(layout, train, targets):
         ways[name] = kept @ similarity
     by_states = predict_by_hidden_states(layout, settings, train, {TARGETS: targets}, kept)
