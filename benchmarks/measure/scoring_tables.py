@@ -100,6 +100,7 @@ BASELINES = (
     "last hidden state",
     "gradient dot product",
     "gradient cosine",
+    "TracIn",
     "same label",
     "random",
 )
