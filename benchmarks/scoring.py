@@ -45,7 +45,6 @@ DIM = 4096
 # Fewer for the dense projection, whose cost grows with them.
 DENSE_DIM, DENSE_TRAININGS = 512, 2
 RESAMPLES = 1000
-TRAININGS = 5
 # Where wrong labels are looked for: the share of labels made wrong, and the trainings.
 WRONG = {"dataset": {"flip_labels": 0.1}, "checkpoints": {"count": 2}}
 # The same trainings at other times, and with plain gradients.
@@ -74,7 +73,7 @@ def run(
         chosen,
         model,
         Path("results") / "tasks" / f"scoring-{task}",
-        checkpoints={"count": TRAININGS},
+        checkpoints={"count": chosen.trainings},
         features={"dim": DIM, "shard_size": 512},
         evaluation={
             "lds": {"subsets": chosen.subsets, "repeats": 2},
@@ -93,13 +92,16 @@ def run(
     snakemake(config, "data", layout.plan("subsets"))
     if known.exists():
         print(f"{known}: {answers.put(layout, settings, TARGETS, known)} models known")
+    figures = [] if chosen.apart else [layout.lds, layout.stability]
     try:
-        snakemake(config, "all", "evaluation")
+        snakemake(config, "all", *(figures or ["evaluation"]))
     finally:  # what was trained before an interruption is kept, too
         print(f"{known}: {answers.keep(layout, settings, TARGETS, known)} models kept")
-    flipped = changed(config, "flipped", WRONG)
-    wrong = Layout(Path("results") / load_settings(flipped).run).mislabelled
-    snakemake(flipped, wrong)
+    wrong = None
+    if chosen.apart:
+        flipped = changed(config, "flipped", WRONG)
+        wrong = Layout(Path("results") / load_settings(flipped).run).mislabelled
+        snakemake(flipped, wrong)
     more, plain = (changed(config, name, changes) for name, changes in BESIDE.items())
     by_matrix = with_dense_features(config) if dense else None
     for beside in (more, plain, by_matrix):
@@ -147,19 +149,16 @@ def with_dense_features(config: Path) -> Path:
     return path
 
 
-def evaluated(layout: Layout, wrong: Path) -> dict[str, Any]:
+def evaluated(layout: Layout, wrong: Path | None) -> dict[str, Any]:
     """What the pipeline's own evaluation found, beside the LDS of ways to score."""
-    lds, mislabelled, removal, stability = (
-        load_document(path, None)[0] for path in (layout.lds, wrong, layout.removal, layout.stability)
-    )
-    return {
-        "slope": lds["slope"],
-        "mislabelled": {name: mislabelled[name] for name in ("flipped", "measures")},
-        "removal": {
-            name: removal[name] for name in ("targets_removed_for", "repeats", "without", "calibration")
-        },
-        "stability": stability["targets"][TARGETS],
-    }
+    lds, stability = (load_document(path, None)[0] for path in (layout.lds, layout.stability))
+    found = {"slope": lds["slope"], "stability": stability["targets"][TARGETS]}
+    if wrong is not None:
+        mislabelled, removal = (load_document(path, None)[0] for path in (wrong, layout.removal))
+        found["mislabelled"] = {name: mislabelled[name] for name in ("flipped", "measures")}
+        names = ("targets_removed_for", "repeats", "without", "calibration")
+        found["removal"] = {name: removal[name] for name in names}
+    return found
 
 
 def compare(config: Path, more: Path, plain: Path, dense: Path | None) -> dict[str, Any]:

@@ -22,11 +22,16 @@ def committed(root: Path = Path()) -> dict[str, str]:
         "short": short_table(tables),
         "all": table(tables),
         "projections": projections_table(tables["QNLI"]),
-        "mislabelled": mislabelled_table(tables),
-        "removal": removal_table(tables),
+        "mislabelled": mislabelled_table(_with("mislabelled", tables)),
+        "removal": removal_table(_with("removal", tables)),
         "slopes": slopes_table(tables),
         "stability": stability_table(tables),
     }
+
+
+def _with(figures: str, tables: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The tasks that have them."""
+    return {task: found for task, found in tables.items() if figures in found}
 
 
 def filled(text: str, tables: Mapping[str, str]) -> str:
@@ -51,6 +56,9 @@ def table(tables: Mapping[str, dict[str, Any]]) -> str:
     for name in next(iter(of_kind.values()))["ways"]:
         cells = ""
         for of in of_kind.values():
+            if name not in of["ways"]:  # a task with fewer trainings
+                cells += " | |"
+                continue
             less = of["less_the_default"][name]
             difference = "" if name == "default" else f"{less['low']:+.2f} to {less['high']:+.2f}"
             cells += f" {_shown(of['ways'][name])} | {difference} |"
@@ -94,6 +102,7 @@ def removal_table(tables: Mapping[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+HALVES = "over random halves"
 BASELINES = (
     "BM25",
     "pretrained embeddings",
@@ -151,12 +160,13 @@ def slopes_table(tables: Mapping[str, dict[str, Any]]) -> str:
     """How far margins fall for each unit that scores predict, as Markdown."""
     lines = ["| slope |" + "".join(f" {task} |" for task in tables), "| --- |" + " --- |" * len(tables)]
     rows = {
-        "over random halves": lambda of: of["slope"],
+        HALVES: lambda of: of["slope"],
         "over all removals": lambda of: of["removal"]["calibration"]["all"]["slope"],
         "over removals of proponents": lambda of: of["removal"]["calibration"]["proponents"]["slope"],
     }
     for name, value in rows.items():
-        lines.append(f"| {name} |" + "".join(f" {_shown(value(of))} |" for of in tables.values()))
+        cells = (value(of) if name == HALVES or "removal" in of else None for of in tables.values())
+        lines.append(f"| {name} |" + "".join(f" {_shown(of) if of else ''} |" for of in cells))
     return "\n".join(lines)
 
 

@@ -43,6 +43,8 @@ class Task:
         rows: of the train set.
         layers: of the model.
         subsets: of the train set that models are trained on, twice each.
+        trainings: whose checkpoints are scored by.
+        apart: whether removal and wrong labels are measured, too, for which more models are trained.
         finetune: the recipe.
     """
 
@@ -53,6 +55,8 @@ class Task:
     rows: int = 1000
     layers: int = 2
     subsets: int = 64
+    trainings: int = 5
+    apart: bool = True
     finetune: Mapping[str, float] = field(default_factory=lambda: RECIPE)
 
 
@@ -69,9 +73,15 @@ def qnli(train: Path, validation: Path) -> Task:
 
 def qnli_minilm(train: Path, validation: Path) -> Task:
     """From the same files."""
-    recipe = {**RECIPE, "epochs": 2, "learning_rate": 1e-4}
     return replace(
-        qnli(train, validation), name="qnli_minilm", rows=2000, layers=6, subsets=40, finetune=recipe
+        qnli(train, validation),
+        name="qnli_minilm",
+        rows=2000,
+        layers=6,
+        subsets=40,
+        trainings=3,
+        apart=False,
+        finetune={**RECIPE, "epochs": 2, "learning_rate": 1e-4},
     )
 
 
