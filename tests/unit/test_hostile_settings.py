@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from trak_steps.cli import app
 from trak_steps.config import load_settings, parse_settings
-from trak_steps.config.settings import CheckpointSettings
+from trak_steps.config.checkpoints import CheckpointSettings
 from trak_steps.console.printable import printable
 from trak_steps.errors import TrakError
 from trak_steps.run.layout import checkpoint_names

@@ -12,8 +12,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from trak_steps.config.checkpoints import TAGS
 from trak_steps.config.reading import as_tree, kind, read_file, read_text
-from trak_steps.config.settings import TAGS, Settings
+from trak_steps.config.settings import Settings
 from trak_steps.console.printable import printable
 from trak_steps.errors import TrakError
 

@@ -1,56 +1,30 @@
 """Every setting there is: its name, default, bounds and a line on what it does.
 
 The schema in ``workflow/schemas`` and the table in ``config/README.md`` are generated from these
-models, so this file is the only place where a setting is defined.
+models, so here, and in ``checkpoints.py`` beside, is the only place where a setting is defined.
 """
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Discriminator,
     Field,
-    StringConstraints,
-    Tag,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from trak_steps.config.checkpoints import CheckpointSettings
+from trak_steps.config.section import Name, Section, TargetName, Text
 from trak_steps.kernel import blocks
 from trak_steps.model.device import is_device, refused_use
 from trak_steps.model.schedule import falling_together, training_steps
-from trak_steps.model.trainer_folder import checkpoints_of, is_checkpoint, require_one_model
-
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
-TargetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
-Fraction = Annotated[float, Field(gt=0.0, le=1.0)]
-Text = Annotated[str, StringConstraints(min_length=1)]
 
 # The model output that needs no module of the user's.
 BUILT_IN = "text_classification"
 # The model and the rows that come with this project.
 DEMO = "demo"
-# More than any array or file can hold, and more than any rate or weight can be.
-COUNTABLE = 2**63
-MOST_TRAININGS = 10000
 MIB = 2**20
-
-
-def _parts(value: Any) -> Iterator[Any]:
-    """A setting's texts and numbers, those of a list or of a mapping one by one."""
-    if isinstance(value, dict):
-        yield from value
-        value = list(value.values())
-    if isinstance(value, list):
-        for inner in value:
-            yield from _parts(inner)
-    else:
-        yield value
 
 
 # What a preset sets, where the settings themselves do not.
@@ -82,36 +56,6 @@ def _laid_under(preset: dict[str, dict[str, Any]], values: Any) -> Any:
         if isinstance(inner, dict):
             given[section] = {**defaults, **inner}
     return given
-
-
-class Section(BaseModel):
-    """A group of settings: unknown names are errors, values never change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _types_as_declared(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse what would be taken without a word for something else: ``true`` for 1, say."""
-        if isinstance(value, (set, frozenset)):
-            raise ValueError("should not be a set, which has no order; given a set")
-        for part in value if isinstance(value, list) else [value]:
-            if isinstance(part, bytes):
-                raise ValueError("should be a text or a number; given binary data")
-            if isinstance(part, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-                raise ValueError(f"should not be true or false; given {part}")
-        return value
-
-    @field_validator("*", mode="after")
-    @classmethod
-    def _within_bounds(cls, value: Any) -> Any:
-        """Refuse numbers that no machine counts to, and texts that no file or program takes."""
-        for part in _parts(value):
-            if isinstance(part, (int, float)) and abs(part) >= COUNTABLE:
-                raise ValueError(f"should be below {COUNTABLE}")
-            if isinstance(part, str) and "\0" in part:
-                raise ValueError(f"should not hold the character NUL; given {part!r:.80}")
-        return value
 
 
 class DatasetSettings(Section):
@@ -195,143 +139,6 @@ class ModelSettings(Section):
     trust_remote_code: bool = Field(
         False, description="run Python code that comes with the model's folder"
     )
-
-
-# In the places of errors these mark which kind a value is: no part of a setting's name.
-_NAMES, _MAPPING = "<names>", "<mapping>"
-_ALONE, _TRAINING = "<classifier>", "<training>"
-TAGS = (_NAMES, _MAPPING, _ALONE, _TRAINING)
-_Kept = Annotated[
-    Annotated[dict[Text, Fraction], Field(min_length=1), Tag(_MAPPING)]
-    | Annotated[list[Text], Field(min_length=1), Tag(_NAMES)],
-    Discriminator(lambda value: _MAPPING if isinstance(value, dict) else _NAMES),
-]
-
-
-class ImportedTraining(Section):
-    """A training elsewhere, and which of its checkpoints are imported."""
-
-    run: Text = Field(
-        description="a folder that `transformers.Trainer` wrote, with `checkpoint-*` folders within"
-    )
-    checkpoints: _Kept | None = Field(
-        None,
-        description="which of them; null: all. A mapping says at which fraction of the training each "
-        "is, where no `trainer_state.json` does",
-    )
-
-    @model_validator(mode="after")
-    def _fractions_are_known(self) -> Self:
-        """Once, when the settings are read: jobs are told what was found."""
-        if isinstance(self.checkpoints, dict):
-            ordered = dict(sorted(self.checkpoints.items(), key=lambda of: of[1]))
-            if len({f"{fraction:g}" for fraction in ordered.values()}) < len(ordered):
-                raise ValueError(f"checkpoints: gives a fraction twice: {ordered}"[:400])
-            require_one_model(_folder(self.run), list(ordered))
-        else:
-            ordered = checkpoints_of(_folder(self.run), self.checkpoints)
-        object.__setattr__(self, "checkpoints", ordered)  # the model is frozen for its users
-        return self
-
-    @property
-    def fractions(self) -> dict[str, float]:
-        """At which fraction of the training each checkpoint is, in this order."""
-        assert isinstance(self.checkpoints, dict)
-        return self.checkpoints
-
-
-def _folder(name: str) -> Path:
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:  # the home of nobody
-        return Path(name)
-
-
-_Classes = Annotated[
-    Annotated[dict[Text, Text], Tag(_MAPPING)] | Annotated[list[Text], Tag(_NAMES)],
-    Discriminator(lambda value: _MAPPING if isinstance(value, dict) else _NAMES),
-]
-Imported = Annotated[
-    Annotated[Text, Tag(_ALONE)] | Annotated[ImportedTraining, Tag(_TRAINING)],
-    Discriminator(lambda value: _TRAINING if isinstance(value, (dict, ImportedTraining)) else _ALONE),
-]
-
-
-class CheckpointSettings(Section):
-    """The checkpoints whose features are averaged."""
-
-    count: int = Field(3, ge=1, le=MOST_TRAININGS, description="trainings, each with a seed of its own")
-    keep: list[Fraction] = Field(
-        [0.125, 0.25, 1.0],
-        min_length=1,
-        description="what is kept of each training as checkpoints, as fractions of its steps; the "
-        "early ones predict what rows do better than the end does",
-    )
-    existing: list[Imported] = Field(
-        [],
-        description="imported, and nothing is trained: `{run: folder}` for a training, of which "
-        "`transformers.Trainer` left checkpoints in a folder; or a folder or hub id of a single "
-        "classifier, or of a PEFT adapter of one",
-    )
-    classes: _Classes = Field(
-        [],
-        description="with `existing`, for classifiers that name their classes otherwise than the data, "
-        "or not at all (`LABEL_0`, `LABEL_1`): a mapping from their names to the data's; or the data's "
-        "in the order of the classifiers' outputs",
-    )
-
-    @property
-    def in_all(self) -> int:
-        """How many checkpoints there are, of all trainings."""
-        kept = [1 if isinstance(entry, str) else len(entry.fractions) for entry in self.existing]
-        return sum(kept) or self.count * len(self.keep)
-
-    @field_validator("classes", mode="before")
-    @classmethod
-    def _numbers_are_names(cls, values: Any) -> Any:
-        """Classes that are integers in the data are called by them."""
-
-        def named(value: Any) -> Any:
-            return str(value) if type(value) is int else value
-
-        if isinstance(values, dict):
-            return {named(theirs): named(own) for theirs, own in values.items()}
-        return [named(value) for value in values] if isinstance(values, list) else values
-
-    @model_validator(mode="after")
-    def _nothing_twice(self) -> Self:
-        if len({f"{fraction:g}" for fraction in self.keep}) != len(self.keep):
-            raise ValueError(f"names the same fraction twice: {self.keep}")
-        alone = [entry for entry in self.existing if isinstance(entry, str)]
-        trainings = [entry.run for entry in self.existing if isinstance(entry, ImportedTraining)]
-        for name, other in _same_folder(alone):
-            raise ValueError(f"existing: {name!r:.200} and {other!r:.200} are the same checkpoint")
-        for name, other in _same_folder(trainings):
-            raise ValueError(f"existing: {name!r:.200} and {other!r:.200} are the same training")
-        of_a_training = [str(path.parent) for path in map(_folder, alone) if is_checkpoint(path)]
-        for folder, _ in _same_folder([*trainings, *of_a_training]):
-            raise ValueError(
-                f"existing: names several checkpoints of one training, {folder!r:.200}, as if they were "
-                f"trainings of their own; name it once, as {{run: {folder:.200}}}"
-            )
-        names = list(self.classes.values() if isinstance(self.classes, dict) else self.classes)
-        if len(set(names)) != len(names):
-            raise ValueError(f"classes: names a class twice: {', '.join(names)!r:.200}")
-        return self
-
-
-def _same_folder(names: list[str]) -> Iterator[tuple[str, str]]:
-    """Pairs of names of one hub id, or of one local folder."""
-    seen: dict[str, str] = {}
-    for name in names:
-        try:
-            folder = Path(name).expanduser()
-            meant = str(folder.resolve()) if folder.is_dir() else name
-        except (OSError, RuntimeError):  # too long for a path, or the home of nobody
-            meant = name
-        if meant in seen:
-            yield seen[meant], name
-        seen[meant] = name
 
 
 class FinetuneSettings(Section):

@@ -3,7 +3,8 @@
 from typing import Any
 
 from trak_steps.config import Settings
-from trak_steps.config.settings import MOST_TRAININGS, DatasetSettings
+from trak_steps.config.checkpoints import MOST_TRAININGS
+from trak_steps.config.settings import DatasetSettings
 from trak_steps.errors import TrakError
 from trak_steps.run.custom_code import custom_code
 from trak_steps.run.layout import checkpoint_names

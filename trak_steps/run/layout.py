@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trak_steps.config.settings import CheckpointSettings, EvaluationSettings
+    from trak_steps.config.checkpoints import CheckpointSettings
+    from trak_steps.config.settings import EvaluationSettings
 
 # The first train rows, whose gradients tell an imported checkpoint's second moments where no optimizer's
 # are known.
