@@ -35,10 +35,10 @@ format: .venv/.dev
 # After a change of code that a step's numbers depend on: are they the same, or does its version rise?
 STEPS ?= all
 same-numbers: .venv/.dev
-	$(BIN)/python -m tests.versions.record same $(STEPS)
+	PYTHONPATH=.:tests $(BIN)/python -m versions.record same $(STEPS)
 
 new-numbers: .venv/.dev
-	$(BIN)/python -m tests.versions.record new $(STEPS)
+	PYTHONPATH=.:tests $(BIN)/python -m versions.record new $(STEPS)
 
 # The run that the upgrade's test has from the version before.
 record-run: .venv/.dev

@@ -13,8 +13,8 @@ import pytest
 import torch
 from conftest import small_settings
 from typer.testing import CliRunner
+from versions.digest import depends_on
 
-from tests.versions.digest import depends_on
 from trak_steps.cli import app
 from trak_steps.config import Settings
 from trak_steps.console.show import LEGEND, lines

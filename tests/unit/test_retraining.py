@@ -11,8 +11,8 @@ from conftest import attribute, small_settings
 from families import VOCABULARY, classifier
 from safetensors.torch import load_file
 from transformers import BartConfig, BartForSequenceClassification
+from versions.digest import depends_on
 
-from tests.versions.digest import depends_on
 from trak_steps.config import Settings, parse_settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.gradients.rows import Row

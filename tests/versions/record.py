@@ -1,7 +1,7 @@
 """Record what the numbers of each step depend on, after someone has thought about it.
 
-``python -m tests.versions.record same STEP …`` says that a change of code leaves the numbers of these
-steps as they were. ``python -m tests.versions.record new STEP …`` says that it does not, and raises
+``python -m versions.record same STEP …`` says that a change of code leaves the numbers of these
+steps as they were. ``python -m versions.record new STEP …`` says that it does not, and raises
 their versions: after an upgrade, their outputs are made again. ``all`` stands for every step.
 """
 
@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.versions.digest import ROOT, digest_of
 from trak_steps.workflow.registry import STEPS, version_of
+from versions.digest import ROOT, digest_of
 
 RECORD = Path(__file__).with_name("recorded.json")
 

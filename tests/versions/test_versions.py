@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from loads import loaded
 
-from tests.versions.digest import PACKAGE, ROOT, depends_on, digest_of, left_out, plain
-from tests.versions.record import now, recorded
 from trak_steps.workflow.registry import STEPS
+from versions.digest import PACKAGE, ROOT, depends_on, digest_of, left_out, plain
+from versions.record import now, recorded
 
 # What the settings import to check themselves.
 _SETTINGS = {
