@@ -187,6 +187,8 @@ def _checkpoints(settings: "Settings", checkpoint: str | None, training: str | N
     if checkpoint is not None:
         return [checkpoint]
     assert training is not None
+    if not settings.checkpoints.existing and "-" in training:
+        raise TrakError(f"--training: {training} is a checkpoint; a training is a number, such as 0")
     return checkpoints_of_job(settings.checkpoints, training)
 
 

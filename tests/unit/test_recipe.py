@@ -25,33 +25,33 @@ from trak_steps.steps.features import featurize
 NAMES = ("bad", "good")
 
 
-def models(seed: int, count: int, right: float, t: int = 100) -> NDArray[np.bool_]:
-    """Models of a recipe: some targets are easy, some hard, for all of them."""
-    draw = np.random.default_rng(seed)
-    easy = draw.beta(right * 2, (1 - right) * 2, t)
-    return np.random.default_rng([seed, count]).random((count, t)) < easy
+def models(seed: int, count: int, size: float = 3.0, t: int = 60) -> NDArray[np.float64]:
+    """The margins of models of a recipe: a part that all share, and one of each."""
+    shared = size * np.random.default_rng(seed).normal(size=t)
+    return shared + np.random.default_rng([seed, count]).normal(size=(count, t))
 
 
-@pytest.mark.parametrize("imported_models", [1, 3])
-def test_models_of_one_recipe_are_told_from_worse_ones(imported_models: int) -> None:
-    alike, worse = [], []
+@pytest.mark.parametrize("count", [1, 3])
+def test_models_of_one_recipe_are_told_from_others(count: int) -> None:
+    alike, other, weaker = [], [], []
     for seed in range(200):
-        every = models(seed, imported_models + 3, 0.8)
-        alike.append(reproduction(every[:imported_models], every[imported_models:]).succeeded)
-        worse.append(reproduction(every[:imported_models], models(seed, 3, 0.4)).succeeded)
-    assert np.mean(alike) > 0.9
-    assert np.mean(worse) < 0.1
+        every = models(seed, count + 3)
+        alike.append(reproduction(every[:count], every[count:]).succeeded)
+        other.append(reproduction(every[:count], models(1000 + seed, 3)).succeeded)
+        weaker.append(reproduction(every[:count], every[count:] / 3).succeeded)
+    assert np.mean(alike) > 0.95
+    assert np.mean(other) < 0.05
+    assert np.mean(weaker) < 0.05
 
 
 def test_what_is_said_of_a_reproduction_is_so() -> None:
-    first, second = models(0, 2, 0.7), models(1, 3, 0.7)
+    first, second = models(0, 2), models(0, 3)[1:]
     found = reproduction(first, second)
-    assert found.imported == first.mean(1).tolist()
-    assert found.retrained == second.mean(1).tolist()
-    assert found.difference == pytest.approx(second.mean() - first.mean())
-    same = reproduction(first[[0, 0]], first[[0, 0]])
-    assert same.difference == same.allowed == 0
-    assert same.succeeded
+    within = np.sqrt(((second[0] - second[1]) ** 2).mean())
+    between = [np.sqrt(((a - b) ** 2).mean()) for a in first for b in second]
+    assert found.apart == pytest.approx(np.mean(between) / within)
+    sizes = [np.mean([np.sqrt((of**2).mean()) for of in group]) for group in (first, second)]
+    assert found.sure == pytest.approx(sizes[1] / sizes[0])
 
 
 @pytest.fixture(scope="module")
@@ -129,11 +129,14 @@ def test_models_can_be_retrained_once_the_recipe_is_seen_to_be_theirs(
     check_recipe.run(layout, settings)
     found = json.loads(layout.recipe.read_text())
     assert found["targets"] == "validation"
-    assert len(found["imported"]) == 2
-    assert min(found["imported"] + found["retrained"]) > 0.9
+    assert found["apart"] < 1.25
+    assert min(found["imported_accuracy"], found["retrained_accuracy"]) > 0.9
     plan_subsets.run(layout, settings)
     retrain.run(layout, settings, "subsets", 0)
     assert layout.retrained("subsets", "00000").exists()
+    longer = settings.model_copy(update={"finetune": settings.finetune.model_copy(update={"epochs": 9})})
+    with pytest.raises(TrakError, match=r"recipe\.json"):
+        retrain.run(layout, longer, "subsets", 1)
 
 
 def test_another_recipe_is_refused(data: Path, tmp_path: Path) -> None:

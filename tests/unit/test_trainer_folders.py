@@ -34,6 +34,7 @@ from trak_steps.steps.checkpoints import import_checkpoint
 from trak_steps.steps.data import model as base_model
 from trak_steps.steps.data import prepare
 from trak_steps.steps.evaluation import measure_stability
+from trak_steps.store.folder import check_folder
 from trak_steps.store.scores import ScoreStore
 
 CPU = torch.device("cpu")
@@ -146,7 +147,9 @@ def test_jobs_are_told_what_was_found(folders: tuple[Path, Path]) -> None:
     given = parse_settings({"checkpoints": {"existing": [{"run": str(folders[0])}, "b"]}})
     told = given.model_dump(mode="json")["checkpoints"]
     shutil.rmtree(folders[0])
-    assert parse_settings({"checkpoints": told}).checkpoints == given.checkpoints
+    assert parse_settings({"checkpoints": told}, partial=True).checkpoints == given.checkpoints
+    with pytest.raises(TrakError, match="there is no folder"):
+        parse_settings({"checkpoints": told})
 
 
 def test_some_checkpoints_may_be_named_and_fractions_given(folders: tuple[Path, Path]) -> None:
@@ -235,6 +238,10 @@ def _of_another_shape(content: Any) -> None:
     content["state"][0]["exp_avg_sq"] = torch.ones(3, 3)
 
 
+def _sparse(content: Any) -> None:
+    content["state"][0]["exp_avg_sq"] = content["state"][0]["exp_avg_sq"].to_sparse()
+
+
 def _evil(file: Path) -> None:
     file.write_bytes(pickle.dumps(_Evil(file.parent / "harm")))
 
@@ -252,8 +259,16 @@ def _evil(file: Path) -> None:
         (_fill(float("nan")), "not finite"),
         (_fill(-1.0), "negative"),
         (_fill(0.0), "all second moments are zero"),
+        (_changed(lambda of: of["state"][0].update(step="x")), "has no number"),
+        (_changed(lambda of: of["state"][0].update(step=torch.tensor(-1.0))), "moved by -1 steps"),
+        (_changed(lambda of: of["param_groups"][0].update(eps=float("nan"))), "an ε of nan"),
+        (_changed(lambda of: of["param_groups"][0].update(params=[[1]])), "not the state"),
+        (_changed(_sparse), "is of other parameters"),
     ],
-    ids=["cut", "empty", "evil", "list", "sgd", "fewer", "shape", "nan", "negative", "zero"],
+    ids=[
+        *("cut", "empty", "evil", "list", "sgd", "fewer", "shape", "nan", "negative", "zero"),
+        *("step", "negative step", "eps", "params", "sparse"),
+    ],
 )
 def test_an_optimizers_file_that_is_of_no_use_is_refused(
     folders: tuple[Path, Path],
@@ -305,6 +320,13 @@ def test_folders_that_are_no_training_are_refused_when_the_settings_are_read(
     ends = [str(first / "checkpoint-4"), str(first / "checkpoint-6")]
     assert "several checkpoints of one training" in _refused(*ends)
     assert "several checkpoints of one training" in _refused(run, ends[0])
+    assert "several checkpoints of one training" in _refused(str(first), run)
+    assert "several checkpoints of one training" in _refused(str(first), ends[0])
+    assert "there is no folder" in _refused({**run, "checkpoints": {"checkpoint-5": 0.5}})
+    assert "should not be true" in _refused({**run, "checkpoints": {"checkpoint-4": True}})
+    assert "fraction twice" in _refused({**run, "checkpoints": dict.fromkeys(("a", "b"), 0.5)})
+    for long in ({"run": "a" * 5000}, {**run, "checkpoints": ["b" * 5000]}):
+        assert "not a folder that can be read" in _refused(long)
     parse_settings({"checkpoints": {"existing": [ends[0], str(second / "checkpoint-6")]}})
 
     kept = state.read_text()
@@ -321,10 +343,27 @@ def test_folders_that_are_no_training_are_refused_when_the_settings_are_read(
     shutil.copytree(second / "checkpoint-4", first / "checkpoint-4")
     said = _refused(run)
     assert "checkpoint-2 and checkpoint-4 are not of one training" in said
+    _edit(first / "checkpoint-4" / "trainer_state.json", max_steps=9)
+    assert "is of 6 steps in all, checkpoint-4 of 9" in _refused(run)
     shutil.rmtree(first / "checkpoint-4")
     parse_settings({"checkpoints": {"existing": [run]}})
     _edit(first / "checkpoint-2" / "config.json", hidden_size=99)
     assert "are different models: their configurations differ in hidden_size" in _refused(run)
+
+
+def test_a_checkpoint_more_leaves_the_others_as_they_are(
+    folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """Neither the place in a training, nor what was logged, is copied into a run."""
+    first, _ = folders
+    contents = []
+    for place in ("before", "after"):
+        layout, _ = prepared(tmp_path / place, [{"run": str(first), "checkpoints": ["checkpoint-4"]}])
+        import_checkpoint.run(layout, small_settings(), "0-0.666667", str(first / "checkpoint-4"))
+        made = layout.model, layout.checkpoint("0-0.666667")
+        contents.append([check_folder(of, None).content for of in made])
+        _edit(first / "checkpoint-4" / "trainer_state.json", best_metric=1.0)
+    assert contents[0] == contents[1]
 
 
 def test_the_tokenizer_is_that_of_the_base_where_checkpoints_have_none(

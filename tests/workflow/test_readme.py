@@ -46,7 +46,7 @@ def test_own_checkpoints_are_imported_by_the_settings_shown_and_by_the_example(
     for shown in (whole, example):
         checkpoints = parse_settings(shown).checkpoints
         named = imported(checkpoints)
-        assert named["1-0.125"] == "models/seed-1/checkpoint-10"
+        assert named["1-0.125"] == "./models/seed-1/checkpoint-10"
         assert len(named) == 3 * len(checkpoints.existing)
         assert checkpoints.classes == {"LABEL_0": "negative", "LABEL_1": "positive"}
 

@@ -4,10 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator, model_validator
 
 from trak_steps.config.section import Fraction, Section, Text
-from trak_steps.model.trainer_folder import checkpoints_of, is_checkpoint, require_one_model
+from trak_steps.model.trainer_folder import (
+    checkpoints_of,
+    has_checkpoints,
+    is_checkpoint,
+    require_folders,
+    require_one_model,
+)
 
 MOST_TRAININGS = 10000
 
@@ -34,14 +40,25 @@ class ImportedTraining(Section):
         "is, where no `trainer_state.json` does",
     )
 
+    @field_validator("checkpoints", mode="before")
+    @classmethod
+    def _numbers_are_fractions(cls, value: Any) -> Any:
+        """``true`` is none, though Python would take it for 1."""
+        if isinstance(value, dict) and any(isinstance(fraction, bool) for fraction in value.values()):
+            raise ValueError("should not be true or false; a fraction of the training is a number")
+        return value
+
     @model_validator(mode="after")
-    def _fractions_are_known(self) -> Self:
+    def _fractions_are_known(self, info: ValidationInfo) -> Self:
         """Once, when the settings are read: jobs are told what was found."""
         if isinstance(self.checkpoints, dict):
-            ordered = dict(sorted(self.checkpoints.items(), key=lambda of: of[1]))
-            if len({f"{fraction:g}" for fraction in ordered.values()}) < len(ordered):
+            ordered = {name: float(f"{fraction:g}") for name, fraction in self.checkpoints.items()}
+            ordered = dict(sorted(ordered.items(), key=lambda of: of[1]))
+            if len(set(ordered.values())) < len(ordered):
                 raise ValueError(f"checkpoints: gives a fraction twice: {ordered}"[:400])
-            require_one_model(_folder(self.run), list(ordered))
+            if not (info.context and info.context.get("partial")):
+                require_folders(_folder(self.run), list(ordered))
+                require_one_model(_folder(self.run), list(ordered))
         else:
             ordered = checkpoints_of(_folder(self.run), self.checkpoints)
         object.__setattr__(self, "checkpoints", ordered)  # the model is frozen for its users
@@ -122,7 +139,9 @@ class CheckpointSettings(Section):
             raise ValueError(f"existing: {name!r:.200} and {other!r:.200} are the same checkpoint")
         for name, other in _same_folder(trainings):
             raise ValueError(f"existing: {name!r:.200} and {other!r:.200} are the same training")
-        of_a_training = [str(path.parent) for path in map(_folder, alone) if is_checkpoint(path)]
+        # The end that a Trainer saves in its own folder is a checkpoint of the training, too.
+        places = [path.parent if is_checkpoint(path) else path for path in map(_folder, alone)]
+        of_a_training = [str(path) for path in places if has_checkpoints(path)]
         for folder, _ in _same_folder([*trainings, *of_a_training]):
             raise ValueError(
                 f"existing: names several checkpoints of one training, {folder!r:.200}, as if they were "

@@ -133,7 +133,8 @@ class ModelSettings(Section):
     name_or_path: Text = Field(
         DEMO,
         description="a hub id or a folder (safetensors only); or `demo`, a small BERT and a "
-        "WordPiece vocabulary made from the train texts",
+        "WordPiece vocabulary made from the train texts. With `checkpoints.existing`, the model that "
+        "those were fine-tuned from: its tokenizer serves where they have none",
     )
     max_length: int = Field(128, ge=4, le=131072, description="tokens a row is cut to")
     trust_remote_code: bool = Field(
@@ -328,8 +329,8 @@ class EvaluationSettings(Section):
     retrain_imported: bool = Field(
         False,
         description="with `checkpoints.existing`: `finetune` says how they were trained from "
-        "`model.name_or_path`, so LDS and removal can be measured; that models trained so are as often "
-        "right is checked first",
+        "`model.name_or_path`, so LDS and removal can be measured, once models trained so are seen to "
+        "be like them",
     )
 
     @model_validator(mode="before")

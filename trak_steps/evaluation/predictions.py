@@ -19,6 +19,7 @@ from trak_steps.kernel.gram import SingularKernelError, factor_kernel
 from trak_steps.kernel.ridge import ridge_for, spectrum
 from trak_steps.scoring.scores import balanced, signed_power
 from trak_steps.scoring.solve import Kernel
+from trak_steps.scoring.units import shares_of_trainings
 
 RIDGES = (0.0, 0.01, 0.1, 1.0, 10.0, 100.0)
 DOFS = (0.05, 0.1, 0.2, 0.4, 0.8)
@@ -149,7 +150,9 @@ def checkpoint_sets(checkpoints: Sequence[Checkpoint]) -> list[tuple[str, ...]]:
             tuple(m.name for m in checkpoints if m.training in trainings[:count]) for count in counts
         ]
         fractions = sorted({m.fraction for m in checkpoints} - {1.0})
-        found += [tuple(m.name for m in checkpoints if m.fraction == at) for at in fractions]
+        at_once = [tuple(m.name for m in checkpoints if m.fraction == at) for at in fractions]
+        # Imported trainings may have been kept at other times.
+        found += [some for some in at_once if len(some) == len(trainings)]
     return found
 
 
@@ -183,6 +186,8 @@ def predict(
     shape = len(kept), sum(sizes.values())
     of_points = {point: np.zeros(shape) for point in chosen}
     of_baselines = {name: np.zeros(shape) for name in BASELINES}
+    shares = {point: _shares(checkpoints, point.checkpoints) for point in chosen}
+    of_all = _shares(checkpoints, every)
     for checkpoint in checkpoints:
         name, n = checkpoint.name, checkpoint.train.n
         here = [point for point in of_points if name in point.checkpoints]
@@ -193,8 +198,11 @@ def predict(
         of_signs = weights.values[weights.same[signs]]
         sums = sum_features(blocks, kept, weights.of(wanted), of_signs)
         phi = _of_targets(checkpoint)
+        # One, where trainings have as many.
+        relative = of_all[name] * len(every)
         by_point = {point: weights.same[_weighting(point, name)] for point in here}
-        for point, error in _add_points(of_points, by_point, n, kernel, sums, phi, memory):
+        counts = {point: shares[point][name] for point in here}
+        for point, error in _add_points(of_points, by_point, counts, n, kernel, sums, phi, memory):
             say(f"left out, {point.curve} of checkpoint {name}: {error}")
             del of_points[point]
         plain = sums.by_weight[weights.same[signs]]
@@ -202,8 +210,8 @@ def predict(
         if name in of_reference[0]:
             rule = _reference(kernel, sums.by_weight[weights.same[of_reference]], n)
         for places, part in _some_targets(phi, memory):
-            of_baselines[DOT][:, places] += baselines.gradient_dot(plain, part).numpy()
-            of_baselines[COSINE][:, places] += baselines.cosine(sums.units, part).numpy()
+            of_baselines[DOT][:, places] += relative * baselines.gradient_dot(plain, part).numpy()
+            of_baselines[COSINE][:, places] += relative * baselines.cosine(sums.units, part).numpy()
             if rule is not None:
                 of_baselines[RULE][:, places] += (rule @ part.T).numpy()
         advance(1)
@@ -217,6 +225,12 @@ def predict(
         )
         start = own.stop
     return found
+
+
+def _shares(checkpoints: Sequence[Checkpoint], names: Sequence[str]) -> dict[str, float]:
+    """What each of some checkpoints counts for, by its name: trainings count alike."""
+    of = {checkpoint.name: checkpoint.training for checkpoint in checkpoints}
+    return dict(zip(names, shares_of_trainings([of[name] for name in names]), strict=True))
 
 
 def _weighting(point: Point, checkpoint: str) -> Weighting:
@@ -264,6 +278,7 @@ def _of_targets(checkpoint: Checkpoint) -> Tensor:
 def _add_points(
     found: Mapping[Point, Array],
     here: Mapping[Point, Weighting],
+    counts: Mapping[Point, float],
     n: int,
     kernel: Tensor,
     sums: Sums[Weighting],
@@ -277,6 +292,7 @@ def _add_points(
     Args:
         found: of each point, [s, t].
         here: the points that the checkpoint has a part in, and their row weights.
+        counts: what it counts for in each of them.
         n: train rows.
         kernel: K without ridge, [k, k].
         sums: of the checkpoint's features.
@@ -300,7 +316,7 @@ def _add_points(
                     weights[True] = balanced([solved.T], [folded], n, to=1.0)[0].T
                 for point in same:
                     share = fold(sums.by_weight[here[point]], dim) @ weights[point.balance]
-                    found[point][:, places] += share.numpy() / len(point.checkpoints)
+                    found[point][:, places] += counts[point] * share.numpy()
     return singular
 
 

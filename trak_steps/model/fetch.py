@@ -22,11 +22,12 @@ from trak_steps.model.files import (
     PICKLES,
     SMALL,
     TOKENIZER,
+    TRAINER_STATE,
     WEIGHTS,
     WEIGHTS_FILE,
     tokenizer_files,
 )
-from trak_steps.model.trainer_folder import has_checkpoints, is_checkpoint
+from trak_steps.model.trainer_folder import has_checkpoints
 
 
 def fetch_model(
@@ -76,16 +77,16 @@ def fetch_tokenizer(destination: Path, named: str, base: str | None) -> str:
 
     Args:
         destination: the model's folder in the run.
-        named: the folder that the model is from; a Trainer's own folder is looked at, too.
+        named: the folder or hub id that the model is from; the folder that it is in is looked at, too.
         base: the folder or hub id of the model that it was fine-tuned from.
 
     Raises:
         TrakError: if there is no tokenizer either.
     """
-    folder = Path(named).expanduser()
-    if is_checkpoint(folder) and tokenizer_files(folder.parent):
-        _copy(folder.parent, destination, TOKENIZER)
-        return str(folder.parent)
+    above = Path(named).expanduser().parent
+    if tokenizer_files(above):
+        _copy(above, destination, TOKENIZER)
+        return str(above)
     if base is None:
         raise TrakError(
             f"checkpoints.existing: {named} has no tokenizer; set model.name_or_path to the model that "
@@ -120,7 +121,7 @@ def _copy(source: Path, destination: Path, patterns: Iterable[str], but: str = "
     destination.mkdir(parents=True, exist_ok=True)
     for pattern in patterns:
         for file in source.glob(pattern):
-            if file.name == but or file.is_dir():
+            if file.name in (but, TRAINER_STATE) or file.is_dir():
                 continue
             if not file.is_file():
                 raise TrakError(f"{file}: is not a file that can be copied (a broken link, or a device)")

@@ -34,15 +34,20 @@ def moments_in(file: Path, model: nn.Module) -> tuple[dict[str, SecondMoments], 
     groups, states = _read(file)
     parameters = {name: of for name, of in model.named_parameters() if of.requires_grad}
     names = _names(file, model, parameters, groups, states)
-    found: dict[str, torch.Tensor] = {}
-    for name, (group, state) in names.items():
+    moments = {}
+    for name, of in parameters.items():
+        group, state = names[name]
+        moment = torch.zeros(of.shape)  # of what was never moved
         if state:
-            found[name] = unbiased(state[MOMENT], _number(file, group["betas"][1]), state["step"])
-    moments = {
-        name: SecondMoments.of(found[name] if name in found else torch.zeros(of.shape))
-        for name, of in parameters.items()
-    }
-    return moments, _number(file, groups[0]["eps"])
+            beta, step = _number(file, group["betas"][1]), _number(file, state["step"])
+            if not (0 <= beta < 1 and step > 0):
+                raise TrakError(f"{file}: {name} was moved by {step:g} steps, β₂ {beta:g}; {WITHOUT}")
+            moment = unbiased(state[MOMENT].float(), beta, step)
+        moments[name] = SecondMoments.of(moment)
+    epsilon = _number(file, groups[0]["eps"])
+    if not 0 <= epsilon < float("inf"):
+        raise TrakError(f"{file}: has an ε of {epsilon:g}; {WITHOUT}")
+    return moments, epsilon
 
 
 def _read(file: Path) -> tuple[list[dict[str, Any]], dict[int, dict[str, Any]]]:
@@ -60,7 +65,8 @@ def _read(file: Path) -> tuple[list[dict[str, Any]], dict[int, dict[str, Any]]]:
     if not (isinstance(groups, list) and groups and isinstance(states, dict)):
         raise TrakError(f"{file}: is not the state of an optimizer; {WITHOUT}")
     for group in groups:
-        if not (isinstance(group, dict) and isinstance(group.get("params"), list)):
+        numbers = group.get("params") if isinstance(group, dict) else None
+        if not (isinstance(numbers, list) and all(type(number) is int for number in numbers)):
             raise TrakError(f"{file}: is not the state of an optimizer; {WITHOUT}")
         betas = group.get("betas")
         if "eps" not in group or not (isinstance(betas, (tuple, list)) and len(betas) == 2):
@@ -98,7 +104,8 @@ def _names(
     sizes = " + ".join(str(len(group["params"])) for group in groups)
     raise TrakError(
         f"{file}: is of other parameters: it has {sizes}, the checkpoint {len(parameters)}, or others "
-        f"by their shapes; was it saved with this checkpoint, by `transformers.Trainer`? {WITHOUT}"
+        "by their shapes: was it saved with this checkpoint, by `transformers.Trainer`, and were none "
+        f"frozen? {WITHOUT}"
     )
 
 
@@ -116,11 +123,17 @@ def _fits(parameter: nn.Parameter, state: Mapping[str, Any]) -> bool:
     if not state:  # it was never moved
         return True
     moment = state[MOMENT]
-    return isinstance(moment, torch.Tensor) and moment.shape == parameter.shape
+    return (
+        isinstance(moment, torch.Tensor)
+        and moment.shape == parameter.shape
+        and moment.is_floating_point()
+        and moment.layout == torch.strided
+        and moment.device.type == "cpu"
+    )
 
 
 def _number(file: Path, value: Any) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError, RuntimeError):
+    except (TypeError, ValueError, RuntimeError, OverflowError):
         raise TrakError(f"{file}: has no number where one is; {WITHOUT}") from None

@@ -38,7 +38,10 @@ class _State:
 
 def is_checkpoint(folder: Path) -> bool:
     """Whether a folder is one of those that a Trainer saves its checkpoints in."""
-    return _CHECKPOINT.fullmatch(folder.name) is not None and (folder / TRAINER_STATE).is_file()
+    try:
+        return _CHECKPOINT.fullmatch(folder.name) is not None and (folder / TRAINER_STATE).is_file()
+    except OSError:  # a name that is too long
+        return False
 
 
 def has_checkpoints(folder: Path) -> bool:
@@ -60,8 +63,7 @@ def checkpoints_of(folder: Path, names: Sequence[str] | None = None) -> dict[str
         ValueError: in words for a user, if there are none, it is not known where they are, or they are
             not of one training.
     """
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder.absolute()}")
+    require_folders(folder, names or [])
     if names is None:
         names = [path.name for path in folder.iterdir() if _CHECKPOINT.fullmatch(path.name)]
     if not names:
@@ -71,17 +73,30 @@ def checkpoints_of(folder: Path, names: Sequence[str] | None = None) -> dict[str
     states = sorted((_state(folder, name) for name in names), key=lambda state: state.step)
     _require_one_training(folder, states)
     require_one_model(folder, [state.folder for state in states])
-    steps = max(state.steps for state in states)
-    found = {state.folder: float(f"{state.step / steps:g}") for state in states}
+    found = {state.folder: float(f"{state.step / state.steps:g}") for state in states}
     if len(set(found.values())) < len(found):
         raise ValueError(f"{folder}: has checkpoints too near to each other to tell apart; name fewer")
     return found
 
 
+def require_folders(folder: Path, names: Sequence[str]) -> None:
+    """Refuse a folder that is not there or cannot be read, or has not all that are named within.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    try:
+        for path in [folder, *(folder / name for name in names)]:
+            if not path.is_dir():
+                raise ValueError(f"there is no folder {str(path.absolute())[:400]}")
+        next(folder.iterdir(), None)
+    except OSError as error:
+        words = error.strerror or error
+        raise ValueError(f"{str(folder)[:200]} is not a folder that can be read ({words})") from None
+
+
 def _state(folder: Path, name: str) -> _State:
     file = folder / name / TRAINER_STATE
-    if not (folder / name).is_dir():
-        raise ValueError(f"there is no folder {(folder / name).absolute()}")
     try:
         values = json.loads(file.read_bytes())
         step, steps, history = values["global_step"], values["max_steps"], values.get("log_history")
@@ -97,6 +112,14 @@ def _state(folder: Path, name: str) -> _State:
 
 def _require_one_training(folder: Path, states: Sequence[_State]) -> None:
     """Each checkpoint's log begins as the next one's does: a folder may hold what two trainings left."""
+    longest = max(states, key=lambda state: state.steps)
+    for state in states:
+        if state.steps != longest.steps:
+            raise ValueError(
+                f"{folder}: {state.folder} is of {state.steps} steps in all, {longest.folder} of "
+                f"{longest.steps}; name those of one training under `checkpoints`, or, if it was "
+                f"resumed for longer, {BY_HAND}"
+            )
     for earlier, later in pairwise(states):
         if earlier.step == later.step:
             raise ValueError(
@@ -110,11 +133,14 @@ def _require_one_training(folder: Path, states: Sequence[_State]) -> None:
 
 
 def _until(history: Sequence[Any], step: int) -> list[str]:
-    """The losses logged before a step, as texts: one that is not a number is like itself."""
+    """The losses logged up to a step, as texts: one that is not a number is like itself.
+
+    A Trainer logs before it saves.
+    """
     return [
         f"{entry['step']}: {entry['loss']}"
         for entry in history
-        if isinstance(entry, dict) and "loss" in entry and _number(entry.get("step")) < step
+        if isinstance(entry, dict) and "loss" in entry and _number(entry.get("step")) <= step
     ]
 
 

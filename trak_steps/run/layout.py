@@ -233,8 +233,14 @@ def imported(settings: "CheckpointSettings") -> dict[str, str]:
             found[str(training)] = entry
         else:
             for name, fraction in entry.fractions.items():
-                found[checkpoint_name(str(training), fraction)] = str(Path(entry.run) / name)
+                found[checkpoint_name(str(training), fraction)] = _local(entry.run, name)
     return found
+
+
+def _local(folder: str, name: str) -> str:
+    """A folder within another, in words that no hub id is like."""
+    path = Path(folder) / name
+    return str(path) if path.is_absolute() or folder.startswith("~") else f"./{path}"
 
 
 def trainings(settings: "CheckpointSettings") -> list[str]:

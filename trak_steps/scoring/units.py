@@ -7,6 +7,7 @@ training takes another course.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -41,6 +42,16 @@ def means_of_trainings(values: Tensor, trainings: Sequence[str]) -> Tensor:
     for place, training in enumerate(trainings):
         places.setdefault(training, []).append(place)
     return torch.stack([values[of].mean(0) for of in places.values()])
+
+
+def shares_of_trainings(trainings: Sequence[str]) -> list[float]:
+    """What each checkpoint counts for, so that trainings count alike: 1 in all.
+
+    Args:
+        trainings: the one that each checkpoint is of.
+    """
+    counts = Counter(trainings)
+    return [1 / (len(counts) * counts[training]) for training in trainings]
 
 
 def unlearned_margin(classes: int) -> float:

@@ -12,8 +12,7 @@ from pathlib import Path
 from trak_steps.config import Settings
 from trak_steps.data.patterns import files_named, local_folder
 from trak_steps.errors import TrakError
-from trak_steps.model.files import ADAPTER_CONFIG, COPIED, OPTIMIZER, tokenizer_files
-from trak_steps.model.trainer_folder import is_checkpoint
+from trak_steps.model.files import ADAPTER_CONFIG, COPIED, OPTIMIZER, TRAINER_STATE, tokenizer_files
 from trak_steps.run.layout import Layout, imported
 from trak_steps.run.lineage import Lineage
 from trak_steps.store.tree import MANIFEST, digest_file
@@ -35,7 +34,7 @@ def base_files(settings: Settings) -> list[str]:
     name = settings.model.name_or_path
     for first in imported(settings.checkpoints).values():
         folder = Path(first).expanduser()
-        beside = tokenizer_files(folder.parent) if is_checkpoint(folder) else []
+        beside = tokenizer_files(folder.parent) if folder.is_dir() else []
         base = [] if name == "demo" else local_model(name)
         return sorted({*local_model(first), *map(str, beside), *base})
     if name == "demo":  # its vocabulary is that of the train texts
@@ -56,7 +55,8 @@ def local_model(name_or_path: str) -> list[str]:
         folder = Path(name_or_path).expanduser()
         if not folder.is_dir():
             return []
-        files = {str(file) for pattern in COPIED for file in folder.glob(pattern) if file.is_file()}
+        found = {file for pattern in COPIED for file in folder.glob(pattern) if file.is_file()}
+        files = {str(file) for file in found if file.name != TRAINER_STATE}
         adapter = folder / ADAPTER_CONFIG
         base = json.loads(adapter.read_bytes()) if adapter.is_file() else None
     except (OSError, RuntimeError, ValueError):  # no such home, or damaged: the step says so

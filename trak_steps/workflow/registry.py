@@ -96,7 +96,7 @@ STEPS = {
     ),
     "check-recipe": Step(
         "evaluation.check_recipe",
-        (*_RETRAINING, "model.name_or_path", "checkpoints.existing"),
+        ("run", "seed", "targets", *_RECIPE, "model.name_or_path", "features.model_output"),
     ),
     "plan-subsets": Step(
         "evaluation.plan_subsets",

@@ -25,6 +25,7 @@ from trak_steps.model.forward import forward
 from trak_steps.model.load import load_classifier, load_tokenizer
 from trak_steps.model.moments import EPSILON, GRADIENTS, OPTIMIZER, load_moments, save_moments
 from trak_steps.model.optimizer_file import moments_in
+from trak_steps.model.trainer_folder import has_checkpoints
 from trak_steps.run.layout import MOMENT_ROWS, Layout
 from trak_steps.run.model_inputs import read_rows
 from trak_steps.store.atomic import complete_or_absent
@@ -51,6 +52,11 @@ def run(layout: Layout, settings: Settings, checkpoint: str, named: str) -> None
     model = check_folder(layout.model, "model")
     trust = settings.model.trust_remote_code
     path = layout.checkpoint(checkpoint)
+    if has_checkpoints(Path(named).expanduser()):
+        say(
+            f"{named} holds checkpoint-* folders, and is imported as the end of a training alone; "
+            f"{{run: {named}}} brings them in, by which scores are better"
+        )
     with complete_or_absent(path) as folder:
         fetch_model(named, folder, setting="checkpoints.existing", weights=True, trust_remote_code=trust)
         try:

@@ -13,9 +13,10 @@ from trak_steps.console.progress import say
 from trak_steps.data.labels import require_column
 from trak_steps.data.source import load_split
 from trak_steps.data.tasks import text_columns
+from trak_steps.errors import TrakError
 from trak_steps.model.demo import make_demo_model
 from trak_steps.model.fetch import fetch_model, fetch_tokenizer
-from trak_steps.model.files import tokenizer_files
+from trak_steps.model.files import ADAPTER_CONFIG, tokenizer_files
 from trak_steps.model.load import count_parameters, load_config
 from trak_steps.run.layout import Layout
 from trak_steps.store.atomic import complete_or_absent
@@ -83,7 +84,16 @@ def _classes(settings: Settings, existing: str) -> list[str]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "classifier"
         _fetch(settings, existing, folder, weights=False)
-        config = load_config(folder, trust_remote_code=settings.model.trust_remote_code)
+        if (Path(existing).expanduser() / ADAPTER_CONFIG).is_file():
+            raise TrakError(
+                f"evaluation.retrain_imported: {existing} is an adapter, and `finetune` trains whole "
+                "models; set it to false"
+            )
+        try:
+            config = load_config(folder, trust_remote_code=settings.model.trust_remote_code)
+        except TrakError as error:
+            said = str(error).replace(str(folder), f"checkpoints.existing: {existing}")
+            raise TrakError(said) from error
     return [str(config.id2label[i]) for i in sorted(config.id2label)]
 
 

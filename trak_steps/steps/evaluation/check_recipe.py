@@ -5,6 +5,7 @@ trained in the same way. So some are trained on all rows first.
 """
 
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,9 @@ from trak_steps.config import Settings
 from trak_steps.console.progress import progress, say
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
-from trak_steps.evaluation.reproduction import reproduction
+from trak_steps.evaluation.accuracy import accuracy
+from trak_steps.evaluation.reproduction import FURTHER, SURER, reproduction
+from trak_steps.model.files import ADAPTER
 from trak_steps.run.identity import answers_settings, require_recipe, retraining_seed
 from trak_steps.run.layout import Layout, final_checkpoints
 from trak_steps.run.lineage import Lineage, contents
@@ -31,39 +34,52 @@ def run(layout: Layout, settings: Settings) -> None:
     """Write ``evaluation/recipe.json``, or refuse the recipe.
 
     Raises:
-        TrakError: if retrained models are right further from as often than seeds set them apart.
+        TrakError: if retrained models differ from the imported ones by more than seeds explain, or those
+            are adapters.
     """
     require_recipe(settings)
     train = PreparedRows.load(layout.train)
-    if not train.label_names:
-        raise TrakError(
-            "evaluation.retrain_imported: the labels are numbers, so it cannot be said how often models "
-            "are right, and whether `finetune` makes such models; set it to false"
-        )
+    ends = final_checkpoints(settings.checkpoints)
+    for end in ends:
+        if (layout.checkpoint(end) / ADAPTER).is_dir():
+            raise TrakError(
+                f"evaluation.retrain_imported: {layout.checkpoint(end)} is an adapter, and `finetune` "
+                "trains whole models; set it to false"
+            )
     retrainer = Retrainer(layout, settings, train)
     name, targets = next(iter(retrainer.sets.items()))
-    labels = targets.column("label")
-    ends = final_checkpoints(settings.checkpoints)
     stores = [FeatureStore.open(layout.target_features(end, name)) for end in ends]
     for store in stores:
         Lineage(layout).check(store.path, store.manifest)
-    imported = np.stack([store.column("prediction") for store in stores]) == labels
+    imported = np.stack([store.column("margin") for store in stores]).astype(np.float64)
     seeds = [retraining_seed(settings, repeat) for repeat in range(MODELS)]
     everything = np.ones(len(train), bool)
     answers = [
         retrainer.answers(everything, seed)[name]
         for seed in progress(seeds, total=MODELS, label="models on all rows", unit="model")
     ]
-    found = reproduction(imported, np.stack([of.prediction for of in answers]) == labels)
+    found = reproduction(imported, np.stack([of.margin for of in answers]).astype(np.float64))
+    figures: dict[str, Any] = {"targets": name, **asdict(found)}
     said = (
-        f"models trained by `finetune` from {settings.model.name_or_path} are right about "
-        f"{np.mean(found.retrained):.0%} of the targets {name}, the imported checkpoints about "
-        f"{np.mean(found.imported):.0%}"
+        f"for targets {name}, models trained by `finetune` from {settings.model.name_or_path} are "
+        f"{found.apart:.2f} times as far from the imported checkpoints as from each other (allowed: "
+        f"{FURTHER:g}), and their margins {found.sure:.2f} times as large (allowed: {1 / SURER:g} to "
+        f"{SURER:g})"
     )
+    if train.label_names:
+        labels = targets.column("label")
+        predictions = np.stack([store.column("prediction") for store in stores])
+        figures["imported_accuracy"] = accuracy(predictions, labels).mean
+        retrained = np.stack([of.prediction for of in answers])
+        figures["retrained_accuracy"] = accuracy(retrained, labels).mean
+        said += (
+            f"; right about {figures['retrained_accuracy']:.0%}, where those are about "
+            f"{figures['imported_accuracy']:.0%}"
+        )
     if not found.succeeded:
         raise TrakError(
-            f"evaluation.retrain_imported: {said}; seeds set such models {found.allowed:.0%} apart at "
-            "most, so they were trained otherwise: mend finetune or model.name_or_path, or set it false"
+            f"evaluation.retrain_imported: {said}: they were trained otherwise. Mend finetune or "
+            "model.name_or_path, or set it to false"
         )
     manifest = Manifest(
         "recipe",
@@ -71,6 +87,6 @@ def run(layout: Layout, settings: Settings) -> None:
         settings=answers_settings(settings),
         version=VERSION,
     )
-    save_document(layout.recipe, {"targets": name, **asdict(found)}, manifest)
-    say(f"{said}: as far apart as seeds set such models")
+    save_document(layout.recipe, figures, manifest)
+    say(said)
     say(f"wrote {layout.recipe}")

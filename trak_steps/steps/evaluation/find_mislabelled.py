@@ -31,6 +31,7 @@ from trak_steps.scoring.scores import score_block
 from trak_steps.scoring.solve import solve_targets
 from trak_steps.scoring.top import TopRows
 from trak_steps.scoring.uncertainty import sign_is_stable, standard_error, students
+from trak_steps.scoring.units import shares_of_trainings
 from trak_steps.store.document import save_document
 from trak_steps.store.features import TrainFeatures
 from trak_steps.store.kernel import KernelStore
@@ -130,23 +131,24 @@ def _measures(
     """What every measure says of each row, [n] each; first the one to list suspects by."""
     labels = torch.tensor(train.column("label"), dtype=torch.int64)
     influence, scores, others = (torch.zeros(len(train), dtype=torch.float64) for _ in range(3))
-    pairs = zip(features, kernels, strict=True)
+    shares = shares_of_trainings([training_of(name) for name in names])
+    pairs = zip(features, kernels, shares, strict=True)
     dim = settings.features.dim
     block = rows_at_once(
         settings, standing_cost(train.outputs, dim), f"a kernel of {dim} dimensions and its factor"
     )
-    for of_train, kernel in progress(pairs, total=len(names), label="support", unit="checkpoint"):
+    for of_train, kernel, share in progress(pairs, total=len(names), label="support", unit="checkpoint"):
         sums = class_sums(_blocks(of_train, block), labels, train.outputs)
         factor = torch.from_numpy(kernel.cholesky)
         by = standing(_blocks(of_train, block), labels, sums, factor)
-        influence += by.self_influence / len(names)
-        scores += by.mean_score / len(names)
-        others += by.others / len(names)
+        influence += share * by.self_influence
+        scores += share * by.mean_score
+        others += share * by.others
     columns = [of_train.column("margin").astype(np.float64) for of_train in features]
     margins = dict(zip(names, columns, strict=True))
     last = np.stack([margins[name] for name in final_checkpoints(settings.checkpoints)])
     support = relative_support(scores, influence, others)
-    area = np.mean(columns, 0)
+    area = np.average(columns, 0, shares)
     found = {
         SUPPORT: support.numpy(),
         "mean score": scores.numpy(),
