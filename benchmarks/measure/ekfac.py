@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from kronfluence.analyzer import Analyzer, prepare_model
 from kronfluence.arguments import ScoreArguments
+from kronfluence.factor.config import Ekfac, FactorStrategy
 from kronfluence.module.linear import TrackedLinear
 from kronfluence.module.tracked_module import ModuleMode
 from kronfluence.module.tracker.factor import LambdaTracker
@@ -99,9 +100,13 @@ def ways_by_ekfac(scores: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Names and scores [n, t] of sets of checkpoints, from those of each, by name."""
     last = [name for name in scores if name == training_of(name)]
     yield "EK-FAC, last checkpoints", torch.stack([scores[name] for name in last]).mean(0)
-    yield "EK-FAC, all checkpoints, balanced", balanced_mean(list(scores.values()))
-    first = [of for name, of in scores.items() if training_of(name) == last[0]]
-    yield "EK-FAC, 1 training, all checkpoints, balanced", balanced_mean(first)
+    for shown, names in (
+        ("all", list(scores)),
+        ("earlier", [name for name in scores if name not in last]),
+    ):
+        yield f"EK-FAC, {shown} checkpoints, balanced", balanced_mean([scores[name] for name in names])
+        of_first = [scores[name] for name in names if training_of(name) == last[0]]
+        yield f"EK-FAC, 1 training, {shown} checkpoints, balanced", balanced_mean(of_first)
 
 
 def influence(
@@ -196,12 +201,20 @@ class _SquaresInTheEigenbasis(LambdaTracker):
         storage[LAMBDA_MATRIX_NAME].add_(per_sample_gradient.square_().sum(0))
 
 
-class _QuickLinear(TrackedLinear, module_type=nn.Linear):
-    """kronfluence's linear layer, which takes a row's tokens to the eigenbasis, not its gradient.
+class _ScaledInTheEigenbasis(Ekfac, factor_strategy=FactorStrategy.EKFAC):
+    """Divides gradients that are in the eigenbasis by its eigenvalues, and leaves them there."""
 
-    Λ is the mean square of gradients in the eigenbasis. kronfluence brings each row's gradient there,
-    out × in numbers; its two factors have as many rows as there are tokens. That is the same sum in a
-    ninth of the time for texts of 40 tokens.
+    def precondition_gradient(self, gradient: Tensor, storage: dict[str, Tensor]) -> Tensor:
+        """Of each row, [b, out, in + 1]."""
+        return gradient * storage[LAMBDA_MATRIX_NAME]
+
+
+class QuickLinear(TrackedLinear, module_type=nn.Linear):
+    """kronfluence's linear layer, but that all gradients are made in the eigenbasis.
+
+    kronfluence brings each row's gradient there, which has out × (in + 1) numbers, and a target's back.
+    Its two factors have but as many rows as there are tokens, and inner products are the same in both
+    bases. So Λ takes a ninth of the products, for texts of 40 tokens.
     """
 
     def __init__(self, *args: object, **kwargs: object) -> None:
@@ -209,10 +222,15 @@ class _QuickLinear(TrackedLinear, module_type=nn.Linear):
         self._trackers[ModuleMode.LAMBDA] = _SquaresInTheEigenbasis(self)
 
     def compute_per_sample_gradient(self, input_activation: Tensor, output_gradient: Tensor) -> Tensor:
-        """Of each row, [b, out, in + 1]; in the eigenbasis while Λ is made."""
-        if self.current_mode != ModuleMode.LAMBDA:
-            return super().compute_per_sample_gradient(input_activation, output_gradient)
+        """Of each row, [b, out, in + 1], in the eigenbasis."""
         inputs = self._flatten_input_activation(input_activation)
         inputs = inputs @ self.storage[ACTIVATION_EIGENVECTORS_NAME].to(inputs.dtype)
         gradients = output_gradient @ self.storage[GRADIENT_EIGENVECTORS_NAME].to(inputs.dtype)
         return torch.einsum("b...o,b...i->boi", gradients, inputs)
+
+    def compute_pairwise_score(
+        self, preconditioned_gradient: Tensor, input_activation: Tensor, output_gradient: Tensor
+    ) -> Tensor:
+        """Of targets and rows, [q, b]."""
+        rows = self.compute_per_sample_gradient(input_activation, output_gradient)
+        return preconditioned_gradient.flatten(1) @ rows.flatten(1).T

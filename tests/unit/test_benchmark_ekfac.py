@@ -11,6 +11,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from trak_steps.gradients.rows import Row
 
 pytest.importorskip("kronfluence", reason="kronfluence is installed by `make test`")
+from kronfluence.factor.config import Ekfac, FactorConfig, FactorStrategy
 from kronfluence.module.linear import TrackedLinear
 from kronfluence.module.tracked_module import TrackedModule
 
@@ -72,6 +73,7 @@ def test_the_quick_layer_gives_the_scores_of_kronfluences_own(monkeypatch: pytes
     train, targets = _rows(60, 3), _rows(5, 4)
     quick = influence(_bert(), train, targets)
     monkeypatch.setitem(TrackedModule.SUPPORTED_MODULES, nn.Linear, TrackedLinear)
+    monkeypatch.setitem(FactorConfig.CONFIGS, FactorStrategy.EKFAC, Ekfac())
     torch.testing.assert_close(
         quick, influence(_bert(), train, targets), rtol=1e-3, atol=1e-4 * float(quick.abs().max())
     )
