@@ -11,9 +11,9 @@ so that they need not be retrained. ``pages`` puts the figures into README.md an
 """
 
 import json
-import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,14 +23,14 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.measure import answers, scoring_tables, tasks
+from benchmarks.measure import answers, runs, scoring_tables, tasks
 from benchmarks.measure.ekfac import ekfac, ways_by_ekfac
 from benchmarks.measure.nearest import nearest
+from benchmarks.measure.runs import BESIDE, MODEL, TARGETS, changed
 from benchmarks.measure.scoring_figure import draw
 from benchmarks.measure.scoring_tables import RESULTS
 from benchmarks.measure.tracin import rates_before, tracin
-from benchmarks.measure.ways import Checkpoint, Checkpoints, balanced_mean, ways_to_score
-from trak_steps.config import load_settings
+from benchmarks.measure.ways import Checkpoints, balanced_mean, ways_to_score
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.lds import Truth, measure
 from trak_steps.run.layout import Layout, checkpoint_names, training_of
@@ -39,19 +39,11 @@ from trak_steps.steps.evaluation.measure_lds import predict_by_hidden_states
 from trak_steps.store.document import load_document
 
 FIGURES = Path("docs/figures")
-TARGETS = "validation"
-MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-DIM = 4096
 # Fewer for the dense projection, whose cost grows with them.
 DENSE_DIM, DENSE_TRAININGS = 512, 2
 RESAMPLES = 1000
 # Where wrong labels are looked for: the share of labels made wrong, and the trainings.
 WRONG = {"dataset": {"flip_labels": 0.1}, "checkpoints": {"count": 2}}
-# The same trainings at other times, and with plain gradients.
-BESIDE: dict[str, dict[str, dict[str, Any]]] = {
-    "more": {"checkpoints": {"keep": [0.0635, 0.5]}},
-    "plain": {"checkpoints": {"keep": [0.125, 0.25, 0.5, 1.0]}, "features": {"metric": "none"}},
-}
 Array = NDArray[np.float64]
 
 
@@ -69,38 +61,23 @@ def run(
 ) -> None:
     """Make a task's run, compare, and write ``benchmarks/results/scoring-<task>.json``."""
     chosen: tasks.Task = getattr(tasks, task)(train, validation)
-    config = tasks.prepare(
-        chosen,
-        model,
-        Path("results") / "tasks" / f"scoring-{task}",
-        checkpoints={"count": chosen.trainings},
-        features={"dim": DIM, "shard_size": 512},
-        evaluation={
-            "lds": {"subsets": chosen.subsets, "repeats": 2},
-            "removal": {"targets": 4, "repeats": 2},
-        },
-        execution={"memory_mb": 2048},
-    )
-    settings = load_settings(config)
-    layout = Layout(Path("results") / settings.run)
+    config = runs.make(chosen, model)
+    layout, settings = runs.opened(config)
     known = RESULTS / f"scoring-{task}.answers.parquet"
-
-    def snakemake(config: Path, *targets: object) -> None:
-        command = ["snakemake", "--cores", str(cores), "--configfile", str(config), "--"]
-        subprocess.run([*command, *map(str, targets)], check=True)
-
+    snakemake = partial(runs.snakemake, cores=cores)
     snakemake(config, "data", layout.plan("subsets"))
     if known.exists():
-        print(f"{known}: {answers.put(layout, settings, TARGETS, known)} models known")
+        print(f"{known}: {len(answers.put(layout, settings, TARGETS, known))} models known")
     figures = [] if chosen.apart else [layout.lds, layout.stability]
     try:
         snakemake(config, "all", *(figures or ["evaluation"]))
     finally:  # what was trained before an interruption is kept, too
-        print(f"{known}: {answers.keep(layout, settings, TARGETS, known)} models kept")
+        models = answers.planned(layout)
+        print(f"{known}: {answers.keep(layout, settings, TARGETS, known, models)} models kept")
     wrong = None
     if chosen.apart:
         flipped = changed(config, "flipped", WRONG)
-        wrong = Layout(Path("results") / load_settings(flipped).run).mislabelled
+        wrong = runs.opened(flipped)[0].mislabelled
         snakemake(flipped, wrong)
     more, plain = (changed(config, name, changes) for name, changes in BESIDE.items())
     by_matrix = with_dense_features(config) if dense else None
@@ -123,21 +100,9 @@ def pages() -> None:
         print(f"wrote {draw(RESULTS / f'scoring-{task}.json', FIGURES / f'scoring-{task}.svg')}")
 
 
-def changed(config: Path, name: str, changes: dict[str, dict[str, Any]]) -> Path:
-    """Settings of another run, which differ in some."""
-    values = yaml.safe_load(config.read_text(encoding="utf-8"))
-    values["run"] += f"-{name}"
-    for section, of in changes.items():
-        values[section] = {**values[section], **of}
-    path = config.with_name(f"{name}.yaml")
-    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-    return path
-
-
 def with_dense_features(config: Path) -> Path:
     """Settings of a run that featurizes the same checkpoints by a dense random matrix."""
-    settings = load_settings(config)
-    layout = Layout(Path("results") / settings.run)
+    layout, settings = runs.opened(config)
     values = yaml.safe_load(config.read_text(encoding="utf-8"))
     names = _of_first_trainings(checkpoint_names(settings.checkpoints))
     values["run"] += "-dense"
@@ -163,8 +128,7 @@ def evaluated(layout: Layout, wrong: Path | None) -> dict[str, Any]:
 
 def compare(config: Path, more: Path, plain: Path, dense: Path | None) -> dict[str, Any]:
     """The LDS of every way to score, with intervals, and the difference to the default."""
-    settings = load_settings(config)
-    layout = Layout(Path("results") / settings.run)
+    layout, settings = runs.opened(config)
     train, targets = PreparedRows.load(layout.train), PreparedRows.load(layout.targets(TARGETS))
     retrained = open_retrained(layout, settings, "subsets", train)
     kept = retrained.plan.kept[retrained.plan.about["repeat"] == 0]
@@ -175,7 +139,7 @@ def compare(config: Path, more: Path, plain: Path, dense: Path | None) -> dict[s
     truth = Truth(margins.reshape(-1, len(kept), len(targets)), classes.astype(np.float64))
     names = checkpoint_names(settings.checkpoints)
     by_ekfac = ekfac(layout, names, train, targets, config.with_name("ekfac"))
-    checkpoints = Checkpoints(*(_checkpoints(of, len(train)) for of in (config, more, plain)))
+    checkpoints = Checkpoints(*(runs.checkpoints(of, len(train)) for of in (config, more, plain)))
 
     def sums(scores: Tensor) -> Array:
         predicted: Array = kept @ scores.numpy()
@@ -200,7 +164,7 @@ def compare(config: Path, more: Path, plain: Path, dense: Path | None) -> dict[s
         **_measured(truth, ways, "less_the_default"),
     }
     if dense is not None:
-        of_dense = _checkpoints(dense, len(train))
+        of_dense = runs.checkpoints(dense, len(train))
         projections = {
             "dense": sums(balanced_mean([checkpoint.scores() for checkpoint in of_dense.values()])),
             "fold": sums(
@@ -222,13 +186,6 @@ def compare(config: Path, more: Path, plain: Path, dense: Path | None) -> dict[s
 
 def _of_first_trainings(names: Iterable[str]) -> list[str]:
     return [name for name in names if int(training_of(name)) < DENSE_TRAININGS]
-
-
-def _checkpoints(config: Path, n: int) -> dict[str, Checkpoint]:
-    settings = load_settings(config)
-    layout = Layout(Path("results") / settings.run)
-    names = checkpoint_names(settings.checkpoints)
-    return {name: Checkpoint.read(layout, name, TARGETS, n) for name in names}
 
 
 def _measured(truth: Truth, ways: Mapping[str, Array], difference: str) -> dict[str, Any]:
