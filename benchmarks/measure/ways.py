@@ -321,8 +321,13 @@ def _baselines(plain: Mapping[str, Checkpoint], last: list[str]) -> Iterator[tup
             inverse = torch.linalg.inv(train.T @ train)
             parts.append(train @ (inverse / inverse.abs().mean()) @ targets.T)
         yield f"reference rule, k = {dim}", torch.stack(parts).mean(0) * at_the_end
-    dots = {name: checkpoint.train @ checkpoint.targets.T for name, checkpoint in plain.items()}
-    yield "gradient dot product", torch.stack(list(dots.values())).mean(0)
+    yield from gradient_similarities(plain)
+
+
+def gradient_similarities(plain: Mapping[str, Checkpoint]) -> Iterator[tuple[str, Tensor]]:
+    """Names and means over checkpoints, [n, t], of what needs no kernel."""
+    dots = [checkpoint.train @ checkpoint.targets.T for checkpoint in plain.values()]
+    yield "gradient dot product", torch.stack(dots).mean(0)
     cosines = [
         normalize(checkpoint.train) @ normalize(checkpoint.targets).T for checkpoint in plain.values()
     ]
