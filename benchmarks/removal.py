@@ -1,7 +1,7 @@
 """Which rows, when left out, lower a target's margin most? Asked of the runs of ``benchmarks.scoring``.
 
     python -m benchmarks.removal run trec train.txt test.txt
-    python -m benchmarks.removal run qnli train.parquet validation.parquet --shares 0.01
+    python -m benchmarks.removal run qnli train.parquet validation.parquet --shares 0.01 --seeds 2
     python -m benchmarks.removal run trec train.txt test.txt --known
 
 Every method names rows for some targets, which are drawn at random, right or wrong. For each target,
@@ -108,8 +108,8 @@ class Plan:
         return [self._models(rows) for rows in named.rows]
 
     def all_without(self, named: Named) -> list[Model]:
-        """The same, one after the other."""
-        return [model for of_target in self.without(named) for model in of_target]
+        """The same, one after the other, those of the first seed first."""
+        return [model for of_seed in zip(*self.without(named), strict=True) for model in of_seed]
 
     def models(self) -> list[Model]:
         """All; rows that two methods name give one model."""
@@ -161,12 +161,13 @@ def run(
     if not wanted:
         raise typer.BadParameter(f"methods are {', '.join({each.method: 0 for each in plan.named})}")
     file = RESULTS / f"removal-{task}.answers.parquet"
+    labels = PreparedRows.load(layout.targets(TARGETS)).column("label")
     before = answers.put(layout, settings, TARGETS, file) if file.exists() else []
 
     def write() -> None:
         models = dict.fromkeys([*before, *plan.models()])
         kept = answers.keep(layout, settings, TARGETS, file, models)
-        found = figures(plan, answers.known(layout, settings, TARGETS, plan.models()), layout)
+        found = figures(plan, answers.known(layout, settings, TARGETS, plan.models()), labels)
         path = RESULTS / f"removal-{task}.json"
         path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
         print(f"wrote {path}; {kept} models are known")
@@ -201,10 +202,9 @@ def trained(
                 yield
 
 
-def figures(plan: Plan, known: Mapping[Model, Answers], layout: Layout) -> dict[str, Any]:
-    """Of every method whose models, without a share of the rows, are all known."""
+def figures(plan: Plan, known: Mapping[Model, Answers], labels: NDArray[Any]) -> dict[str, Any]:
+    """Of every method whose models, without a share of the rows, are all known; labels are [t]."""
     whole = plan.whole()
-    labels = PreparedRows.load(layout.targets(TARGETS)).column("label")[plan.targets]
     found: dict[str, Any] = {
         "rows": plan.n,
         "targets": plan.targets.tolist(),
@@ -215,7 +215,10 @@ def figures(plan: Plan, known: Mapping[Model, Answers], layout: Layout) -> dict[
         return found
     margin = np.stack([known[model].margin[plan.targets] for model in whole]).astype(np.float64)
     prediction = np.stack([known[model].prediction[plan.targets] for model in whole])
-    found |= {"margin": float(margin.mean()), "accuracy": float((prediction == labels).mean())}
+    found |= {
+        "margin": float(margin.mean()),
+        "accuracy": float((prediction == labels[plan.targets]).mean()),
+    }
     for share in dict.fromkeys(named.share for named in plan.named):
         removals = {}
         for named in plan.named:

@@ -48,7 +48,7 @@ def methods(
     yield "gradient dot product", of_gradients["gradient dot product"].numpy()
     yield "last hidden state", by_states
     for name, file in (others or {}).items():
-        yield name, _read(file, (n, t))
+        yield name, read_scores(file, (n, t))
 
 
 def top_rows(scores: Array, count: int) -> NDArray[np.int64]:
@@ -78,7 +78,12 @@ def _hidden_states(
     return predict_by_hidden_states(layout, settings, train, {TARGETS: targets}, one_row_each)[TARGETS]
 
 
-def _read(file: Path, shape: tuple[int, int]) -> Array:
+def read_scores(file: Path, shape: tuple[int, int]) -> Array:
+    """Scores [n, t] of a method that is known by its file.
+
+    Raises:
+        TrakError: if it holds anything else.
+    """
     try:
         scores = np.load(file, allow_pickle=False)
     except (OSError, ValueError) as error:

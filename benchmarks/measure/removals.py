@@ -14,7 +14,7 @@ from trak_steps.evaluation.calibration import calibrate
 from trak_steps.evaluation.intervals import interval, mean_interval
 
 Array = NDArray[np.float64]
-RESAMPLES, SEED = 10_000, 0
+RESAMPLES, SEED = 2000, 0
 
 
 @dataclass(frozen=True)

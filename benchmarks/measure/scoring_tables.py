@@ -26,6 +26,13 @@ def committed(root: Path = Path()) -> dict[str, str]:
         "removal": removal_table(_with("removal", tables)),
         "slopes": slopes_table(tables),
         "stability": stability_table(tables),
+        "left_out": left_out_table(
+            {
+                shown: json.loads(path.read_text(encoding="utf-8"))
+                for task, shown in TASKS.items()
+                if (path := root / RESULTS / f"removal-{task}.json").exists()
+            }
+        ),
     }
 
 
@@ -100,6 +107,40 @@ def removal_table(tables: Mapping[str, dict[str, Any]]) -> str:
             cells += f" {found['predictions_flipped']:.2f} |"
         lines.append(f"| {kind} |{cells}")
     return "\n".join(lines)
+
+
+def left_out_table(tables: Mapping[str, dict[str, Any]]) -> str:
+    """What leaving out the rows did that each method names, as Markdown."""
+    head = "".join(f" {task}: margin lost | default over it | flipped |" for task in tables)
+    lines = [f"| without |{head}", "| --- |" + " --- | --- | --- |" * len(tables)]
+    named = (
+        (share, method)
+        for found in tables.values()
+        for share, of_share in found["shares"].items()
+        for method in of_share["methods"]
+    )
+    for share, method in sorted(dict.fromkeys(named), key=lambda each: float(each[0])):
+        cells = ""
+        for found in tables.values():
+            figures = found["shares"].get(share, {"methods": {}})["methods"].get(method)
+            if figures is None:
+                cells += " | | |"
+                continue
+            times = _times(figures["default_over"]) if "default_over" in figures else ""
+            cells += f" {_shown(figures['margin_lost'])} | {times} |"
+            cells += f" {figures['predictions_flipped']:.2f} |"
+        lines.append(f"| {float(share):.0%}: {method} |{cells}".replace("%", " %", 1))
+    return "\n".join(lines)
+
+
+def _times(ratio: dict[str, float | None]) -> str:
+    """A ratio, which has no upper end where what it is held against may be nothing."""
+    value, low, high = (ratio[name] for name in ("value", "low", "high"))
+    if low is None:
+        return "unknown"
+    if value is None or high is None:
+        return f"above {low:.1f}"
+    return f"{value:.1f} ({low:.1f} to {high:.1f})"
 
 
 HALVES = "over random halves"
