@@ -22,11 +22,18 @@ _of_this_process: list[tuple[Retrainer, int]] = []
 
 @contextmanager
 def processes(config: Path, count: int) -> Iterator[Executor]:
-    """Processes of one thread that :func:`train` models of a run; what waits is dropped at the end."""
+    """Processes of one thread that :func:`train` models of a run.
+
+    An interruption ends them; each loses the model that it was training.
+    """
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(count, spawn, initializer=_begin, initargs=(config,))
     try:
         yield pool
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
