@@ -14,7 +14,7 @@ there. ``python -m benchmarks.scoring pages`` puts them into docs/evaluation.md.
 import json
 import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from benchmarks.measure.tasks import Task
 from trak_steps.config import Settings
 from trak_steps.console.progress import counter
 from trak_steps.data.prepared import PreparedRows
+from trak_steps.errors import TrakError
 from trak_steps.run.identity import retraining_seed
 from trak_steps.run.layout import Layout
 from trak_steps.store.retrained import Answers
@@ -111,6 +112,18 @@ class Plan:
         """The same, one after the other, those of the first seed first."""
         return [model for of_seed in zip(*self.without(named), strict=True) for model in of_seed]
 
+    def chosen(self, methods: Sequence[str], shares: Sequence[float]) -> list[Named]:
+        """What some methods name, of some shares; of all, if none is given."""
+        there = list(dict.fromkeys(named.method for named in self.named))
+        unknown = set(methods) - set(there)
+        if unknown:
+            raise TrakError(f"--methods: there is no {min(unknown)}, but {', '.join(there)}")
+        return [
+            named
+            for named in self.named
+            if (not methods or named.method in methods) and (not shares or named.share in shares)
+        ]
+
     def models(self) -> list[Model]:
         """All; rows that two methods name give one model."""
         removed = [model for named in self.named for model in self.all_without(named)]
@@ -140,7 +153,7 @@ def run(
     jobs: Annotated[int, typer.Option(help="processes, of one thread each")] = 2,
 ) -> None:
     """Make a task's run, train without rows, and write ``benchmarks/results/removal-<task>.json``."""
-    others = {name: Path(file) for name, _, file in (given.partition("=") for given in scores or ())}
+    others = files_of(scores or ())
     chosen: Task = getattr(tasks, task)(train, validation)
     config = runs.make(chosen, model)
     plain = runs.changed(config, "plain", BESIDE["plain"])
@@ -153,13 +166,7 @@ def run(
         [retraining_seed(settings, repeat) for repeat in range(seeds)],
         sorted({*SHARES, *(shares or ())}),
     )
-    wanted = [
-        named
-        for named in plan.named
-        if (not methods or named.method in methods) and (not shares or named.share in shares)
-    ]
-    if not wanted:
-        raise typer.BadParameter(f"methods are {', '.join({each.method: 0 for each in plan.named})}")
+    wanted = plan.chosen(methods or (), shares or ())
     file = RESULTS / f"removal-{task}.answers.parquet"
     labels = PreparedRows.load(layout.targets(TARGETS)).column("label")
     before = answers.put(layout, settings, TARGETS, file) if file.exists() else []
@@ -181,9 +188,20 @@ def run(
         write()
 
 
+def files_of(given: Iterable[str]) -> dict[str, Path]:
+    """Of scores given as NAME=FILE.npy."""
+    files = {}
+    for each in given:
+        name, _, file = each.partition("=")
+        if not name or not Path(file).is_file():
+            raise TrakError(f"--scores {each}: has to be NAME=FILE.npy, of a file that is there")
+        files[name] = Path(file)
+    return files
+
+
 def trained(
     config: Path, run: tuple[Layout, Settings], groups: Iterable[Iterable[Model]], jobs: int
-) -> Iterable[None]:
+) -> Iterator[None]:
     """Train the models that are not known, group by group; comes back after each."""
     groups = [list(group) for group in groups]
     models = dict.fromkeys(model for group in groups for model in group)

@@ -69,6 +69,14 @@ def test_more_targets_and_shares_ask_for_the_same_models_and_more() -> None:
     assert set(small_plan(3, (0.05,)).models()) < set(small_plan(5).models())
 
 
+def test_a_method_that_nobody_knows_is_refused() -> None:
+    plan = small_plan()
+    chosen = plan.chosen(["other", naming.DEFAULT], [0.2])
+    assert [(each.share, each.method) for each in chosen] == [(0.2, naming.DEFAULT), (0.2, "other")]
+    with pytest.raises(TrakError, match="othr"):
+        plan.chosen(["other", "othr"], [])
+
+
 def test_figures_are_what_the_rows_left_out_did() -> None:
     plan = small_plan()
     known = {model: says(model) for model in plan.models()}
