@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from benchmarks.measure import runs
 from benchmarks.measure.nearest import nearest
 from benchmarks.measure.runs import TARGETS
+from benchmarks.measure.tracin import rates_before, tracin
 from benchmarks.measure.ways import gradient_similarities
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
@@ -38,13 +39,16 @@ def methods(
     store = open_scores(layout, settings, TARGETS)
     yield DEFAULT, store.scores(0, n).astype(np.float64)
     yield "random", _random(n, t, settings.seed)
-    of_gradients = dict(gradient_similarities(runs.checkpoints(plain, n)))
+    checkpoints = runs.checkpoints(plain, n)
+    of_gradients = dict(gradient_similarities(checkpoints))
     yield "gradient cosine", of_gradients["gradient cosine"].numpy()
     by_states = _hidden_states(layout, settings, train, targets)
     yield "last hidden state, same label", same_label_first(by_states, train, targets)
     of_texts = dict(nearest(layout, train, targets))
     yield "pretrained embeddings", of_texts["pretrained embeddings"]
     yield "BM25", of_texts["BM25"]
+    rates = rates_before(list(checkpoints), settings.finetune, n)
+    yield "TracIn", tracin(checkpoints, rates).numpy()
     yield "gradient dot product", of_gradients["gradient dot product"].numpy()
     yield "last hidden state", by_states
     for name, file in (others or {}).items():
