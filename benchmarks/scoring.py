@@ -84,7 +84,7 @@ def run(
     for beside in (more, plain, by_matrix):
         if beside:
             snakemake(beside, "features")
-    found = compare(config, more, plain, by_matrix) | evaluated(layout, wrong)
+    found = compare(config, more, plain, by_matrix, chosen.by_ekfac) | evaluated(layout, wrong)
     path = RESULTS / f"scoring-{task}.json"
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {path}")
@@ -126,8 +126,14 @@ def evaluated(layout: Layout, wrong: Path | None) -> dict[str, Any]:
     return found
 
 
-def compare(config: Path, more: Path, plain: Path, dense: Path | None) -> dict[str, Any]:
-    """The LDS of every way to score, with intervals, and the difference to the default."""
+def compare(config: Path, more: Path, plain: Path, dense: Path | None, by_ekfac: int) -> dict[str, Any]:
+    """The LDS of every way to score, with intervals, and the difference to the default.
+
+    Args:
+        config: the settings of a task's run.
+        more, plain, dense: of runs beside it.
+        by_ekfac: trainings that EK-FAC scores by.
+    """
     layout, settings = runs.opened(config)
     train, targets = PreparedRows.load(layout.train), PreparedRows.load(layout.targets(TARGETS))
     retrained = open_retrained(layout, settings, "subsets", train)
@@ -138,7 +144,8 @@ def compare(config: Path, more: Path, plain: Path, dense: Path | None) -> dict[s
     classes = np.stack([kept[:, labels == label].sum(1) for label in range(train.outputs)], 1)
     truth = Truth(margins.reshape(-1, len(kept), len(targets)), classes.astype(np.float64))
     names = checkpoint_names(settings.checkpoints)
-    by_ekfac = ekfac(layout, names, train, targets, config.with_name("ekfac"))
+    some = [name for name in names if int(training_of(name)) < by_ekfac]
+    of_ekfac = ekfac(layout, some, train, targets, config.with_name("ekfac"))
     checkpoints = Checkpoints(*(runs.checkpoints(of, len(train)) for of in (config, more, plain)))
 
     def sums(scores: Tensor) -> Array:
@@ -148,7 +155,7 @@ def compare(config: Path, more: Path, plain: Path, dense: Path | None) -> dict[s
     ways = {name: sums(of) for name, of in ways_to_score(checkpoints)}
     rates = rates_before(list(checkpoints.plain), settings.finetune, len(train))
     ways["TracIn"] = sums(tracin(checkpoints.plain, rates))
-    ways |= {name: sums(of) for name, of in ways_by_ekfac(by_ekfac)}
+    ways |= {name: sums(of) for name, of in ways_by_ekfac(of_ekfac)}
     for name, similarity in nearest(layout, train, targets):
         ways[name] = kept @ similarity
     by_states = predict_by_hidden_states(layout, settings, train, {TARGETS: targets}, kept)

@@ -97,6 +97,12 @@ def test_the_setting_names_the_datas_classes_and_agrees_with_the_checkpoint() ->
     foreign = {0: "POSITIVE", 1: "NEGATIVE"}
     for names in (placeholders, foreign, {0: "1", 1: "0"}):
         assert in_the_order_of(labels, names, "c", ["1", "0"]).classes == (1, 0)
+    mapping = {"POSITIVE": "1", "NEGATIVE": "0"}
+    assert in_the_order_of(labels, foreign, "c", mapping).classes == (1, 0)
+    assert in_the_order_of(labels, {0: "NEGATIVE", 1: "POSITIVE"}, "c", mapping).classes == (0, 1)
+    assert in_the_order_of(labels, {0: "1", 1: "0"}, "c", mapping).classes == (1, 0)
+    with pytest.raises(TrakError, match=r"is a mapping from .*POSITIVE.*; c calls .* LABEL_0, LABEL_1"):
+        in_the_order_of(labels, placeholders, "c", mapping)
     with pytest.raises(TrakError, match=r"checkpoints\.classes: .* 1, 2; .* 0, 1"):
         in_the_order_of(labels, placeholders, "c", ["1", "2"])
     with pytest.raises(TrakError, match=r"checkpoints\.classes: .* order 1, 0; c itself .* order 0, 1"):

@@ -91,7 +91,9 @@ def in_the_order_of(
         return labels
     theirs = [str(id2label[i]) for i in sorted(id2label)]
     if isinstance(classes, Mapping):
-        classes = _renamed(theirs, classes, named)
+        # Another checkpoint may have them named as the data has already.
+        known = sorted(classes) != sorted(theirs) and _reordered(labels, theirs) is not None
+        classes = theirs if known else _renamed(theirs, classes, named)
     own = None if names_no_classes(id2label, labels) else _reordered(labels, theirs)
     if classes:
         chosen = _reordered(labels, classes)
