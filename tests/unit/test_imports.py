@@ -24,6 +24,7 @@ LOADS = {
     "rank": {"zarr"},
     "summarize": {"zarr"},
     "provenance": set(),
+    "check-recipe": {"torch", "transformers", "datasets", "zarr"},
     "plan-subsets": set(),
     "plan-removal": MODELS,
     "retrain-subsets": {"torch", "transformers", "datasets"},

@@ -19,6 +19,7 @@ import yaml
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
+from workspace import leave_trainings
 
 from trak_steps import __main__
 from trak_steps.config import Settings, arguments, load_settings, parse_settings
@@ -310,7 +311,9 @@ def test_settings_that_are_printed_are_read_as_the_same(
     require_the_same(load_settings(file), settings)
 
 
-def test_every_preset_survives_its_own_printing(tmp_path: Path) -> None:
+def test_every_preset_survives_its_own_printing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_trainings(tmp_path)
+    monkeypatch.chdir(tmp_path)
     for preset in sorted((Path(__file__).parents[2] / "config").glob("*.yaml")):
         code, out, err = run_main("settings", "--config", str(preset))
         assert (code, err) == (0, "")

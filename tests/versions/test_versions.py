@@ -14,7 +14,10 @@ from versions.record import now, recorded
 # What the settings import to check themselves.
 _SETTINGS = {
     f"{PACKAGE}.{name}"
-    for name in ("kernel", "kernel.blocks", "model", "model.device", "model.schedule")
+    for name in (
+        *("kernel", "kernel.blocks"),
+        *("model", "model.device", "model.files", "model.schedule", "model.trainer_folder"),
+    )
 }
 
 

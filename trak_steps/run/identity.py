@@ -5,7 +5,6 @@ from typing import Any
 from trak_steps.config import Settings
 from trak_steps.config.checkpoints import MOST_TRAININGS
 from trak_steps.config.settings import DatasetSettings
-from trak_steps.errors import TrakError
 from trak_steps.run.custom_code import custom_code
 from trak_steps.run.layout import checkpoint_names
 
@@ -65,17 +64,3 @@ def plan_settings(settings: Settings, name: str) -> dict[str, Any]:
         return {"seed": settings.seed, **settings.evaluation.lds.model_dump()}
     of = next(iter(settings.targets))
     return {"seed": settings.seed, "of": of, **settings.evaluation.removal.model_dump()}
-
-
-def require_recipe(settings: Settings) -> None:
-    """Refuse to train models as checkpoints were that were trained nobody says how.
-
-    Raises:
-        TrakError: if checkpoints are imported, and `finetune` is not said to be their recipe.
-    """
-    if settings.checkpoints.existing and not settings.evaluation.retrain_imported:
-        raise TrakError(
-            "checkpoints.existing: how these were trained is not known here, so no model can be trained "
-            "as they were; set evaluation.retrain_imported if `finetune` says it. `find-mislabelled` "
-            "and `measure-stability` need none"
-        )

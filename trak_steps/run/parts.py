@@ -12,14 +12,12 @@ from trak_steps.run.identity import (
     feature_settings,
     kernel_settings,
     plan_settings,
-    require_recipe,
     score_settings,
 )
 from trak_steps.run.layout import Layout, checkpoint_names, shard_names
 from trak_steps.run.lineage import Lineage, contents
 from trak_steps.run.shards import shard_size
 from trak_steps.store.artefact import artefact_manifest
-from trak_steps.store.document import load_document
 from trak_steps.store.features import FeatureStore, TrainFeatures
 from trak_steps.store.kernel import KernelStore
 from trak_steps.store.manifest import Manifest
@@ -125,21 +123,6 @@ def open_retrained(layout: Layout, settings: Settings, name: str, train: Prepare
         found[layout.name(path)] = manifest.content
     answers = {targets: load_shards(paths, len(plan), targets) for targets in settings.targets}
     return Retrained(plan, answers, {**made_from, **found})
-
-
-def require_known_recipe(layout: Layout, settings: Settings) -> None:
-    """Refuse to train models as checkpoints were that were trained otherwise, or nobody says how.
-
-    Raises:
-        TrakError: if checkpoints are imported, and their recipe is not given, or was not checked.
-    """
-    require_recipe(settings)
-    if settings.checkpoints.existing:
-        path = layout.recipe
-        if not path.exists():
-            raise TrakError(f"{path}: is missing; run `trak-steps check-recipe` first")
-        _, manifest = load_document(path, "recipe")
-        Lineage(layout).check(path, manifest)
 
 
 def require_one_recipe(layout: Layout, checkpoints: Sequence[str], *, imported: bool) -> None:

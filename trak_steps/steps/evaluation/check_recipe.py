@@ -16,9 +16,10 @@ from trak_steps.errors import TrakError
 from trak_steps.evaluation.accuracy import accuracy
 from trak_steps.evaluation.reproduction import FURTHER, SURER, reproduction
 from trak_steps.model.files import ADAPTER
-from trak_steps.run.identity import answers_settings, require_recipe, retraining_seed
+from trak_steps.run.identity import answers_settings, retraining_seed
 from trak_steps.run.layout import Layout, final_checkpoints
 from trak_steps.run.lineage import Lineage, contents
+from trak_steps.run.recipe import require_recipe
 from trak_steps.steps.evaluation.retrain import Retrainer
 from trak_steps.store.document import save_document
 from trak_steps.store.features import FeatureStore

@@ -17,7 +17,8 @@ from trak_steps.run.hidden_states import HiddenStates
 from trak_steps.run.identity import plan_settings, retraining_seed
 from trak_steps.run.layout import Layout, final_checkpoints
 from trak_steps.run.lineage import contents
-from trak_steps.run.parts import open_scores, require_known_recipe
+from trak_steps.run.parts import open_scores
+from trak_steps.run.recipe import require_known_recipe
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.plan import Plan, save_plan
 from trak_steps.store.scores import ScoreStore

@@ -9,7 +9,7 @@ from trak_steps.errors import TrakError
 from trak_steps.evaluation.subsets import random_subsets
 from trak_steps.run.identity import plan_settings, retraining_seed
 from trak_steps.run.layout import Layout
-from trak_steps.run.parts import require_known_recipe
+from trak_steps.run.recipe import require_known_recipe
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.plan import Plan, save_plan
 

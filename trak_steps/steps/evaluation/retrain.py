@@ -23,7 +23,7 @@ from trak_steps.run.layout import Layout
 from trak_steps.run.lineage import Lineage, contents
 from trak_steps.run.model_inputs import read_rows
 from trak_steps.run.model_output import check_model_output, load_model_output
-from trak_steps.store.document import load_document
+from trak_steps.run.recipe import require_same_recipe
 from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.plan import load_plan
@@ -35,9 +35,7 @@ VERSION = 1
 
 def run(layout: Layout, settings: Settings, plan_name: str, shard: int) -> None:
     """Write ``evaluation/retrained/<plan>/<shard>.parquet``."""
-    if layout.recipe.exists():  # of imported checkpoints
-        _, of_recipe = load_document(layout.recipe, "recipe")
-        of_recipe.require(layout.recipe, settings=answers_settings(settings))
+    require_same_recipe(layout, settings)
     train = PreparedRows.load(layout.train)
     trainer = Retrainer(layout, settings, train)
     sets = trainer.sets
