@@ -97,20 +97,18 @@ def kept_or_made(file: Path, key: str, make: Callable[[], Tensor]) -> Tensor:
 
 
 def ways_by_ekfac(scores: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    """Names and scores [n, t] of sets of checkpoints, from those of each, by name."""
+    """Names and scores [n, t] of sets of checkpoints, from those of each, by name.
+
+    Balanced: without it, those of the ends, which predict worst, outweigh all others.
+    """
     last = [name for name in scores if name == training_of(name)]
-    several = len(last) > 1
-    if several:
-        yield "EK-FAC, last checkpoints", torch.stack([scores[name] for name in last]).mean(0)
-    for shown, names in (
-        ("all", list(scores)),
-        ("earlier", [name for name in scores if name not in last]),
-    ):
-        if several:
-            of_all = [scores[name] for name in names]
-            yield f"EK-FAC, {shown} checkpoints, balanced", balanced_mean(of_all)
-        of_first = [scores[name] for name in names if training_of(name) == last[0]]
-        yield f"EK-FAC, 1 training, {shown} checkpoints, balanced", balanced_mean(of_first)
+    early = [name for name in scores if name not in last]
+    for count in dict.fromkeys((1, len(last))):
+        word = "1 training" if count == 1 else f"{count} trainings"
+        some = {training_of(name) for name in last[:count]}
+        for shown, names in (("all", list(scores)), ("earlier", early), ("last", last)):
+            of = [scores[name] for name in names if training_of(name) in some]
+            yield f"EK-FAC, {word}, {shown} checkpoints", balanced_mean(of)
 
 
 def influence(

@@ -57,7 +57,7 @@ class Task:
     layers: int = 2
     subsets: int = 64
     trainings: int = 5
-    by_ekfac: int = 5
+    by_ekfac: int = 3
     apart: bool = True
     finetune: Mapping[str, float] = field(default_factory=lambda: RECIPE)
 

@@ -16,6 +16,7 @@ from kronfluence.module.linear import TrackedLinear
 from kronfluence.module.tracked_module import TrackedModule
 
 from benchmarks.measure.ekfac import influence, kept_or_made, ways_by_ekfac
+from benchmarks.measure.ways import balanced_mean
 
 WORDS = 12
 
@@ -96,7 +97,10 @@ def test_sets_of_checkpoints() -> None:
     torch.manual_seed(0)
     scores = {name: torch.randn(4, 3) for name in ("0-0.5", "0", "1-0.5", "1")}
     ways = dict(ways_by_ekfac(scores))
-    torch.testing.assert_close(ways["EK-FAC, last checkpoints"], (scores["0"] + scores["1"]) / 2)
+    assert len(ways) == 6
+    last = balanced_mean([scores["0"], scores["1"]])
+    torch.testing.assert_close(ways["EK-FAC, 2 trainings, last checkpoints"], last)
+    torch.testing.assert_close(ways["EK-FAC, 1 training, earlier checkpoints"], scores["0-0.5"])
     scaled = {**scores, "0-0.5": 100 * scores["0-0.5"]}
     for name, of in ways_by_ekfac(scaled):
-        torch.testing.assert_close(of, ways[name])
+        torch.testing.assert_close(of / of.norm(dim=0), ways[name] / ways[name].norm(dim=0))
