@@ -103,7 +103,7 @@ def ways_by_ekfac(scores: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """
     last = [name for name in scores if name == training_of(name)]
     early = [name for name in scores if name not in last]
-    for count in dict.fromkeys((1, len(last))):
+    for count in sorted({1, len(last)} if last else ()):
         word = "1 training" if count == 1 else f"{count} trainings"
         some = {training_of(name) for name in last[:count]}
         for shown, names in (("all", list(scores)), ("earlier", early), ("last", last)):
