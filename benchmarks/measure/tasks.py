@@ -82,7 +82,7 @@ def qnli_minilm(train: Path, validation: Path) -> Task:
         layers=6,
         subsets=40,
         trainings=3,
-        by_ekfac=0,  # a checkpoint takes a quarter of an hour
+        by_ekfac=0,  # a checkpoint takes many minutes
         apart=False,
         finetune={**RECIPE, "epochs": 2, "learning_rate": 1e-4},
     )
