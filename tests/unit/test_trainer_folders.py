@@ -36,6 +36,7 @@ from trak_steps.steps.data import prepare
 from trak_steps.steps.evaluation import measure_stability
 from trak_steps.store.folder import check_folder
 from trak_steps.store.scores import ScoreStore
+from trak_steps.workflow.inputs import base_files, imported_files
 
 CPU = torch.device("cpu")
 TRAINED = ("first", "second")
@@ -394,3 +395,9 @@ def test_a_training_named_as_if_it_were_a_classifier_is_pointed_out(
 ) -> None:
     with pytest.raises(TrakError, match=r"has no config\.json, .*write \{run: .*first\}"):
         prepared(tmp_path, [str(folders[0])])
+
+
+@pytest.mark.parametrize("named", ["~nobody-of-that-name/a", "a" * 5000, "org/model"])
+def test_a_name_of_no_folder_has_no_files(named: str) -> None:
+    settings = parse_settings({"checkpoints": {"existing": [named]}})
+    assert base_files(settings) == imported_files(named) == []

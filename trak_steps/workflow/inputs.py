@@ -33,13 +33,20 @@ def base_files(settings: Settings) -> list[str]:
     """The local files that the model to fine-tune is made from."""
     name = settings.model.name_or_path
     for first in imported(settings.checkpoints).values():
-        folder = Path(first).expanduser()
-        beside = tokenizer_files(folder.parent) if folder.is_dir() else []
         base = [] if name == "demo" else local_model(name)
-        return sorted({*local_model(first), *map(str, beside), *base})
+        return sorted({*local_model(first), *_tokenizer_above(first), *base})
     if name == "demo":  # its vocabulary is that of the train texts
         return local_files(settings, settings.dataset.train_split)
     return local_model(name)
+
+
+def _tokenizer_above(named: str) -> list[str]:
+    """The files of a tokenizer in the folder that a checkpoint's folder is in."""
+    try:
+        folder = Path(named).expanduser()
+        return [str(file) for file in tokenizer_files(folder.parent)] if folder.is_dir() else []
+    except (OSError, RuntimeError):  # too long a name, or no such home: the step says so
+        return []
 
 
 def imported_files(named: str) -> list[str]:

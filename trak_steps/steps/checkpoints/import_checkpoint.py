@@ -52,13 +52,13 @@ def run(layout: Layout, settings: Settings, checkpoint: str, named: str) -> None
     model = check_folder(layout.model, "model")
     trust = settings.model.trust_remote_code
     path = layout.checkpoint(checkpoint)
-    if has_checkpoints(Path(named).expanduser()):
-        say(
-            f"{named} holds checkpoint-* folders, and is imported as the end of a training alone; "
-            f"{{run: {named}}} brings them in, by which scores are better"
-        )
     with complete_or_absent(path) as folder:
         fetch_model(named, folder, setting="checkpoints.existing", weights=True, trust_remote_code=trust)
+        if has_checkpoints(Path(named).expanduser()):
+            say(
+                f"{named} holds checkpoint-* folders, and is imported as the end of a training alone; "
+                f"{{run: {named}}} brings them in, by which scores are better"
+            )
         try:
             classifier = load_classifier(
                 folder,
