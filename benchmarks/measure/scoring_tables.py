@@ -133,6 +133,10 @@ def left_out_table(tables: Mapping[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+# Beyond it, a ratio's upper end says that the other may be next to nothing, and no more.
+FAR = 100
+
+
 def _times(ratio: dict[str, float | None]) -> str:
     """A ratio, which has no upper end where what it is held against may be nothing."""
     value, low, high = (ratio[name] for name in ("value", "low", "high"))
@@ -140,6 +144,8 @@ def _times(ratio: dict[str, float | None]) -> str:
         return "unknown"
     if value is None or high is None:
         return f"above {low:.1f}"
+    if high > FAR:
+        return f"{value:.1f} (above {low:.1f})"
     return f"{value:.1f} ({low:.1f} to {high:.1f})"
 
 
