@@ -137,10 +137,10 @@ class Plan:
 
 @app.command()
 def run(
-    task: Annotated[str, typer.Argument(help="qnli, qnli_minilm or trec")],
-    train: Annotated[Path, typer.Argument(help="its train rows: parquet, or lines of text for trec")],
-    validation: Annotated[Path, typer.Argument(help="its validation rows")],
-    model: Annotated[str, typer.Option(help="a BERT, hub id or folder")] = MODEL,
+    task: runs.TaskName,
+    train: runs.TrainFile,
+    validation: runs.ValidationFile,
+    model: runs.ModelName = MODEL,
     scores: Annotated[
         list[str] | None,
         typer.Option(help="NAME=FILE.npy: scores [n, t] of another method, to be given every time"),

@@ -52,10 +52,10 @@ app = typer.Typer(pretty_exceptions_enable=False)
 
 @app.command()
 def run(
-    task: Annotated[str, typer.Argument(help="qnli, qnli_minilm or trec")],
-    train: Annotated[Path, typer.Argument(help="its train rows: parquet, or lines of text for trec")],
-    validation: Annotated[Path, typer.Argument(help="its validation rows")],
-    model: Annotated[str, typer.Option(help="a BERT, hub id or folder")] = MODEL,
+    task: runs.TaskName,
+    train: runs.TrainFile,
+    validation: runs.ValidationFile,
+    model: runs.ModelName = MODEL,
     dense: Annotated[bool, typer.Option("--dense", help="compare projections, too")] = False,
     cores: Annotated[int, typer.Option(help="for Snakemake")] = 2,
 ) -> None:

@@ -2,8 +2,9 @@
 
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 import yaml
 
 from benchmarks.measure.tasks import Task, prepare
@@ -14,6 +15,11 @@ from trak_steps.run.layout import Layout, checkpoint_names
 TARGETS = "validation"
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DIM = 4096
+# What the commands that make such a run are given.
+TaskName = Annotated[str, typer.Argument(help="qnli, qnli_minilm or trec")]
+TrainFile = Annotated[Path, typer.Argument(help="its train rows: parquet, or lines of text for trec")]
+ValidationFile = Annotated[Path, typer.Argument(help="its validation rows")]
+ModelName = Annotated[str, typer.Option(help="a BERT, hub id or folder")]
 # The same trainings at other times, and with plain gradients.
 BESIDE: dict[str, dict[str, dict[str, Any]]] = {
     "more": {"checkpoints": {"keep": [0.0635, 0.5]}},

@@ -205,11 +205,7 @@ def checkpoint_names(settings: "CheckpointSettings") -> list[str]:
     """
     if settings.existing:
         return list(imported(settings))
-    return [
-        checkpoint_name(training, fraction)
-        for training in trainings(settings)
-        for fraction in sorted(settings.keep)
-    ]
+    return [name for training in trainings(settings) for name in checkpoints_of_job(settings, training)]
 
 
 def checkpoints_of_job(settings: "CheckpointSettings", job: str) -> list[str]:
@@ -219,7 +215,7 @@ def checkpoints_of_job(settings: "CheckpointSettings", job: str) -> list[str]:
     """
     if settings.existing:
         return [job]
-    return [checkpoint_name(training_of(job), fraction) for fraction in sorted(settings.keep)]
+    return [checkpoint_name(job, fraction) for fraction in sorted(settings.keep)]
 
 
 def imported(settings: "CheckpointSettings") -> dict[str, str]:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from trak_steps.config import Settings
+from trak_steps.config.settings import DEMO
 from trak_steps.data.patterns import files_named, local_folder
 from trak_steps.errors import TrakError
 from trak_steps.model.files import ADAPTER_CONFIG, COPIED, OPTIMIZER, TRAINER_STATE, tokenizer_files
@@ -33,9 +34,9 @@ def base_files(settings: Settings) -> list[str]:
     """The local files that the model to fine-tune is made from."""
     name = settings.model.name_or_path
     for first in imported(settings.checkpoints).values():
-        base = [] if name == "demo" else local_model(name)
+        base = [] if name == DEMO else local_model(name)
         return sorted({*local_model(first), *_tokenizer_above(first), *base})
-    if name == "demo":  # its vocabulary is that of the train texts
+    if name == DEMO:  # its vocabulary is that of the train texts
         return local_files(settings, settings.dataset.train_split)
     return local_model(name)
 

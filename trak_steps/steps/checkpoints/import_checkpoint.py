@@ -24,7 +24,7 @@ from trak_steps.model.files import OPTIMIZER as OPTIMIZER_FILE
 from trak_steps.model.forward import forward
 from trak_steps.model.load import load_classifier, load_tokenizer
 from trak_steps.model.moments import EPSILON, GRADIENTS, OPTIMIZER, load_moments, save_moments
-from trak_steps.model.optimizer_file import moments_in
+from trak_steps.model.optimizer_file import WITHOUT, moments_in
 from trak_steps.model.trainer_folder import has_checkpoints
 from trak_steps.run.layout import MOMENT_ROWS, Layout
 from trak_steps.run.model_inputs import read_rows
@@ -37,7 +37,6 @@ VERSION = 2
 # Train rows that the order of the classes is tried on, read some at a time.
 ROWS = 256
 AT_ONCE = 8
-WITHOUT = "move it away: gradients of train rows stand in for it"
 
 
 def run(layout: Layout, settings: Settings, checkpoint: str, named: str) -> None:

@@ -50,8 +50,9 @@ def run(layout: Layout, settings: Settings) -> None:
     retrainer = Retrainer(layout, settings, train)
     name, targets = next(iter(retrainer.sets.items()))
     stores = [FeatureStore.open(layout.target_features(end, name)) for end in ends]
+    lineage = Lineage(layout)
     for store in stores:
-        Lineage(layout).check(store.path, store.manifest)
+        lineage.check(store.path, store.manifest)
     imported = np.stack([store.column("margin") for store in stores]).astype(np.float64)
     seeds = [retraining_seed(settings, repeat) for repeat in range(MODELS)]
     everything = np.ones(len(train), bool)
