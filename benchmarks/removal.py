@@ -138,8 +138,8 @@ class Plan:
 @app.command()
 def run(
     task: runs.TaskName,
-    train: runs.TrainFile,
-    validation: runs.ValidationFile,
+    train: runs.TrainFile = None,
+    validation: runs.ValidationFile = None,
     model: runs.ModelName = MODEL,
     scores: Annotated[
         list[str] | None,
@@ -154,7 +154,7 @@ def run(
 ) -> None:
     """Make a task's run, train without rows, and write ``benchmarks/results/removal-<task>.json``."""
     others = files_of(scores or ())
-    chosen: Task = getattr(tasks, task)(train, validation)
+    chosen: Task = tasks.named(task, train, validation)
     config = runs.make(chosen, model)
     plain = runs.changed(config, "plain", BESIDE["plain"])
     runs.snakemake(config, "scores", cores=jobs)

@@ -53,14 +53,14 @@ app = typer.Typer(pretty_exceptions_enable=False)
 @app.command()
 def run(
     task: runs.TaskName,
-    train: runs.TrainFile,
-    validation: runs.ValidationFile,
+    train: runs.TrainFile = None,
+    validation: runs.ValidationFile = None,
     model: runs.ModelName = MODEL,
     dense: Annotated[bool, typer.Option("--dense", help="compare projections, too")] = False,
     cores: Annotated[int, typer.Option(help="for Snakemake")] = 2,
 ) -> None:
     """Make a task's run, compare, and write ``benchmarks/results/scoring-<task>.json``."""
-    chosen: tasks.Task = getattr(tasks, task)(train, validation)
+    chosen: tasks.Task = tasks.named(task, train, validation)
     config = runs.make(chosen, model)
     layout, settings = runs.opened(config)
     known = RESULTS / f"scoring-{task}.answers.parquet"

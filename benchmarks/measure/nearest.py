@@ -17,6 +17,8 @@ Array = NDArray[np.float64]
 def nearest(layout: Layout, train: PreparedRows, targets: PreparedRows) -> Iterator[tuple[str, Array]]:
     """Names and similarities [n, t] of train rows and targets."""
     yield "BM25", _bm25(_texts(train), _texts(targets))
+    if not any(layout.model.glob("*.safetensors")):
+        return  # to be trained from scratch
     model = AutoModel.from_pretrained(layout.model).eval()
     train_states, target_states = (_states(model, rows) for rows in (train, targets))
     yield "pretrained embeddings", train_states @ target_states.T

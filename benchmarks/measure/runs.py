@@ -16,9 +16,9 @@ TARGETS = "validation"
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 DIM = 4096
 # What the commands that make such a run are given.
-TaskName = Annotated[str, typer.Argument(help="qnli, qnli_minilm or trec")]
-TrainFile = Annotated[Path, typer.Argument(help="its train rows: parquet, or lines of text for trec")]
-ValidationFile = Annotated[Path, typer.Argument(help="its validation rows")]
+TaskName = Annotated[str, typer.Argument(help="qnli, qnli_minilm, trec, demo or demo_twice")]
+TrainFile = Annotated[Path | None, typer.Argument(help="train rows: parquet; trec: lines of text")]
+ValidationFile = Annotated[Path | None, typer.Argument(help="validation rows")]
 ModelName = Annotated[str, typer.Option(help="a BERT, hub id or folder")]
 # The same trainings at other times, and with plain gradients.
 BESIDE: dict[str, dict[str, dict[str, Any]]] = {

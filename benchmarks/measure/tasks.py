@@ -4,11 +4,12 @@
   hundreds of times on a CPU.
 * ``qnli_minilm``: the same with twice the rows and all layers, which learn the task.
 * ``trec``: questions by the kind of answer they ask for, one text, six classes (Li and Roth 2002).
+* ``demo``, ``demo_twice``: the demo's facts, and twice as many; a model from scratch has to learn them.
 
 Everything is made below a folder and is the same whenever it is made again.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from transformers import AutoTokenizer
+from numpy.typing import NDArray
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from benchmarks.measure.small import cut
+from trak_steps.data import demo as facts
+from trak_steps.errors import TrakError
 
 MAX_TOKENS = 40
 TARGETS = 100
@@ -46,6 +50,7 @@ class Task:
         trainings: whose checkpoints are scored by.
         by_ekfac: how many of them EK-FAC scores by, too.
         apart: whether removal and wrong labels are measured, too, for which more models are trained.
+        pretrained: whether the model is cut from a pretrained one; else it is the demo's.
         finetune: the recipe.
     """
 
@@ -59,6 +64,7 @@ class Task:
     trainings: int = 5
     by_ekfac: int = 3
     apart: bool = True
+    pretrained: bool = True
     finetune: Mapping[str, float] = field(default_factory=lambda: RECIPE)
 
 
@@ -100,6 +106,52 @@ def trec(train: Path, validation: Path) -> Task:
     return Task("trec", ("text",), read(train), read(validation))
 
 
+def demo(towns: int = facts.TOWNS) -> Task:
+    """From no files: it brings its rows."""
+    of_train, of_validation = (
+        pa.Table.from_pylist(facts.rows(split, 0, towns)) for split in facts.SPLITS
+    )
+    return Task(
+        "demo",
+        ("question", "sentence"),
+        of_train,
+        of_validation,
+        rows=len(of_train),
+        subsets=40,
+        trainings=3,
+        by_ekfac=3,
+        apart=False,
+        pretrained=False,
+        finetune={"epochs": 8, "batch_size": 32, "learning_rate": 5e-4},
+    )
+
+
+def demo_twice() -> Task:
+    """The same, of twice the towns."""
+    return replace(demo(towns=2 * facts.TOWNS), name="demo_twice")
+
+
+OF_FILES: dict[str, Callable[[Path, Path], Task]] = {of.__name__: of for of in (qnli, qnli_minilm, trec)}
+OF_NONE: dict[str, Callable[[], Task]] = {of.__name__: of for of in (demo, demo_twice)}
+
+
+def named(name: str, train: Path | None, validation: Path | None) -> Task:
+    """A task by its name, of files if it takes them.
+
+    Raises:
+        TrakError: if there is none of that name, or files are missing or too many.
+    """
+    if name in OF_NONE:
+        if train is not None:
+            raise TrakError(f"{name}: takes no files")
+        return OF_NONE[name]()
+    if name not in OF_FILES:
+        raise TrakError(f"{name}: no such task; there are {', '.join([*OF_FILES, *OF_NONE])}")
+    if train is None or validation is None:
+        raise TrakError(f"{name}: give its files of train and validation rows")
+    return OF_FILES[name](train, validation)
+
+
 def prepare(task: Task, model: str, folder: Path, **sections: dict[str, Any]) -> Path:
     """Write the task's files, its model and its settings; gives the file of settings.
 
@@ -111,20 +163,19 @@ def prepare(task: Task, model: str, folder: Path, **sections: dict[str, Any]) ->
     """
     config = folder / "config.yaml"
     small = folder / "model"
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    chosen = {}
-    for split, table, size in (
-        ("train", task.train, task.rows),
-        ("validation", task.validation, TARGETS),
-    ):
-        encoded = tokenizer(*(table[column].to_pylist() for column in task.text))["input_ids"]
-        short = np.flatnonzero([len(ids) <= MAX_TOKENS for ids in encoded])
-        places = np.random.default_rng(0).permutation(short)[:size]
-        chosen[split] = table.take(np.sort(places))
-    if not small.exists():
+    tokenizer = AutoTokenizer.from_pretrained(model) if task.pretrained else None
+    chosen = {
+        split: table.take(_places(table, task.text, tokenizer, size))
+        for split, table, size in (
+            ("train", task.train, task.rows),
+            ("validation", task.validation, TARGETS),
+        )
+    }
+    if not config.exists():
         folder.mkdir(parents=True, exist_ok=True)
         for split, table in chosen.items():
             pq.write_table(table, folder / f"{split}.parquet")
+    if task.pretrained and not small.exists():
         cut(model, small, layers=task.layers, texts=_texts(task, chosen.values()))
     settings = {
         "run": folder.name,
@@ -134,7 +185,7 @@ def prepare(task: Task, model: str, folder: Path, **sections: dict[str, Any]) ->
             "text": list(task.text),
         },
         "targets": {"validation": {"split": "validation", "size": TARGETS}},
-        "model": {"name_or_path": str(small), "max_length": 64},
+        "model": {"name_or_path": str(small) if task.pretrained else "demo", "max_length": 64},
         "finetune": dict(task.finetune),
         **sections,
     }
@@ -142,7 +193,18 @@ def prepare(task: Task, model: str, folder: Path, **sections: dict[str, Any]) ->
     return config
 
 
-def _texts(task: Task, tables: Iterator[pa.Table]) -> Iterator[str]:
+def _places(
+    table: pa.Table, text: Iterable[str], tokenizer: PreTrainedTokenizerBase | None, size: int
+) -> NDArray[np.int64]:
+    """Of so many rows drawn at random, in their order; by a tokenizer, of those that are short."""
+    places = np.arange(len(table))
+    if tokenizer is not None:
+        encoded = tokenizer(*(table[column].to_pylist() for column in text))["input_ids"]
+        places = np.flatnonzero([len(ids) <= MAX_TOKENS for ids in encoded])
+    return np.sort(np.random.default_rng(0).permutation(places)[:size])
+
+
+def _texts(task: Task, tables: Iterable[pa.Table]) -> Iterator[str]:
     for table in tables:
         for column in task.text:
             yield from table[column].to_pylist()

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.features import crossover_table, hard_table, table
-from benchmarks.measure import scoring_tables
+from benchmarks.measure import scoring_tables, tasks
 from benchmarks.measure.scoring_figure import digest
+from trak_steps.config import load_settings
+from trak_steps.errors import TrakError
 
 ROOT = Path(__file__).parents[2]
 FIGURES = json.loads((ROOT / "benchmarks/results/features.json").read_text())
@@ -109,3 +111,21 @@ def test_the_default_beats_the_reference_and_every_baseline(task: str, kind: str
 def test_fold_features_score_no_worse_than_dense_ones() -> None:
     for kind in ("lds", "class_adjusted"):
         assert SCORINGS["qnli"]["projections"][kind]["less_dense"]["fold"]["high"] >= 0
+
+
+def test_the_demo_as_a_task_is_of_its_rows_with_the_defaults(tmp_path: Path) -> None:
+    twice = tasks.named("demo_twice", None, None)
+    assert len(twice.train) == twice.rows == 2 * tasks.named("demo", None, None).rows
+    settings = load_settings(tasks.prepare(twice, "not asked for", tmp_path / "twice"))
+    assert settings.model.name_or_path == "demo"
+    assert settings.features.metric == "adam"
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "named"),
+    [("demo", True, "demo"), ("trec", False, "trec"), ("sst2", True, "demo_twice")],
+)
+def test_a_task_that_does_not_fit_its_files_is_refused(name: str, files: bool, named: str) -> None:
+    file = Path("rows.txt") if files else None
+    with pytest.raises(TrakError, match=named):
+        tasks.named(name, file, file)

@@ -37,6 +37,14 @@ def test_each_fact_is_stated_equally_often_and_truly_by_one_value() -> None:
     assert {row["fact"] for row in demo.rows("validation", 0)} == set(facts)
 
 
+def test_more_towns_make_more_facts_of_as_many_rows() -> None:
+    train, validation = (demo.rows(split, 0, 2 * demo.TOWNS) for split in demo.SPLITS)
+    assert len(train) == 2 * len(demo.rows("train", 0))
+    facts = Counter(row["fact"] for row in train)
+    assert set(facts.values()) == {2 * demo.WORDINGS["train"]}
+    assert {row["fact"] for row in validation} == set(facts)
+
+
 def test_an_answer_to_another_question_is_about_the_same_town() -> None:
     for row in demo.rows("train", 0):
         same = row["fact"] == row["asks"]

@@ -112,12 +112,13 @@ _MIDDLES = ("ar", "el", "im", "on", "ul", "and", "ost", "ev")
 _ENDINGS = ("mar", "gard", "dova", "lin", "heim", "sk", "burg", "tal")
 
 
-def rows(split: str, seed: int) -> list[dict[str, object]]:
+def rows(split: str, seed: int, towns: int = TOWNS) -> list[dict[str, object]]:
     """The rows of one split, in a shuffled order that depends on the seed alone.
 
     Args:
         split: one of :data:`SPLITS`.
         seed: draws the towns' names, the facts, the wordings and the order.
+        towns: how many there are, of four facts each.
 
     Returns:
         One dict a row: ``question``, ``sentence``, ``label`` (0 entailment, 1 not), ``fact`` (what the
@@ -125,10 +126,10 @@ def rows(split: str, seed: int) -> list[dict[str, object]]:
     """
     world = random.Random(f"world {seed}")
     names = _names(world)
-    towns = [next(names) for _ in range(TOWNS)]
+    of_towns = [next(names) for _ in range(towns)]
     draw = random.Random(f"{split} {seed}")
     made: list[dict[str, object]] = []
-    for town, relation in itertools.product(towns, RELATIONS):
+    for town, relation in itertools.product(of_towns, RELATIONS):
         truth, *wrong = (next(names) for _ in range(1 + FALSE_VALUES))
         pairs = list(itertools.product(relation.questions, relation.sentences))
         world.shuffle(pairs)
