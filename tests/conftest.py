@@ -12,6 +12,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 from trak_steps.config import Settings, parse_settings
+from trak_steps.run.identity import rows_listed
 from trak_steps.run.layout import Layout, checkpoint_names, shard_names
 from trak_steps.run.shards import shard_size
 from trak_steps.steps.checkpoints import finetune
@@ -19,7 +20,7 @@ from trak_steps.steps.data import model as base_model
 from trak_steps.steps.data import prepare
 from trak_steps.steps.features import featurize
 from trak_steps.steps.kernels import kernel
-from trak_steps.steps.scores import rank, score
+from trak_steps.steps.scores import calibrate, gather, rank, score
 from trak_steps.steps.summary import provenance, summarize
 from trak_steps.store.lock import one_at_a_time
 
@@ -57,8 +58,10 @@ def attribute(layout: Layout, settings: Settings) -> None:
         for targets in settings.targets:
             featurize.run_targets(layout, settings, checkpoint, targets)
         kernel.run(layout, settings, checkpoint)
+    calibrate.run(layout, settings)
     for targets in settings.targets:
-        score.run(layout, settings, targets)
+        score.run(layout, settings, targets, rows_listed(settings.scores.top))
+        gather.run(layout, settings, targets, rows_listed(settings.scores.top))
         rank.run(layout, settings, targets)
     summarize.run(layout, settings)
     provenance.run(layout, settings)

@@ -87,6 +87,7 @@ Training = Annotated[
         help="Or: the checkpoints that a job of the workflow has, those of a training by its number.",
     ),
 ]
+Listed = Annotated[int | None, typer.Option(min=1, help="Rows of a list; without: by scores.top.")]
 RetrainingPlan = Literal["subsets", "removal"]
 Targets = Annotated[
     str, typer.Option(callback=_targets, help="A target set's name, as in the settings.")
@@ -192,6 +193,12 @@ def _checkpoints(settings: "Settings", checkpoint: str | None, training: str | N
     return checkpoints_of_job(settings.checkpoints, training)
 
 
+def _rows_listed(given: Given, listed: int | None) -> int:
+    from trak_steps.run.identity import rows_listed
+
+    return listed or rows_listed(given.settings.scores.top)
+
+
 @_command
 def model(given: Given, source: Source = None) -> None:
     """Bring the model to fine-tune into the run, or make the demo's."""
@@ -265,9 +272,28 @@ def kernel(given: Given, checkpoint: Checkpoint = None, training: Training = Non
 
 
 @_command
-def score(given: Given, targets: Targets) -> None:
-    """Score every train row for every target of a set."""
-    given.call("score", targets)
+def calibrate(given: Given) -> None:
+    """Find the unit of the run's scores, and what chance alone would list."""
+    given.call("calibrate")
+
+
+@_command
+def score(
+    given: Given,
+    targets: Targets,
+    part: Annotated[
+        str | None, typer.Option(help="Some rows and targets, such as 0-2304.0-100; without: all.")
+    ] = None,
+    listed: Listed = None,
+) -> None:
+    """Score every train row for every target of a set, or some for some."""
+    given.call("score", targets, _rows_listed(given, listed), part)
+
+
+@_command
+def gather(given: Given, targets: Targets, listed: Listed = None) -> None:
+    """Put the parts of a set's scores together."""
+    given.call("gather", targets, _rows_listed(given, listed))
 
 
 @_command

@@ -25,7 +25,7 @@ from trak_steps.steps.data import model as base_model
 from trak_steps.steps.data import prepare
 from trak_steps.steps.features import featurize
 from trak_steps.steps.kernels import kernel
-from trak_steps.steps.scores import rank, score
+from trak_steps.steps.scores import calibrate, gather, rank, score
 from trak_steps.steps.summary import provenance, summarize
 from trak_steps.store.artefact import check_artefact
 
@@ -49,7 +49,12 @@ def steps(run: Layout) -> list[tuple[Step, list[Path]]]:
             [run.target_features("0", TARGETS)],
         ),
         (lambda at: kernel.run(at, SETTINGS, "0"), [run.kernel("0")]),
-        (lambda at: score.run(at, SETTINGS, TARGETS), [run.scores(TARGETS)]),
+        (lambda at: calibrate.run(at, SETTINGS), [run.calibration]),
+        (
+            lambda at: score.run(at, SETTINGS, TARGETS, 32),
+            [run.score_part(TARGETS, "0-60.0-5")],
+        ),
+        (lambda at: gather.run(at, SETTINGS, TARGETS, 32), [run.scores(TARGETS)]),
         (lambda at: rank.run(at, SETTINGS, TARGETS), [run.top(TARGETS)]),
         (lambda at: summarize.run(at, SETTINGS), [run.summary]),
         (lambda at: provenance.run(at, SETTINGS), [run.provenance]),

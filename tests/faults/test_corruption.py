@@ -16,7 +16,7 @@ from trak_steps.steps.checkpoints import finetune
 from trak_steps.steps.data import prepare
 from trak_steps.steps.features import featurize
 from trak_steps.steps.kernels import kernel
-from trak_steps.steps.scores import rank, score
+from trak_steps.steps.scores import calibrate, gather, rank, score
 from trak_steps.steps.summary import provenance, summarize
 from trak_steps.store.artefact import artefact_manifest, check_artefact
 
@@ -33,6 +33,7 @@ class Reader:
 
 
 TARGETS = "validation"
+PART = "0-60.0-5"
 PREPARE = Reader(prepare.run_train, lambda run: run.train)
 PREPARE_TARGETS = Reader(
     lambda run, settings: prepare.run_targets(run, settings, TARGETS), lambda run: run.targets(TARGETS)
@@ -47,7 +48,14 @@ FEATURIZE_TARGETS = Reader(
     lambda run: run.target_features("0", TARGETS),
 )
 KERNEL = Reader(lambda run, settings: kernel.run(run, settings, "0"), lambda run: run.kernel("0"))
-SCORE = Reader(lambda run, settings: score.run(run, settings, TARGETS), lambda run: run.scores(TARGETS))
+SCORE = Reader(
+    lambda run, settings: score.run(run, settings, TARGETS, 32),
+    lambda run: run.score_part(TARGETS, PART),
+)
+GATHER = Reader(
+    lambda run, settings: gather.run(run, settings, TARGETS, 32), lambda run: run.scores(TARGETS)
+)
+CALIBRATE = Reader(calibrate.run, lambda run: run.calibration)
 RANK = Reader(lambda run, settings: rank.run(run, settings, TARGETS), lambda run: run.top(TARGETS))
 SUMMARIZE = Reader(summarize.run, lambda run: run.summary)
 PROVENANCE = Reader(provenance.run, lambda run: run.provenance)
@@ -57,12 +65,14 @@ PROVENANCE = Reader(provenance.run, lambda run: run.provenance)
     ("kind", "of", "readers"),
     [
         ("model", lambda run: run.model, [PREPARE, PREPARE_TARGETS, FINETUNE]),
-        ("train set", lambda run: run.train, [FINETUNE, SCORE, RANK]),
-        ("targets", lambda run: run.targets(TARGETS), [SCORE, RANK]),
+        ("train set", lambda run: run.train, [FINETUNE, SCORE, GATHER, RANK]),
+        ("targets", lambda run: run.targets(TARGETS), [SCORE, GATHER, RANK]),
         ("checkpoint", lambda run: run.checkpoint("0"), [FEATURIZE, FEATURIZE_TARGETS]),
         ("features", lambda run: run.train_shard("0", "00000"), [KERNEL, SCORE]),
         ("target features", lambda run: run.target_features("0", TARGETS), [SCORE]),
-        ("kernel", lambda run: run.kernel("0"), [SCORE]),
+        ("kernel", lambda run: run.kernel("0"), [CALIBRATE, SCORE]),
+        ("calibration", lambda run: run.calibration, [SCORE]),
+        ("score part", lambda run: run.score_part(TARGETS, PART), [GATHER]),
         ("scores", lambda run: run.scores(TARGETS), [RANK]),
         ("top", lambda run: run.top(TARGETS), [SUMMARIZE]),
         ("summary", lambda run: run.summary, [PROVENANCE]),

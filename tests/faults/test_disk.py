@@ -56,19 +56,19 @@ def _every_step(how: str, root: Path, before: str = "true") -> str:
 
 def test_no_step_leaves_half_a_result_when_a_file_cannot_grow(copy_run: Copy) -> None:
     layout, _ = copy_run()
-    assert "22 refusals by 11 steps" in _every_step("limit", layout.root)
+    assert "26 refusals by 13 steps" in _every_step("limit", layout.root)
 
 
 @needs_mounts
 def test_no_step_leaves_half_a_result_on_a_full_disk(small_run: tuple[Layout, Settings]) -> None:
     copy = f"mount -t tmpfs -o size=120m none /mnt && cp -r {small_run[0].root} /mnt/run"
-    assert "22 refusals by 11 steps" in _every_step("full", Path("/mnt/run"), copy)
+    assert "26 refusals by 13 steps" in _every_step("full", Path("/mnt/run"), copy)
 
 
 @needs_mounts
 def test_no_step_starts_in_a_folder_that_cannot_be_written_to(copy_run: Copy) -> None:
     layout, _ = copy_run()
-    assert "11 refusals by 11 steps" in _every_step("read-only", layout.root)
+    assert "13 refusals by 13 steps" in _every_step("read-only", layout.root)
 
 
 CALLS = ("os.fsync", "os.open", "pathlib.Path.rename", "pathlib.Path.replace", "pathlib.Path.mkdir")

@@ -52,7 +52,9 @@ STAGES = {
     "featurize: .*shard": ("features/*/train",),
     "featurize: .*targets": ("features/*/targets",),
     "kernel:": ("kernel",),
-    "score:": ("scores/*.zarr",),
+    "calibrate:": ("scores.calibration.zarr",),
+    "score:": ("scores/*/*.zarr",),
+    "gather:": ("scores/*.zarr",),
     "rank:": ("scores/*.parquet",),
     "summary:": ("summary.json",),
     "provenance:": ("provenance.json",),
@@ -212,7 +214,7 @@ def _whole_saves(layout: Layout) -> list[int]:
 def _whole_outputs(layout: Layout) -> dict[str, dict[str, int]]:
     """When the files of each finished output of a heavy step were written."""
     found = {}
-    for pattern in ("checkpoints/*", "features/*/*/*.zarr", "kernel/*.zarr", "scores/*.zarr"):
+    for pattern in ("checkpoints/*", "features/*/*/*.zarr", "kernel/*.zarr", "scores/*/*.zarr"):
         for path in layout.root.glob(pattern):
             try:
                 check_artefact(path)

@@ -20,7 +20,7 @@ from trak_steps.steps.data import model as base_model
 from trak_steps.steps.data import prepare
 from trak_steps.steps.features import featurize
 from trak_steps.steps.kernels import kernel
-from trak_steps.steps.scores import rank, score
+from trak_steps.steps.scores import calibrate, gather, rank, score
 from trak_steps.steps.summary import summarize
 from trak_steps.store.artefact import artefact_manifest
 
@@ -57,19 +57,30 @@ FEATURIZE = Reader(
     lambda run: run.train_shard("0", "00001"),
 )
 KERNEL = Reader("kernel", lambda run, s: kernel.run(run, s, "0"), lambda run: run.kernel("0"))
-SCORE = Reader("score", lambda run, s: score.run(run, s, TARGETS), lambda run: run.scores(TARGETS))
+CALIBRATE = Reader("calibrate", calibrate.run, lambda run: run.calibration)
+PART = "0-60.0-5"
+SCORE = Reader(
+    "score",
+    lambda run, s: score.run(run, s, TARGETS, 32),
+    lambda run: run.score_part(TARGETS, PART),
+)
+GATHER = Reader(
+    "gather", lambda run, s: gather.run(run, s, TARGETS, 32), lambda run: run.scores(TARGETS)
+)
 RANK = Reader("rank", lambda run, s: rank.run(run, s, TARGETS), lambda run: run.top(TARGETS))
 SUMMARIZE = Reader("summarize", summarize.run, lambda run: run.summary)
 
 # Which steps must not go on when one output is another run's and all others are this one's.
 PARTS: dict[str, tuple[Callable[[Layout], Path], list[Reader]]] = {
     "model": (lambda run: run.model, [FINETUNE]),
-    "train set": (lambda run: run.train, [FEATURIZE, KERNEL, SCORE, RANK, SUMMARIZE]),
-    "targets": (lambda run: run.targets(TARGETS), [SCORE, RANK, SUMMARIZE]),
-    "checkpoint": (lambda run: run.checkpoint("0"), [FEATURIZE, KERNEL, SCORE]),
-    "shard": (lambda run: run.train_shard("0", "00000"), [KERNEL, SCORE]),
+    "train set": (lambda run: run.train, [FEATURIZE, KERNEL, SCORE, GATHER, RANK, SUMMARIZE]),
+    "targets": (lambda run: run.targets(TARGETS), [SCORE, GATHER, RANK, SUMMARIZE]),
+    "checkpoint": (lambda run: run.checkpoint("0"), [FEATURIZE, KERNEL, CALIBRATE, SCORE]),
+    "shard": (lambda run: run.train_shard("0", "00000"), [KERNEL, CALIBRATE, SCORE]),
     "target features": (lambda run: run.target_features("0", TARGETS), [SCORE, SUMMARIZE]),
-    "kernel": (lambda run: run.kernel("0"), [SCORE]),
+    "kernel": (lambda run: run.kernel("0"), [CALIBRATE, SCORE]),
+    "calibration": (lambda run: run.calibration, [SCORE, GATHER, RANK]),
+    "part of scores": (lambda run: run.score_part(TARGETS, PART), [GATHER]),
     "scores": (lambda run: run.scores(TARGETS), [RANK, SUMMARIZE]),
     "top": (lambda run: run.top(TARGETS), [SUMMARIZE]),
 }
@@ -100,7 +111,7 @@ def _make(layout: Layout, settings: Settings, small_run: Run, changes: dict[str,
     later = {"features", "kernel", "scores"}
     if changes and set(changes) <= later:
         shutil.copytree(small_run[0].root, layout.root)
-        for name in ("features", "kernel", "scores"):
+        for name in ("features", "kernel", "scores", "scores.calibration.zarr"):
             remove(layout.root / name)
     else:
         base_model.run(layout, settings)
@@ -184,10 +195,10 @@ def test_a_checkpoint_of_another_recipe_with_all_that_was_made_of_it_is_refused(
         lambda run: run.kernel("0-0.5"),
     ):
         put(of(other), of(layout))
-    remove(layout.scores(TARGETS))
+    remove(layout.calibration)
     with pytest.raises(TrakError, match=r"checkpoints/0: .*learning_rate"):
-        score.run(layout, settings, TARGETS)
-    assert not layout.scores(TARGETS).exists()
+        calibrate.run(layout, settings)
+    assert not layout.calibration.exists()
     assert any("learning_rate" in str(problem) for problem in verify_run(layout).problems)
 
 
@@ -204,12 +215,13 @@ def test_a_kernel_of_more_rows_than_the_train_set_has_is_refused(small_run: Run,
     attribute(run, larger)
     prepare.run_train(run, fewer)
     remove(run.train_shard("0", "00002"))
-    remove(run.scores(TARGETS))
+    remove(run.calibration)
     with pytest.raises(TrakError, match=r"from features/0/train/00002\.zarr too"):
-        score.run(run, fewer, TARGETS)
+        calibrate.run(run, fewer)
     assert any("is a sum over 75 rows" in str(problem) for problem in verify_run(run).problems)
     kernel.run(run, fewer, "0")
-    score.run(run, fewer, TARGETS)
+    calibrate.run(run, fewer)
+    score.run(run, fewer, TARGETS, 32)
 
 
 def test_scores_of_other_checkpoints_are_neither_ranked_nor_summed_up(

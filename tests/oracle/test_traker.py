@@ -29,7 +29,7 @@ from trak_steps.run.layout import Layout, shard_names
 from trak_steps.steps.checkpoints import finetune
 from trak_steps.steps.data import model as base_model
 from trak_steps.steps.data import prepare
-from trak_steps.steps.scores import score
+from trak_steps.steps.scores import calibrate, gather, score
 from trak_steps.store.features import TrainFeatures
 from trak_steps.store.kernel import KernelStore, save_kernel
 from trak_steps.store.scores import ScoreStore
@@ -97,8 +97,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Layout, Settings]:
         whole = kernel_of(layout, checkpoint)
         factor = factor_kernel(torch.from_numpy(whole), N, absolute_ridge(layout) / float(mean))
         save_kernel(stored.path, whole, factor.numpy(), stored.total(), stored.manifest)
-    score.run(layout, settings, "validation")
+    score_all(layout, settings)
     return layout, settings
+
+
+def score_all(layout: Layout, settings: Settings) -> None:
+    calibrate.run(layout, settings)
+    score.run(layout, settings, "validation", 32)
+    gather.run(layout, settings, "validation", 32)
 
 
 def kernel_of(layout: Layout, checkpoint: str) -> NDArray[np.float64]:
@@ -134,7 +140,7 @@ def ours_of_one(
         (alone.root / part).symlink_to(layout.root / part)
     fraction = [1.0] if checkpoint == "0" else [0.5]
     values = {**settings.model_dump(), "checkpoints": {"count": 1, "keep": fraction}}
-    score.run(alone, Settings.model_validate(values), "validation")
+    score_all(alone, Settings.model_validate(values))
     return ours(alone)
 
 

@@ -73,7 +73,7 @@ def test_the_reference_is_slower_and_scores_are_as_good() -> None:
 
 SCORINGS = {
     task: json.loads((ROOT / f"benchmarks/results/scoring-{task}.json").read_text())
-    for task in scoring_tables.TASKS
+    for task in (*scoring_tables.TASKS, *scoring_tables.FROM_SCRATCH)
 }
 
 
@@ -90,7 +90,7 @@ def test_the_curves_drawn_are_those_of_the_figures(task: str) -> None:
     assert digest(ROOT / f"benchmarks/results/scoring-{task}.json") in drawn
 
 
-@pytest.mark.parametrize("task", scoring_tables.TASKS)
+@pytest.mark.parametrize("task", SCORINGS)
 @pytest.mark.parametrize("kind", ["lds", "class_adjusted"])
 def test_the_default_beats_the_reference_and_every_baseline(task: str, kind: str) -> None:
     """By the intervals of the differences, on a truth that is sharp enough."""
@@ -105,7 +105,8 @@ def test_the_default_beats_the_reference_and_every_baseline(task: str, kind: str
     # Counting labels wins a good part of the plain LDS where there are many classes.
     others = scoring_tables.BASELINES if kind == "class_adjusted" else ("random",)
     for other in (*rules, *others):
-        assert less[other]["high"] < 0, other
+        if other != "pretrained embeddings" or task in scoring_tables.TASKS:
+            assert less[other]["high"] < 0, other
 
 
 def test_fold_features_score_no_worse_than_dense_ones() -> None:

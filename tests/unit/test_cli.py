@@ -105,7 +105,9 @@ def test_the_steps_run_alone_one_after_the_other(tmp_path: Path) -> None:
         "featurize --checkpoint 0 --shard 1",
         "featurize --checkpoint 0 --targets validation",
         "kernel --checkpoint 0",
+        "calibrate",
         "score --targets validation",
+        "gather --targets validation",
         "rank --targets validation",
         "summarize",
     ):

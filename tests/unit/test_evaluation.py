@@ -12,14 +12,16 @@ from trak_steps.evaluation.detection import detection
 from trak_steps.evaluation.intervals import interval, mean_interval
 from trak_steps.evaluation.lds import Truth, ceiling, class_adjusted, lds, measure, reliability
 from trak_steps.evaluation.ranks import spearman
-from trak_steps.evaluation.stability import hold_out
+from trak_steps.evaluation.stability import held, hold_out
 from trak_steps.evaluation.subsets import random_subsets
 from trak_steps.evaluation.sums import fold, fold_kernel, sum_features
 from trak_steps.evaluation.suspicion import class_sums, relative_support, standing
 from trak_steps.kernel.gram import factor_kernel
-from trak_steps.scoring.scores import balanced, score_block
+from trak_steps.scoring.chance import without_own
+from trak_steps.scoring.ranks import BINS, bins, rank_range
+from trak_steps.scoring.scores import Scorer, balanced, by_chance, score_block
+from trak_steps.scoring.stream import RankCounts
 from trak_steps.scoring.uncertainty import (
-    RankRange,
     sign_is_stable,
     stable_signs,
     students,
@@ -285,25 +287,45 @@ def test_balanced_checkpoints_count_alike(draw: np.random.Generator) -> None:
     assert torch.isfinite(block.scores).all()
 
 
-def test_ranks_range_over_what_errors_allow(draw: np.random.Generator) -> None:
-    """Against counting pair by pair."""
-    scores, errors = draw.normal(size=(50, 4)), 0.1 * draw.random((50, 4))
-    for largest in (True, False):
-        sign = 1 if largest else -1
-        order = np.argsort(-sign * scores, axis=0)[:6].T
-        top, error = (np.take_along_axis(values.T, order, 1) for values in (scores, errors))
-        ranks = RankRange(top, error, 2.0, largest=largest)
-        ranks.add(scores[:20], errors[:20])
-        ranks.add(scores[20:], errors[20:])
-        best, worst = ranks.result()
-        for t in range(4):
-            for j in range(6):
-                gap = sign * (scores[:, t] - top[t, j])
-                room = 2 * (errors[:, t] + error[t, j])
-                assert best[t, j] == 1 + (gap > room).sum()
-                assert worst[t, j] == (gap >= -room).sum()
-        assert (best <= np.arange(1, 7)).all()
-        assert (worst >= np.arange(1, 7)).all()
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e6])
+def test_ranks_range_over_what_errors_allow(
+    draw: np.random.Generator, largest: bool, size: float
+) -> None:
+    """Against counting pair by pair: the best exact; the worst, of a list that is short, by steps."""
+    scores = (size * draw.standard_t(3, size=(2000, 4))).astype(np.float32)
+    errors = (size * 0.3 * draw.random((2000, 4))).astype(np.float32)
+    scores[:, 3] = 0
+    roots = np.sqrt((scores.astype(float) ** 2).mean(0))
+    counts = RankCounts(torch.from_numpy(roots), 2.0)
+    for rows in (slice(0, 300), slice(300, 2000)):
+        counts.add(torch.from_numpy(scores[rows]), torch.from_numpy(errors[rows]))
+    of_side = counts.result()[0 if largest else 1]
+    assert (of_side.sum(1) == len(scores)).all()
+    sign = 1 if largest else -1
+    order = np.argsort(-sign * scores, axis=0, kind="stable")[:32].T
+    top, error = (np.take_along_axis(values.T, order, 1) for values in (scores, errors))
+    best, worst = rank_range(top, error, 2.0, of_side, roots, largest=largest)
+    for t in range(3):
+        # In float32, as they are compared.
+        low, high = (sign * scores[:, t] + np.float32(2) * s * errors[:, t] for s in (-1, 1))
+        for j in range(32):
+            exact = (high >= low[order[t, j]]).sum()
+            assert best[t, j] == 1 + (low > high[order[t, j]]).sum()
+            assert exact <= worst[t, j] <= exact + max(1, 0.1 * exact)
+    assert (best <= np.arange(1, 33)).all()
+    assert (worst >= np.arange(1, 33)).all()
+    # Of a target whose scores are all zero, any row may have any rank.
+    assert (worst[3] == len(scores)).all()
+
+
+def test_bins_keep_the_order_of_numbers() -> None:
+    values = np.linspace(-300, 300, 200_001, dtype=np.float32)
+    found = bins(values.copy(), np)
+    assert (np.diff(found) >= 0).all()
+    assert (found.min(), found.max()) == (0, BINS - 1)
+    assert len(np.unique(found)) == BINS
+    np.testing.assert_array_equal(found, bins(torch.from_numpy(values), torch).numpy())
 
 
 def test_a_sign_is_stable_so_many_errors_from_zero() -> None:
@@ -331,7 +353,7 @@ def test_of_what_chance_lists_a_twentieth_is_called_stable(
     chance = draw.standard_t(4, size=(2, trainings, n, t)) * sizes
     features = [torch.from_numpy(of) for of in chance[0]]
     ones, eye = torch.ones(trainings, n), [torch.eye(t).double()] * trainings
-    found = score_block(features, eye, ones, chance=t).by_chance
+    found = by_chance(Scorer(eye).of_trainings(features, ones), trainings)
     signs = stable_signs(_listed(found.scores.numpy(), found.std.numpy(), trainings), trainings)
     assert signs.errors >= students(trainings)
     another = _listed(chance[1].mean(0), chance[1].std(0, ddof=1), trainings)
@@ -356,16 +378,19 @@ def test_what_chance_gives_is_each_trainings_scores_over_other_rows(draw: np.ran
     own[2] = own[1]
     ones, eye = torch.ones(trainings, n), [torch.eye(t).double()] * trainings
 
-    def by_chance(blocks: list[slice]) -> Array:
+    def of_blocks(blocks: list[slice]) -> Array:
         parts = [
-            score_block([torch.from_numpy(of[rows]) for of in own], eye, ones[:, rows], chance=t)
+            by_chance(
+                Scorer(eye).of_trainings([torch.from_numpy(of[rows]) for of in own], ones[:, rows]),
+                trainings,
+            ).scores
             for rows in blocks
         ]
-        return np.concatenate([part.by_chance.scores.numpy() for part in parts])  # type: ignore[union-attr]
+        return torch.cat(parts).numpy()
 
-    found = by_chance([slice(0, n)])
+    found = of_blocks([slice(0, n)])
     assert found.shape == (128, t)
-    np.testing.assert_array_equal(found, by_chance([slice(0, 64), slice(64, n)]))
+    np.testing.assert_array_equal(found, of_blocks([slice(0, 64), slice(64, n)]))
     sizes = np.sqrt((own**2).mean(2, keepdims=True))
     relative = (own / sizes)[:, :128].reshape(trainings, 2, 64, t)
     expected = np.mean(
@@ -374,8 +399,11 @@ def test_what_chance_gives_is_each_trainings_scores_over_other_rows(draw: np.ran
         axis=0,
     )
     np.testing.assert_allclose(found, expected)
-    alone = score_block([torch.from_numpy(own[0])] * 2, eye[:2], ones[:2], ["0", "0"], chance=1)
-    assert alone.by_chance is None
+
+
+def test_a_rows_score_for_itself_is_no_matter_of_chance() -> None:
+    scores = without_own(torch.ones(3, 4), 10, [9, 10, 12, 13])
+    assert scores.tolist() == [[1, 0, 1, 1], [1, 1, 1, 1], [1, 1, 0, 1]]
 
 
 def test_held_out_runs_are_asked_about_the_others_pairs(draw: np.random.Generator) -> None:
@@ -386,10 +414,10 @@ def test_held_out_runs_are_asked_about_the_others_pairs(draw: np.random.Generato
         scores = signal * (noise < 1) + noise * draw.normal(size=(4, 60, 5))
 
         def blocks():  # type: ignore[no-untyped-def]
-            yield 0, scores[:, :25]
-            yield 25, scores[:, 25:]
+            yield 0, torch.from_numpy(scores[:, :25])
+            yield 25, torch.from_numpy(scores[:, 25:])
 
-        found = hold_out(blocks, 4, 5, 8)
+        found = held([hold_out(blocks, 4, 5, 8)], 4)
         assert found.pairs == 4 * 2 * 5 * 8
         if noise < 1:
             assert found.stable > 0.9

@@ -190,7 +190,7 @@ def test_the_top_of_a_stream_is_the_top_of_the_whole(
 ) -> None:
     stream = TopRows(scores.shape[1], top, largest=largest)
     for start in range(0, len(scores), block):
-        some = scores[start : start + block]
+        some = torch.from_numpy(scores[start : start + block])
         stream.add(some, start, 2 * some)
     found = stream.result()
     np.testing.assert_array_equal(found.more[0], 2 * found.score)

@@ -25,6 +25,7 @@ from trak_steps.kernel.gram import factor_kernel
 from trak_steps.run.layout import Layout, checkpoint_names
 from trak_steps.run.parts import open_kernel, open_train_features
 from trak_steps.run.row_weights import row_weights_of
+from trak_steps.run.scoring import Scoring
 from trak_steps.scoring.uncertainty import students
 from trak_steps.steps.evaluation import find_mislabelled
 from trak_steps.store.features import TrainFeatures
@@ -45,6 +46,7 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         self.n, self.dim = self.phi.shape
+        self.start, self.stop = 0, self.n
         self.cholesky = factor_kernel(torch.from_numpy(self.kernel()), self.n, 0.1).numpy()
 
     def features(self, start: int, stop: int) -> np.ndarray:
@@ -72,6 +74,12 @@ def checkpoints(n: int = 30) -> list[Any]:
 
 
 NAMES = ["0-0.5", "0", "1-0.5", "1"]
+
+
+def scoring(settings: Settings, names: list[str], of_run: list[Any]) -> Scoring:
+    """Of such checkpoints, as a run opens it."""
+    weights, cpu = row_weights_of(settings, of_run), torch.device("cpu")
+    return Scoring(names, of_run[0].n, of_run, of_run, weights, settings.scores.balance, cpu)
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +119,8 @@ def test_what_argues_is_negative_and_its_sign_is_held_against_other_runs(
     settings = small_settings(
         scores={"balance": balance, "loss_weight": loss_weight, "loss_weight_power": power}
     )
-    weights, scale = row_weights_of(settings, of_run), 3.0
-    against = find_mislabelled._opponents(settings, NAMES, of_run, of_run, weights, scale, suspects)
+    scale = 3.0
+    against = find_mislabelled._opponents(settings, scoring(settings, NAMES, of_run), scale, suspects)
     score, std = scale * score, scale * std
     for suspect in suspects:
         listed = np.isfinite(against.score[suspect])
@@ -130,8 +138,8 @@ def test_what_argues_is_negative_and_its_sign_is_held_against_other_runs(
 def test_of_a_single_checkpoint_no_sign_is_known(found: tuple[Layout, Settings]) -> None:
     train = PreparedRows.load(found[0].train)
     some, of_run = np.arange(3), checkpoints(len(train))[:1]
-    ones = torch.ones(1, len(train))
-    against = find_mislabelled._opponents(found[1], NAMES[:1], of_run, of_run, ones, 1.0, some)
+    settings = small_settings(scores={"loss_weight_power": 0.0})
+    against = find_mislabelled._opponents(settings, scoring(settings, NAMES[:1], of_run), 1.0, some)
     table = find_mislabelled._table(train, some, against, train.column("label")[some], {})
     for row in table.to_pylist():
         assert len(row["against_row"]) == 5
@@ -145,27 +153,26 @@ def test_blocks_of_rows_and_of_suspects_are_bounded_and_change_nothing(
     before = suspects_of(layout)
     reads: list[tuple[Path, int, int]] = []
     targets: list[int] = []
-    read, score_block = TrainFeatures.features, find_mislabelled.score_block
+    read, scorer = TrainFeatures.features, find_mislabelled.Scorer
 
     def counted(self: TrainFeatures, start: int, stop: int) -> np.ndarray:
         reads.append((self.path, start, stop))
         return read(self, start, stop)
 
-    def watched(features: Any, solved: Any, *rest: Any) -> Any:
+    def watched(solved: Any, trainings: Any) -> Any:
         targets.append(len(solved[0]))
-        return score_block(features, solved, *rest)
+        return scorer(solved, trainings)
 
     monkeypatch.setattr(TrainFeatures, "features", counted)
-    monkeypatch.setattr(find_mislabelled, "score_block", watched)
-    monkeypatch.setattr(find_mislabelled, "rows_at_once", lambda *_: 7)
+    monkeypatch.setattr(find_mislabelled, "Scorer", watched)
+    for name in ("rows_at_once", "cells_at_once"):
+        monkeypatch.setattr(find_mislabelled, name, lambda *_: 7)
     monkeypatch.setattr(find_mislabelled, "SUSPECTS_AT_ONCE", 3)
     find_mislabelled.run(layout, settings)
     blocks = {(start, min(start + 7, 60)) for start in range(0, 60, 7)}
-    # Those that tell the unit are read at once.
-    assert {(start, stop) for _, start, stop in reads} == blocks | {(0, 60)}
-    # Class sums, standing and, with a loss weight, sums; then, for three parts of the suspects, to
-    # gather them and to score.
-    assert max(reads.count(one) for one in reads) <= 3 + 3 * 2
+    assert {(start, stop) for _, start, stop in reads} == blocks
+    # Class sums and standing; then, for three parts of the suspects, to gather them and to score.
+    assert max(reads.count(one) for one in reads) <= 2 + 3 * 2
     assert max(targets) == 3
     after = suspects_of(layout)
     assert [row["rank"] for row in after] == list(range(1, SUSPECTS + 1))
@@ -218,8 +225,7 @@ def test_where_nothing_argues_against_a_suspect_the_list_is_short(
     of_run: list[Any] = [Checkpoint(rows, np.ones(6))]
     train, some = PreparedRows.load(found[0].train), np.array([0, 3, 5])
     settings = small_settings(scores={"balance": False})
-    ones = torch.ones(1, of_run[0].n)
-    against = find_mislabelled._opponents(settings, ["0"], of_run, of_run, ones, 1.0, some)
+    against = find_mislabelled._opponents(settings, scoring(settings, ["0"], of_run), 1.0, some)
     table = find_mislabelled._table(train, some, against, train.column("label")[some], {})
     first, last = train.column("row")[[0, 5]]
     assert table["against_row"].to_pylist() == [[last], [], [first]]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
-from trak_steps.evaluation.stability import hold_out
+from trak_steps.evaluation.stability import held, hold_out
 from trak_steps.run.layout import Layout, checkpoint_names, training_of
 from trak_steps.run.parts import open_kernel, open_target_features, open_train_features
 from trak_steps.scoring.scores import ScoreBlock, score_block
@@ -59,7 +59,8 @@ def test_the_mark_is_what_the_runs_held_out_are_asked_about() -> None:
     scores[:, :, 0, 0] = np.array([3.0, 1.0, 0.1]) + 0.001 * draw.normal(size=(runs, 1))
     scores[:, :, 1, 0] = np.array([[0.2], [1.0], [2.4], [1.2]])
     own = scores.mean(1)
-    found = hold_out(lambda: iter([(0, own[:, :9]), (9, own[:, 9:])]), runs, t, n)
+    blocks = [(at, torch.from_numpy(own[:, at:end])) for at, end in ((0, 9), (9, n))]
+    found = held([hold_out(lambda: iter(blocks), runs, t, n)], runs)
     marks = []
     for run in range(runs):
         block = block_of(np.delete(scores, run, axis=0))

@@ -19,12 +19,12 @@ from stores import save_features
 from zarr.storage import LocalStore
 
 from trak_steps.config import Settings
-from trak_steps.data.prepared import PreparedRows, digest_rows
+from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.model.recipe import training_rows
 from trak_steps.run.layout import Layout
 from trak_steps.steps.kernels import kernel
-from trak_steps.steps.scores import rank, score
+from trak_steps.steps.scores import gather, score
 from trak_steps.store.atomic import complete_or_absent
 from trak_steps.store.codecs import codec_arguments
 from trak_steps.store.features import FeatureStore, TrainFeatures, new_features
@@ -255,7 +255,7 @@ def test_a_kernel_of_another_checkpoint_is_refused(copy_run: Copy) -> None:
     _remove(layout.scores("validation"))
     _put(layout.kernel("0-0.5"), layout.kernel("0"))
     with pytest.raises(TrakError, match=r"kernel/0\.zarr: .*from features/0-0.5/.*not from features/0/"):
-        score.run(layout, settings, "validation")
+        score.run(layout, settings, "validation", 32)
     assert not layout.scores("validation").exists()
 
 
@@ -265,15 +265,15 @@ def test_targets_of_another_checkpoint_are_refused(copy_run: Copy) -> None:
     with pytest.raises(
         TrakError, match=r"validation\.zarr: .*from checkpoints/0-0.5, .*not from checkpoints/0;"
     ):
-        score.run(layout, settings, "validation")
+        score.run(layout, settings, "validation", 32)
 
 
 def test_scores_of_other_rows_are_not_ranked(copy_run: Copy) -> None:
     layout, settings = copy_run()
     manifest = Manifest.load(layout.train, "data")
     Manifest("data", content="other", details=manifest.details).save(layout.train)
-    with pytest.raises(TrakError, match=r"validation\.zarr: .*another data/train"):
-        rank.run(layout, settings, "validation")
+    with pytest.raises(TrakError, match=r"0-60\.0-5\.zarr: .*another data/train"):
+        gather.run(layout, settings, "validation", 32)
 
 
 def test_scores_open_in_xarray_with_their_labels(small_run: tuple[Layout, Settings]) -> None:
@@ -293,17 +293,6 @@ def test_scores_open_in_xarray_with_their_labels(small_run: tuple[Layout, Settin
     row = int(train.column("row")[7])
     picked = opened.scores.sel(train=row).values
     assert (picked == ScoreStore.open(layout.scores("validation")).scores(7, 8)[0]).all()
-
-
-def test_the_digest_of_rows_is_of_their_values(small_run: tuple[Layout, Settings]) -> None:
-    layout, _ = small_run
-    rows = PreparedRows.load(layout.train)
-    names = rows.table.column_names
-    table = rows.manifest.details["table_digest"]
-    assert digest_rows(rows.table, names) == table
-    in_chunks = pa.concat_tables([rows.table.slice(0, 7), rows.table.slice(7)])
-    assert digest_rows(in_chunks, names) == table
-    assert digest_rows(rows.table.slice(0, 59), names) != table
 
 
 def test_prepared_rows_stay_on_the_disk_until_they_are_used(small_run: tuple[Layout, Settings]) -> None:

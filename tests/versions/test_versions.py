@@ -80,8 +80,11 @@ def test_mathematics_that_is_edited_is_noticed_and_a_message_is_not(tmp_path: Pa
     _edit(copy / "store" / "atomic.py", "cannot be written", "could not be written")
     _edit(copy / "kernel" / "gram.py", "the kernel is not finite", "K is not finite")
     assert changed() == set()
-    _edit(copy / "scoring" / "top.py", "-1.0 if largest else 1.0", "-2.0 if largest else 1.0")
-    assert changed() == {"score", "rank", "measure-stability", "find-mislabelled"}
+    _edit(copy / "scoring" / "lists.py", "ordered if largest", "-ordered if largest")
+    assert changed() == {
+        *("calibrate", "score", "gather"),
+        *("measure-stability", "find-mislabelled"),
+    }
     _edit(copy / "kernel" / "gram.py", "SINGULAR = 1e-9", "SINGULAR = 1e-8")
     assert {"kernel", "score", "measure-lds"} <= changed()
     assert not {"finetune", "featurize"} & changed()

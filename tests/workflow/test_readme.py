@@ -77,4 +77,4 @@ def test_the_commands_shown_plan_a_run(command: str, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"^score\s+1$", done.stdout + done.stderr, re.MULTILINE)
+    assert re.search(r"^rank\s+1$", done.stdout + done.stderr, re.MULTILINE)

@@ -65,6 +65,9 @@ OTHER_VALUES: dict[str, Any] = {
     "scores.top": 2,
     "scores.loss_weight": "own",
     "scores.loss_weight_power": 1.0,
+    "scores.matrix": "none",
+    "scores.rows_per_job": 10,
+    "scores.targets_per_job": 2,
     "scores.balance": False,
     "evaluation.preset": "thorough",
     "evaluation.lds.subsets": 9,
@@ -228,7 +231,9 @@ def test_flipped_labels_change_what_was_learnt_from_them(copy: Copy) -> None:
         "finetune": 2,
         "featurize": 6,
         "kernel": 2,
+        "calibrate": 1,
         "score": 1,
+        "gather": 1,
         "rank": 1,
         "summary": 1,
         "provenance": 1,
@@ -248,7 +253,17 @@ def test_a_larger_train_set_computes_only_the_new_shards(copy: Copy) -> None:
     before = _contents(copy.results / "imported")
     larger = copy.run(**imported, dataset={**TINY["dataset"], "train_size": 75})
     assert set(larger) == {
-        *("prepare", "featurize", "kernel", "score", "rank", "summary", "provenance"),
+        *(
+            "prepare",
+            "featurize",
+            "kernel",
+            "calibrate",
+            "score",
+            "gather",
+            "rank",
+            "summary",
+            "provenance",
+        ),
     }
     assert sorted(larger["featurize"]) == [
         "featurize: training 0, shard 00002",
@@ -314,9 +329,9 @@ def test_a_new_target_set_featurizes_that_set_alone(copy: Copy) -> None:
     patterns = ("checkpoints/*", "features/*/*/*.zarr", "kernel/*", "scores/validation*")
     before = copy.files(*patterns)
     jobs = copy.run(targets={**TINY["targets"], "few": {"split": "validation", "size": 3}})
-    assert set(jobs) == {"prepare", "featurize", "score", "rank", "summary", "provenance"}
+    assert set(jobs) == {"prepare", "featurize", "score", "gather", "rank", "summary", "provenance"}
     assert sorted(jobs["featurize"]) == [f"featurize: training {m}, targets few" for m in range(2)]
-    assert jobs["score"] == ["score: targets few"]
+    assert jobs["score"] == ["score: targets few, part 0-40.0-3"]
     assert [job.partition(" into")[0] for job in jobs["rank"]] == ["rank: targets few"]
     after = copy.files(*patterns)
     assert {name: after[name] for name in before} == before

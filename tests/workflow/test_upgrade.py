@@ -11,7 +11,7 @@ from faults.damage import files_of
 from record_run import RUN, SETTINGS, unpack
 from workspace import WHOLE, Workspace
 
-HEAVY = ("checkpoints/*", "features/*/*/*.zarr", "kernel/*.zarr", "scores/*.zarr")
+HEAVY = ("checkpoints/*", "features/*/*/*.zarr", "kernel/*.zarr", "scores/*.zarr", "scores/*/*.zarr")
 
 
 @pytest.fixture
@@ -110,6 +110,8 @@ def test_forced_without_snakemakes_memory_every_heavy_step_keeps_its_outputs(bef
         "features/0/train/00001.zarr",
         "features/0/targets/validation.zarr",
         "kernel/0.zarr",
+        "scores.calibration.zarr",
+        "scores/validation/0-40.0-12.zarr",
         "scores/validation.zarr",
     }
     assert re.findall(r": (\d+) models trained, (\d+) known before", said) == [("0", "14"), ("0", "16")]

@@ -15,8 +15,8 @@ from workspace import TINY, Workspace
 
 AFTER_SUMMARY = {"provenance": 1}
 AFTER_RANK = {"summarize": 1, **AFTER_SUMMARY}
-AFTER_SCORE = {"rank": 1, **AFTER_RANK}
-AFTER_KERNEL = {"score": 1, **AFTER_SCORE}
+AFTER_SCORE = {"gather": 1, "rank": 1, **AFTER_RANK}
+AFTER_KERNEL = {"calibrate": 1, "score": 1, **AFTER_SCORE}
 AFTER_FEATURES = {"kernel": 2, **AFTER_KERNEL}
 FEATURES = {"featurize": 4, "featurize_targets": 2}
 AFTER_CHECKPOINTS = {**FEATURES, **AFTER_FEATURES}

@@ -7,6 +7,7 @@ from trak_steps.config import Settings
 from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout, checkpoint_names, planned_parts, shard_names
 from trak_steps.run.shards import shard_size
+from trak_steps.run.tiles import tiles
 from trak_steps.store.document import load_document
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.tree import is_there
@@ -32,7 +33,7 @@ class Found:
 def present(layout: Layout) -> list[Path]:
     """Every output of a run that is there, wanted or not."""
     plans = [layout.plan("*"), layout.retrained("*", "*")]
-    every = [*layout.outputs("*", "*", "*"), layout.provenance, *plans, *layout.figures()]
+    every = [*layout.outputs("*", "*", {"*": "*"}), layout.provenance, *plans, *layout.figures()]
     found = (path for place in every for path in sorted(layout.root.glob(layout.name(place))))
     return [path for path in found if is_there(path) and "/." not in f"/{layout.name(path)}"]
 
@@ -67,7 +68,7 @@ def find(layout: Layout, settings: Settings | None = None) -> Found:
 
 
 def _by_settings(layout: Layout, settings: Settings, there: list[Path]) -> list[Path]:
-    rows = settings.dataset.train_size or _train_rows(layout)
+    rows = settings.dataset.train_size or _rows(layout.train)
     checkpoints = checkpoint_names(settings.checkpoints)
     try:
         shards = shard_names(rows, shard_size(settings.features, layout))
@@ -76,7 +77,19 @@ def _by_settings(layout: Layout, settings: Settings, there: list[Path]) -> list[
     if not shards:  # not known, so those that are there
         folders = {layout.train_features(name) for name in checkpoints}
         shards = sorted({path.stem for path in there if path.parent in folders})
-    return [*layout.outputs(checkpoints, shards, list(settings.targets)), layout.provenance]
+    parts = {name: _parts(layout, settings, name, rows, there) for name in settings.targets}
+    return [*layout.outputs(checkpoints, shards, parts), layout.provenance]
+
+
+def _parts(layout: Layout, settings: Settings, targets: str, n: int, there: list[Path]) -> list[str]:
+    """The parts that a target set is to be scored in; where that is not known, those that are there."""
+    t = settings.targets[targets].size or _rows(layout.targets(targets))
+    try:
+        if n and t:
+            return [tile.name for tile in tiles(settings, layout, n, t)]
+    except TrakError:
+        pass
+    return [path.stem for path in there if path.parent == layout.score_part(targets, "x").parent]
 
 
 def _planned(layout: Layout, settings: Settings) -> set[Path]:
@@ -97,15 +110,19 @@ def _by_names(layout: Layout, there: list[Path]) -> list[Path]:
             case ["features", checkpoint, "targets", name]:
                 checkpoints.add(checkpoint)
                 targets.add(name)
-            case ["data", "targets", name] | ["scores", name]:
+            case ["data", "targets", name] | ["scores", name] | ["scores", name, _]:
                 targets.add(name)
     names = sorted(checkpoints)
-    return [*layout.outputs(names, _shards(layout, names), sorted(targets)), layout.provenance]
+    parts = {
+        name: [path.stem for path in there if path.parent == layout.score_part(name, "x").parent]
+        for name in sorted(targets)
+    }
+    return [*layout.outputs(names, _shards(layout, names), parts), layout.provenance]
 
 
 def _shards(layout: Layout, checkpoints: list[str]) -> list[str]:
     """The names of the shards: as many rows as are prepared, in shards as large as the first."""
-    rows = _train_rows(layout)
+    rows = _rows(layout.train)
     firsts = (layout.train_shard(name, "00000") for name in checkpoints)
     try:
         found = [Manifest.load(path, "features").details for path in firsts if is_there(path)]
@@ -114,9 +131,9 @@ def _shards(layout: Layout, checkpoints: list[str]) -> list[str]:
         return []
 
 
-def _train_rows(layout: Layout) -> int:
-    """How many rows the train set has; 0 where it is not there, or damaged."""
+def _rows(folder: Path) -> int:
+    """How many rows a prepared set has; 0 where it is not there, or damaged."""
     try:
-        return int(Manifest.load(layout.train, "data").details["rows"])
+        return int(Manifest.load(folder, "data").details["rows"])
     except (TrakError, KeyError, TypeError, ValueError):
         return 0

@@ -113,10 +113,10 @@ def _siblings(manifests: dict[Path, Manifest]) -> list[Problem]:
     first: dict[str, tuple[Path, Manifest]] = {}
 
     def check(path: Path, manifest: Manifest) -> None:
-        if manifest.kind not in ("features", "kernel", "checkpoint", "scores"):
+        if manifest.kind not in ("features", "kernel", "checkpoint", "score-part", "scores"):
             return
         beside, other = first.setdefault(manifest.kind, (path, manifest))
-        own = ("checkpoint", "size", *(("seed",) if manifest.kind == "checkpoint" else ()))
+        own = ("checkpoint", "size", "matrix", *(("seed",) if manifest.kind == "checkpoint" else ()))
         shared = {name: value for name, value in other.settings.items() if name not in own}
         manifest.require(path, settings=shared, version=other.version, by=str(beside))
 

@@ -288,6 +288,18 @@ class ScoreSettings(Section):
         description="let checkpoints count alike: each one's scores for a target are brought to the "
         "same root mean square before they are averaged",
     )
+    matrix: Literal["auto", "none", "scores", "scores_and_std"] = Field(
+        "auto",
+        description="keep every train row's score for every target, to read in Python: `scores`; "
+        "`scores_and_std`, also how far trainings differ; `none`, the lists of the strongest alone; "
+        "`auto`: `scores_and_std` where that takes at most a gigabyte",
+    )
+    rows_per_job: int | None = Field(
+        None, ge=1, description="train rows that a job scores, in whole shards; null: minutes of work"
+    )
+    targets_per_job: int | None = Field(
+        None, ge=1, description="targets that a job scores; null: up to 8,192"
+    )
 
 
 class LdsSettings(Section):
@@ -428,21 +440,18 @@ class Settings(Section):
             return self
         dim, memory = self.features.dim, self.execution.memory_mb
         checkpoints = self.checkpoints.in_all
-        name, t = max(
-            ((name, targets.size or 1) for name, targets in self.targets.items()), key=lambda of: of[1]
-        )
-        needed = -(-blocks.needed(t, dim, checkpoints) // MIB)
+        needed = -(-blocks.needed(dim, checkpoints) // MIB)
         if needed <= memory:
             return self
-        widest = blocks.widest(memory * MIB, t, checkpoints)
-        of_kernels = -(-blocks.needed(1, dim, 1) // MIB)
+        widest = blocks.widest(memory * MIB, checkpoints)
+        of_kernels = -(-blocks.needed(dim, 1) // MIB)
         if of_kernels > memory:
             held = f"kernels of {dim} × {dim} numbers (features.dim)"
         else:
-            held = f"{t} targets (targets.{name}.size) by {checkpoints} checkpoints"
+            held = f"a target of {checkpoints} checkpoints with {dim} dimensions (features.dim)"
         raise ValueError(
             f"execution.memory_mb: {memory} cannot hold {held}; set it to at least {needed}"
-            + (f", or features.dim to at most {widest}" if widest else ", or fewer targets a set")
+            + (f", or features.dim to at most {widest}" if widest else "")
         )
 
     @model_validator(mode="after")

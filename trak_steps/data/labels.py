@@ -147,7 +147,7 @@ def _reordered(labels: Labels, order: Sequence[str]) -> Labels | None:
 
 
 def encode(
-    values: Sequence[Any], labels: Labels, row_ids: Sequence[int], where: str
+    values: Sequence[Any], labels: Labels, row_ids: Sequence[int] | NDArray[np.int64], where: str
 ) -> NDArray[np.int64] | NDArray[np.float64]:
     """The class number of each value (or the value itself, for regression).
 

@@ -11,7 +11,8 @@ same rows is known to do so.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +27,7 @@ from trak_steps.data.digests import DIGESTS, load_digests, rows_content
 from trak_steps.errors import TrakError
 from trak_steps.store.atomic import complete_or_absent
 from trak_steps.store.manifest import Manifest, digest_json
-from trak_steps.store.tree import check_tree
+from trak_steps.store.tree import check_tree, digest_file
 
 # Rows whose mean length is recorded.
 FIRST = 256
@@ -160,47 +161,53 @@ def token_lists(inputs: pa.Table) -> list[dict[str, list[int]]]:
     ]
 
 
-def save(path: Path, rows: pa.Table, manifest: Manifest, classes: dict[str, Any]) -> None:
-    """Write a prepared folder, complete or absent.
+def save(path: Path, batches: Iterable[pa.Table], manifest: Manifest, classes: dict[str, Any]) -> None:
+    """Write a prepared folder, complete or absent. No more than a batch of rows is held.
 
     Args:
         path: where.
-        rows: n rows with the columns named above.
+        batches: :data:`BATCH` rows each but the last, of one schema, with the columns named above.
         manifest: without content, which is filled in.
         classes: JSON values that say what the labels mean; they go to the manifest's details.
     """
-    rows = rows.replace_schema_metadata(None)
-    digests = np.concatenate([digest_inputs(table) for table in _batches(_inputs(rows))])
     known = digest_json(classes)
-    details = {**manifest.details, **classes, "rows": len(rows), "classes_digest": known}
-    details["table_digest"] = digest_rows(rows, rows.column_names)
-    # Of the first rows, so that a larger set that begins with them has the same.
-    lengths = pc.list_value_length(rows["input_ids"].slice(0, FIRST))
-    details["tokens"] = round(pc.mean(lengths).as_py(), 1)
+    digests: list[NDArray[np.uint8]] = []
+    tokens = 0.0
     with complete_or_absent(path) as folder:
         folder.mkdir()
-        with pa.ipc.new_stream(str(folder / ROWS), rows.schema) as file:
-            for table in _batches(rows):
+        with ExitStack() as stack:
+            file: Any = None
+            for table in batches:
+                if file is None:
+                    stream = pa.ipc.new_stream(str(folder / ROWS), table.schema)
+                    file = stack.enter_context(stream)
+                    # Of the first rows, so that a larger set that begins with them has the same.
+                    lengths = pc.list_value_length(table["input_ids"].slice(0, FIRST))
+                    tokens = round(pc.mean(lengths).as_py(), 1)
                 file.write_table(table)
-        np.save(folder / DIGESTS, digests)
+                digests.append(digest_inputs(_inputs(table)))
+        of_rows = np.concatenate(digests)
+        np.save(folder / DIGESTS, of_rows)
+        details = {
+            **manifest.details,
+            **classes,
+            "rows": len(of_rows),
+            "classes_digest": known,
+            "table_digest": digest_file(folder / ROWS),
+            "tokens": tokens,
+        }
         Manifest(
             manifest.kind,
             made_from=manifest.made_from,
             settings=manifest.settings,
             version=manifest.version,
-            content=rows_content(digests, known),
+            content=rows_content(of_rows, known),
             details=details,
         ).save(folder)
 
 
 def _inputs(rows: pa.Table) -> pa.Table:
     return rows.select(["row", "label", *(name for name in TOKENS if name in rows.column_names)])
-
-
-def _batches(rows: pa.Table) -> Iterator[pa.Table]:
-    """The rows in tables of one record batch each."""
-    for start in range(0, len(rows), BATCH):
-        yield rows.slice(start, BATCH).combine_chunks()
 
 
 def digest_inputs(table: pa.Table) -> NDArray[np.uint8]:
@@ -233,30 +240,3 @@ def digest_inputs(table: pa.Table) -> NDArray[np.uint8]:
             digest.update(cell)
         digests += digest.digest()
     return np.frombuffer(bytes(digests), np.uint8).reshape(n, 32)
-
-
-def digest_rows(rows: pa.Table, columns: Sequence[str]) -> str:
-    """The SHA-256 of the named columns' values, whatever files and chunks they lie in."""
-    digest = hashlib.sha256()
-    sink = pa.PythonFile(_Hashing(digest), mode="w")
-    plain = rows.select(list(columns)).replace_schema_metadata(None)
-    with pa.ipc.new_stream(sink, plain.schema) as writer:
-        for table in _batches(plain):
-            writer.write_table(table)
-    return digest.hexdigest()
-
-
-class _Hashing:
-    """A file that hashes what is written to it."""
-
-    closed = False
-
-    def __init__(self, digest: Any) -> None:
-        self._digest = digest
-
-    def write(self, data: Any) -> int:
-        self._digest.update(data)
-        return len(data)
-
-    def flush(self) -> None: ...
-    def close(self) -> None: ...

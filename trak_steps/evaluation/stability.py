@@ -4,18 +4,19 @@ Each training in turn is held out: the others name the strongest rows of each ta
 signs are stable, and the one held out is asked.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from trak_steps.scoring.top import TopRows
 from trak_steps.scoring.uncertainty import sign_is_stable, standard_error, students
 
 Floats = NDArray[np.float64]
 # The place of its first row, and the scores [m, r, t] of m trainings, of each block of train rows.
-Blocks = Callable[[], Iterator[tuple[int, Floats]]]
+Blocks = Callable[[], Iterator[tuple[int, Tensor]]]
 # Fewer trainings leave no two to compare while one is held out.
 FEWEST_TRAININGS = 3
 
@@ -64,7 +65,24 @@ class _Pairs:
         self.held_out[target, rank] = found[training]
 
 
-def hold_out(blocks: Blocks, trainings: int, targets: int, top: int) -> HeldOut:
+@dataclass(frozen=True)
+class Asked:
+    """The strongest pairs of some targets by all trainings but one, each training left out in turn.
+
+    Attributes:
+        score, error: by the others, [pairs].
+        held_out: the score by the one held out, [pairs].
+        shared: of each target and training held out, the share of the others' strongest proponents that
+            are its own.
+    """
+
+    score: Floats
+    error: Floats
+    held_out: Floats
+    shared: Floats
+
+
+def hold_out(blocks: Blocks, trainings: int, targets: int, top: int) -> Asked:
     """Hold each training out in turn.
 
     Args:
@@ -83,16 +101,16 @@ def hold_out(blocks: Blocks, trainings: int, targets: int, top: int) -> HeldOut:
     for start, scores in blocks():
         total = scores.sum(0)
         for training in range(trainings):
-            mean = ((total - scores[training]) / (trainings - 1)).astype(np.float32)
+            mean = ((total - scores[training]) / (trainings - 1)).float()
             for side in sides:
                 of_others[training, side].add(mean, start)
-            of_itself[training].add(scores[training].astype(np.float32), start)
+            of_itself[training].add(scores[training].float(), start)
     pairs = {key: _Pairs(rows.result().place) for key, rows in of_others.items()}
     for start, scores in blocks():
         for (training, _), found in pairs.items():
-            found.take(start, scores, training)
+            found.take(start, scores.numpy(), training)
     shared = [
-        np.isin(theirs, own).mean()
+        float(np.isin(theirs, own).mean())
         for training in range(trainings)
         for theirs, own in zip(
             pairs[training, True].place, of_itself[training].result().place, strict=True
@@ -102,13 +120,26 @@ def hold_out(blocks: Blocks, trainings: int, targets: int, top: int) -> HeldOut:
         np.concatenate([getattr(found, name).ravel() for found in pairs.values()])
         for name in ("score", "error", "held_out")
     )
-    held = np.sign(score) == np.sign(held_out)
+    return Asked(score, error, held_out, np.array(shared))
+
+
+def held(found: Sequence[Asked], trainings: int) -> HeldOut:
+    """What became of the strongest pairs of all targets.
+
+    Args:
+        found: of groups of targets.
+        trainings: that were held out.
+    """
+    score, error, held_out, shared = (
+        np.concatenate([getattr(some, field.name) for some in found]) for field in fields(Asked)
+    )
+    same = np.sign(score) == np.sign(held_out)
     stable = sign_is_stable(score, error, students(trainings - 1))
     return HeldOut(
-        signs_held=float(held.mean()),
+        signs_held=float(same.mean()),
         stable=float(stable.mean()),
-        stable_signs_held=_share(held[stable]),
-        unstable_signs_held=_share(held[~stable]),
+        stable_signs_held=_share(same[stable]),
+        unstable_signs_held=_share(same[~stable]),
         top_shared=float(np.mean(shared)),
         pairs=len(score),
     )

@@ -5,6 +5,7 @@ of their blocks, the settings whether they can work at all, and the workflow for
 nothing heavy is imported. Letters as everywhere: t targets, k dimensions, m checkpoints.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 SINGLE, DOUBLE = 4, 8
@@ -16,6 +17,12 @@ FEW_ROWS = 1024
 FEWEST_ROWS = 64
 # Targets that are held in float64 at once, while they are solved for.
 SOLVED_AT_ONCE = 1024
+# Targets that a block of rows is scored for at once: what is made of them stays near the processor.
+SCORED_AT_ONCE = 512
+# Targets of a chunk, where every score is kept: of many targets at once, whole ones.
+WHOLE_TARGETS = 128
+# Bytes of a target while scores stream by: what ranks are found by, its lists and what waits for them.
+STREAMED = 2 * 8 * 1024 + 2 * 3 * 32 * 40
 # Train rows by which the unit of scores is found: targets of their own, before the others.
 CALIBRATED = 256
 # The first targets, of which it is found what chance would list.
@@ -77,11 +84,18 @@ def scores(t: int, k: int, m: int) -> Cost:
     # A kernel or its factor is read, or copied, beside the targets of a checkpoint and some in float64.
     most = max(t, CALIBRATED)
     solving = 2 * matrix + SINGLE * most * k + 3 * DOUBLE * k * min(most, SOLVED_AT_ONCE)
-    # Of a score: the product; three sums, two steps to them and a product as wide as these; and what the
-    # block before gave.
-    pair = SINGLE + 6 * DOUBLE + 2 * DOUBLE + 2 * SINGLE
-    each = SINGLE * k * m + READ * k + pair * t + 10 * DOUBLE * min(t, OF_CHANCE)
-    return Cost(each=each, fixed=solved, apart=max(solved, SINGLE * CALIBRATED * k * m) + solving)
+    # Of a score: the product, the mean and its squares, a step; six arrays more while ranks are counted.
+    pair = 10 * SINGLE
+    # Of a score that is kept, with its spread: as it waits for a whole chunk, that chunk, and encoded.
+    kept = 6 * SINGLE
+    # This block, the next and the one before it.
+    each = 3 * SINGLE * k * m + READ * k + pair * min(t, SCORED_AT_ONCE) + kept * t
+    return Cost(
+        each=each,
+        fixed=solved + STREAMED * t,
+        apart=max(solved, SINGLE * CALIBRATED * k * m) + solving,
+        most=FEW_ROWS,
+    )
 
 
 def scores_by_training(t: int, k: int, m: int, trainings: int) -> Cost:
@@ -90,16 +104,24 @@ def scores_by_training(t: int, k: int, m: int, trainings: int) -> Cost:
     Every training's scores are held twice: a block is made before the one before it is let go.
     """
     of_all = scores(t, k, m)
-    each = SINGLE * k * -(-m // trainings) + READ * k + t * DOUBLE * (10 + 2 * trainings)
+    each = 3 * SINGLE * k * m + READ * k + t * (4 * SINGLE + 2 * SINGLE * trainings)
     return Cost(each=each, fixed=of_all.fixed, apart=of_all.apart, most=FEW_ROWS)
 
 
-def targets_at_once(memory: int, k: int, m: int, most: int) -> int:
-    """The targets, at most ``most`` and at least one, that ``memory`` bytes allow to be scored for."""
+def targets_at_once(memory: int, most: int, cost: Callable[[int], Cost]) -> int:
+    """The targets, at most ``most`` and at least one, for which ``memory`` bytes allow a computation.
+
+    Args:
+        memory: bytes.
+        most: targets.
+        cost: of the computation, by targets.
+    """
     t = most
-    while t > 1 and scores(t, k, m).least > memory:
+    while t > 1 and cost(t).least > memory:
         t //= 2
-    return max(t, 1)
+    if t == most or t < WHOLE_TARGETS:
+        return max(t, 1)
+    return t - t % WHOLE_TARGETS
 
 
 def standing(classes: int, k: int) -> Cost:
@@ -120,18 +142,18 @@ def solved_targets(k: int) -> Cost:
     return Cost(each=6 * DOUBLE * k, most=SOLVED_AT_ONCE, fewest=1)
 
 
-def widest(memory: int, t: int, m: int) -> int:
-    """The largest k whose kernels, and scores of t targets by m checkpoints, fit; none is 0."""
+def widest(memory: int, m: int) -> int:
+    """The largest k whose kernels, and scores of a target by m checkpoints, fit; none is 0."""
     low, high = 0, 2**20
     while low < high:
         middle = (low + high + 1) // 2
-        if needed(t, middle, m) <= memory:
+        if needed(middle, m) <= memory:
             low = middle
         else:
             high = middle - 1
     return low
 
 
-def needed(t: int, k: int, m: int) -> int:
-    """The bytes without which kernels or scores cannot be made."""
-    return max(kernel(k).least, scores(t, k, m).least)
+def needed(k: int, m: int) -> int:
+    """The bytes without which kernels, or scores of a single target at a time, cannot be made."""
+    return max(kernel(k).least, scores(1, k, m).least)

@@ -12,6 +12,11 @@ def bytes_allowed(settings: Settings) -> int:
     return settings.execution.memory_mb * MIB
 
 
+def cells_at_once(settings: Settings, cost: Cost, what: str, advice: str = "") -> int:
+    """As :func:`rows_at_once`, a power of two: so blocks are whole cells, and chunks whole blocks."""
+    return 1 << (rows_at_once(settings, cost, what, advice).bit_length() - 1)
+
+
 def rows_at_once(settings: Settings, cost: Cost, what: str, advice: str = "") -> int:
     """The rows of a block.
 

@@ -1,5 +1,6 @@
 """The settings that decide each output, as its manifest holds them and as later steps expect them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from trak_steps.config import Settings
@@ -7,6 +8,10 @@ from trak_steps.config.checkpoints import MOST_TRAININGS
 from trak_steps.config.settings import DatasetSettings
 from trak_steps.run.custom_code import custom_code
 from trak_steps.run.layout import checkpoint_names
+
+FEWEST_LISTED = 32
+# What a matrix of scores and one of their spread may take, where the settings leave it open.
+FLOAT, AUTO_BYTES = 4, 10**9
 
 
 def row_settings(dataset: DatasetSettings, *, train: bool) -> dict[str, Any]:
@@ -46,6 +51,37 @@ def score_settings(settings: Settings) -> dict[str, Any]:
         "loss_weight_power": settings.scores.loss_weight_power,
         "balance": settings.scores.balance,
     }
+
+
+def part_settings(settings: Settings, matrix: Sequence[str], listed: int) -> dict[str, Any]:
+    """Of a part of the scores of a target set.
+
+    Args:
+        settings: of the run.
+        matrix: what of all rows is kept.
+        listed: rows of a list.
+    """
+    return {
+        **score_settings(settings),
+        "listed": listed,
+        "matrix": list(matrix),
+    }
+
+
+def rows_listed(top: int) -> int:
+    """How many rows a part lists for each side of a target: more than are shown, in powers of two.
+
+    So a few more to be shown need no new scores.
+    """
+    return max(FEWEST_LISTED, 1 << (top - 1).bit_length())
+
+
+def matrix_of(settings: Settings, n: int, t: int) -> tuple[str, ...]:
+    """Which of ``scores`` and ``std`` of n train rows and t targets are kept."""
+    chosen = settings.scores.matrix
+    if chosen == "auto":
+        chosen = "scores_and_std" if 2 * FLOAT * n * t <= AUTO_BYTES else "none"
+    return {"none": (), "scores": ("scores",), "scores_and_std": ("scores", "std")}[chosen]
 
 
 def answers_settings(settings: Settings) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 The Snakefile and the steps both ask here, so a path is written down once.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,8 +74,17 @@ class Layout:
         """A checkpoint's kernel and its Cholesky factor."""
         return self.root / "kernel" / f"{checkpoint}.zarr"
 
+    @property
+    def calibration(self) -> Path:
+        """The unit of the run's scores, and how far from zero chance alone brings those listed."""
+        return self.root / "scores.calibration.zarr"
+
+    def score_part(self, name: str, part: str) -> Path:
+        """Scores of some train rows for some targets of a set: their lists and counts."""
+        return self.root / "scores" / name / f"{part}.zarr"
+
     def scores(self, name: str) -> Path:
-        """Scores of every train row for every target of a set."""
+        """Scores of a target set: what is known of each target, and every row's score where kept."""
         return self.root / "scores" / f"{name}.zarr"
 
     def top(self, name: str) -> Path:
@@ -163,16 +172,24 @@ class Layout:
         return self.root / "provenance.json"
 
     def outputs(
-        self, checkpoints: Iterable[str], shards: Sequence[str], targets: Sequence[str]
+        self, checkpoints: Iterable[str], shards: Sequence[str], targets: Mapping[str, Iterable[str]]
     ) -> list[Path]:
-        """Every output of a run but its provenance and evaluation, in the order of the pipeline."""
+        """Every output of a run but its provenance and evaluation, in the order of the pipeline.
+
+        Args:
+            checkpoints: their names.
+            shards: the names of the train set's.
+            targets: of each target set, the names of the parts that it is scored in.
+        """
         found = [self.model, self.train, *map(self.targets, targets)]
         for name in checkpoints:
             found.append(self.checkpoint(name))
             found += [self.train_shard(name, shard) for shard in shards]
             found += [self.target_features(name, of) for of in targets]
             found.append(self.kernel(name))
-        for of in targets:
+        found.append(self.calibration)
+        for of, parts in targets.items():
+            found += [self.score_part(of, part) for part in parts]
             found += [self.scores(of), self.top(of)]
         return [*found, self.summary]
 

@@ -11,6 +11,7 @@ from trak_steps.run.identity import (
     answers_settings,
     feature_settings,
     kernel_settings,
+    part_settings,
     plan_settings,
     score_settings,
 )
@@ -18,26 +19,37 @@ from trak_steps.run.layout import Layout, checkpoint_names, shard_names
 from trak_steps.run.lineage import Lineage, contents
 from trak_steps.run.shards import shard_size
 from trak_steps.store.artefact import artefact_manifest
+from trak_steps.store.calibration import Calibration
 from trak_steps.store.features import FeatureStore, TrainFeatures
 from trak_steps.store.kernel import KernelStore
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.plan import Plan, load_plan
 from trak_steps.store.retrained import Answers, load_shards
+from trak_steps.store.score_parts import ScorePart
 from trak_steps.store.scores import ScoreStore
 from trak_steps.store.tree import is_there
 
 
 def open_train_features(
-    layout: Layout, settings: Settings, checkpoint: str, train: PreparedRows
+    layout: Layout,
+    settings: Settings,
+    checkpoint: str,
+    train: PreparedRows,
+    span: tuple[int, int] | None = None,
 ) -> TrainFeatures:
-    """A checkpoint's features of the train set.
+    """A checkpoint's features of the train set, or of the rows from one place to another.
 
     Raises:
         TrakError: if a shard is missing, or was made from other rows, another checkpoint, other
-            settings or other code.
+            settings or other code; or if rows are asked for that are not whole shards.
     """
-    shards = shard_names(len(train), shard_size(settings.features, layout))
-    features = TrainFeatures([layout.train_shard(checkpoint, shard) for shard in shards], len(train))
+    start, stop = span or (0, len(train))
+    size = shard_size(settings.features, layout)
+    if start % size or (stop % size and stop != len(train)):
+        raise TrakError(f"rows {start} to {stop} are not whole shards of {size} (features.shard_size)")
+    shards = shard_names(len(train), size)[start // size : -(-stop // size)]
+    paths = [layout.train_shard(checkpoint, shard) for shard in shards]
+    features = TrainFeatures(paths, stop, start)
     expected = {**feature_settings(settings), "checkpoint": checkpoint}
     lineage, name = Lineage(layout), layout.name(layout.checkpoint(checkpoint))
     if of_checkpoint := lineage.manifest(name):
@@ -72,9 +84,9 @@ def open_target_features(
 
 
 def open_kernel(
-    layout: Layout, settings: Settings, checkpoint: str, train: TrainFeatures
+    layout: Layout, settings: Settings, checkpoint: str, train: TrainFeatures, *, part: bool = False
 ) -> KernelStore:
-    """A checkpoint's kernel, made from these features.
+    """A checkpoint's kernel, made from these features; from others, too, if they are but a part.
 
     Raises:
         TrakError: if it is missing or was made otherwise.
@@ -82,9 +94,24 @@ def open_kernel(
     kernel = KernelStore.open(layout.kernel(checkpoint))
     expected = {**kernel_settings(settings), "checkpoint": checkpoint}
     kernel.manifest.require(
-        kernel.path, made_from=contents(layout, *train.shards), nothing_else=True, settings=expected
+        kernel.path,
+        made_from=contents(layout, *train.shards),
+        nothing_else=not part,
+        settings=expected,
     )
     return kernel
+
+
+def open_calibration(layout: Layout, settings: Settings, kernels: Sequence[KernelStore]) -> Calibration:
+    """The calibration of a run's scores, found by these kernels.
+
+    Raises:
+        TrakError: if it is missing or was made otherwise.
+    """
+    found = Calibration.open(layout.calibration)
+    made_from = contents(layout, *kernels)
+    found.manifest.require(found.path, made_from=made_from, settings=score_settings(settings))
+    return found
 
 
 @dataclass(frozen=True)
@@ -162,6 +189,20 @@ def _is_rows(name: str) -> bool:
     return ":" in name.partition("#")[2]
 
 
+def open_score_part(
+    layout: Layout, settings: Settings, targets: str, part: str, matrix: Sequence[str], listed: int
+) -> ScorePart:
+    """A part of the scores of a target set, made with these settings, from what is there.
+
+    Raises:
+        TrakError: if it is missing or was made otherwise.
+    """
+    found = ScorePart.open(layout.score_part(targets, part))
+    found.manifest.require(found.path, settings=part_settings(settings, matrix, listed))
+    Lineage(layout).check(found.path, found.manifest)
+    return found
+
+
 def open_scores(layout: Layout, settings: Settings, targets: str) -> ScoreStore:
     """Scores of a target set, made with these settings, of these checkpoints, from what is there.
 
@@ -169,13 +210,13 @@ def open_scores(layout: Layout, settings: Settings, targets: str) -> ScoreStore:
         TrakError: if they are missing or were made otherwise.
     """
     store = ScoreStore.open(layout.scores(targets))
-    parts = [layout.train, layout.targets(targets)]
+    parts = [layout.train, layout.targets(targets), layout.calibration]
     for name in checkpoint_names(settings.checkpoints):
         parts += [layout.kernel(name), layout.target_features(name, targets)]
     made_from = {
         layout.name(part): store.manifest.made_from.get(layout.name(part), "") for part in parts
     }
     store.manifest.require(store.path, settings=score_settings(settings))
-    store.manifest.require(store.path, made_from=made_from, nothing_else=True)
+    store.manifest.require(store.path, made_from=made_from)
     Lineage(layout).check(store.path, store.manifest)
     return store

@@ -11,8 +11,11 @@ from trak_steps.scoring.scores import row_weights
 from trak_steps.store.features import TrainFeatures
 
 
-def row_weights_of(settings: Settings, features: Sequence[TrainFeatures]) -> Tensor:
-    """What each checkpoint's part in the scores of the train rows is multiplied by, [m, n]."""
+def row_weights_of(settings: Settings, features: Sequence[TrainFeatures]) -> Tensor | None:
+    """What each checkpoint's part in the scores of the train rows is multiplied by, [m, n].
+
+    None if all are 1.
+    """
     return row_weights(
         torch.from_numpy(np.stack([of_train.column("loss_weight") for of_train in features])),
         settings.scores.loss_weight_power,

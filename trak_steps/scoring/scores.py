@@ -8,7 +8,7 @@ trainings, of each the mean over its checkpoints. Each Q may be kept with its ch
 block of train rows needs one product per checkpoint.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,19 +21,6 @@ CELL = FEWEST_ROWS
 
 
 @dataclass(frozen=True)
-class ByChance:
-    """What would be there if trainings had nothing in common, for the first targets.
-
-    Attributes:
-        scores: the mean over trainings of scores that were shuffled over the rows, [r, c].
-        std: over trainings, [r, c].
-    """
-
-    scores: Tensor
-    std: Tensor
-
-
-@dataclass(frozen=True)
 class ScoreBlock:
     """Scores of r train rows for t targets.
 
@@ -42,77 +29,116 @@ class ScoreBlock:
         std: how far trainings differ: the standard deviation of each training's own score, the mean
             over its checkpoints, [r, t]. Of a single training, that of its checkpoints' own scores;
             not a number where there is a single checkpoint.
-        by_chance: of the targets that it was asked of; none for a single training.
     """
 
     scores: Tensor
     std: Tensor
-    by_chance: ByChance | None = None
+
+
+class Scorer:
+    """Scores train rows for t targets, block by block.
+
+    What it gives is written over with the next block: arrays of a block are made once, for to make
+    them anew costs more than to fill them.
+
+    Args:
+        solved: K_m⁻¹ φ_m(z) of the targets, [t, k] for each of m checkpoints. Scores have their type.
+        trainings: the one that each checkpoint is of; one of its own, if none are named.
+    """
+
+    def __init__(self, solved: Sequence[Tensor], trainings: Sequence[str] | None = None) -> None:
+        self._solved = solved
+        self._groups = _groups(trainings, len(solved))
+        self._arrays: list[Tensor] = []
+
+    def __call__(
+        self,
+        features: Sequence[Tensor],
+        weights: Tensor | None = None,
+        targets: slice = slice(None),
+    ) -> ScoreBlock:
+        """Score one block of train rows.
+
+        Args:
+            features: φ_m(x) of the block for each of m checkpoints, [r, k] each.
+            weights: of each checkpoint's part in a row's score, [m, r]: see :func:`row_weights`.
+            targets: some of them.
+        """
+        _, *work = self._block(len(features[0]), targets)
+        return spread(self.of_trainings(features, weights, targets), *work)
+
+    def of_trainings(
+        self,
+        features: Sequence[Tensor],
+        weights: Tensor | None = None,
+        targets: slice = slice(None),
+    ) -> Iterator[Tensor]:
+        """Each training's own scores of a block, [r, t]; of a single training, each checkpoint's.
+
+        Args:
+            features, weights, targets: as above.
+        """
+        own, *_ = self._block(len(features[0]), targets)
+        for group in self._groups:
+            for count, place in enumerate(group):
+                of_targets = self._solved[place][targets]
+                rows = features[place].to(of_targets.dtype)
+                if weights is not None:
+                    rows = rows * weights[place, :, None].to(rows.dtype)
+                if count:
+                    own.addmm_(rows, of_targets.T, alpha=1 / len(group))
+                else:
+                    torch.mm(rows, of_targets.T, out=own).div_(len(group))
+            yield own
+
+    def _block(self, rows: int, targets: slice) -> list[Tensor]:
+        """Four arrays of so many rows, [r, t]."""
+        first = self._solved[0]
+        shape = rows, len(range(*targets.indices(len(first))))
+        size = shape[0] * shape[1]
+        if not self._arrays or len(self._arrays[0]) < size:
+            self._arrays = [first.new_empty(size) for _ in range(4)]
+        return [array[:size].view(shape) for array in self._arrays]
+
+
+def spread(values: Iterable[Tensor], mean: Tensor, squares: Tensor, step: Tensor) -> ScoreBlock:
+    """The mean and the standard deviation of arrays that come one after the other, by Welford's sums.
+
+    Args:
+        values: of one shape each; they are written over.
+        mean, squares, step: of the same shape, to work in; two of them are given back.
+    """
+    mean.zero_()
+    squares.zero_()
+    count = 0
+    for count, each in enumerate(values, start=1):
+        torch.sub(each, mean, out=step)
+        mean.add_(step, alpha=1 / count)
+        squares.addcmul_(step, each.sub_(mean))
+    if count < 2:
+        return ScoreBlock(mean, squares.fill_(torch.nan))
+    return ScoreBlock(mean, squares.div_(count - 1).sqrt_())
 
 
 def score_block(
     features: Sequence[Tensor],
     solved: Sequence[Tensor],
-    weights: Tensor,
+    weights: Tensor | None = None,
     trainings: Sequence[str] | None = None,
-    *,
-    chance: int = 0,
 ) -> ScoreBlock:
-    """Score one block of train rows.
+    """Score a single block of train rows: see :class:`Scorer`."""
+    return Scorer(solved, trainings)(features, weights)
+
+
+def by_chance(of_trainings: Iterable[Tensor], trainings: int) -> ScoreBlock:
+    """What a block's scores would be if trainings had nothing in common.
 
     Args:
-        features: φ_m(x) of the block for each of m checkpoints, [r, k] each.
-        solved: K_m⁻¹ φ_m(z) of the targets, [t, k] each.
-        weights: of each checkpoint's part in a row's score, [m, r]: see :func:`row_weights`.
-        trainings: the one that each checkpoint is of; one of its own, if none are named.
-        chance: for how many of the first targets to tell what chance would give.
+        of_trainings: each training's own scores of the block, [r, t].
+        trainings: how many there are.
     """
-    shape, device = (len(features[0]), len(solved[0])), solved[0].device
-    spread = _Spread()
-    checkpoints = list(zip(features, solved, strict=True))
-    groups = _groups(trainings, len(checkpoints))
-    several = trainings is None or len(set(trainings)) > 1
-    by_chance = _Spread() if chance and several else None
-    for count, group in enumerate(groups, start=1):
-        of_training = torch.zeros(shape, dtype=torch.float64, device=device)
-        for place in group:
-            rows, of_targets = checkpoints[place]
-            product = rows.to(of_targets.dtype) @ of_targets.T
-            product *= weights[place, :, None].to(product.dtype)
-            of_training += product
-        of_training /= len(group)
-        if by_chance is not None:
-            by_chance.add(_shuffled(of_training[:, :chance], count - 1, len(groups)))
-        spread.add(of_training)
-    if by_chance is None:
-        return ScoreBlock(spread.mean, spread.std())
-    return ScoreBlock(spread.mean, spread.std(), ByChance(by_chance.mean, by_chance.std()))
-
-
-class _Spread:
-    """The mean and the standard deviation of what comes one after the other, by Welford's sums."""
-
-    mean: Tensor
-    _squares: Tensor
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def add(self, values: Tensor) -> None:
-        """Take the next; it is written over."""
-        if not self._count:
-            self.mean, self._squares = torch.zeros_like(values), torch.zeros_like(values)
-        self._count += 1
-        step = values - self.mean
-        self.mean += step / self._count
-        values -= self.mean
-        self._squares.addcmul_(step, values)
-
-    def std(self) -> Tensor:
-        """Not a number of a single one. Nothing can be added any more."""
-        if self._count < 2:
-            return self._squares.fill_(torch.nan)
-        return self._squares.div_(self._count - 1).sqrt_()
+    moved = [_shuffled(own, place, trainings) for place, own in enumerate(of_trainings)]
+    return spread(moved, *(torch.empty_like(moved[0]) for _ in range(3)))
 
 
 def _shuffled(scores: Tensor, training: int, trainings: int) -> Tensor:
@@ -199,8 +225,10 @@ def balanced(
     return found
 
 
-def row_weights(loss_weights: Tensor, power: float, *, own: bool) -> Tensor:
+def row_weights(loss_weights: Tensor, power: float, *, own: bool) -> Tensor | None:
     """What each checkpoint's part in the scores of r rows is multiplied by, [m, r] in float32.
+
+    None if all are 1.
 
     Args:
         loss_weights: Q_m(x), [m, r].
@@ -211,7 +239,8 @@ def row_weights(loss_weights: Tensor, power: float, *, own: bool) -> Tensor:
     target, and a row that is fitted does little: 1 − p.
     """
     values = loss_weights if own else loss_weights.mean(0, dtype=torch.float64)
-    return signed_power(values, power).float().expand_as(loss_weights)
+    weights = signed_power(values, power).float()
+    return None if bool((weights == 1).all()) else weights.expand_as(loss_weights)
 
 
 def signed_power(values: Tensor, power: float) -> Tensor:

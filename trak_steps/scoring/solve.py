@@ -1,6 +1,7 @@
 """Targets solved for by each checkpoint's kernel: what scores are then one product away from."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -25,6 +26,19 @@ class Kernel(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Solved:
+    """What scores of t targets are one product away from.
+
+    Attributes:
+        weights: (K + ridge)⁻¹ φ(z) by each of m checkpoints, balanced and scaled, [t, k] each.
+        roots: the mean over checkpoints of the root mean square of their scores, [t] in float64.
+    """
+
+    weights: list[Tensor]
+    roots: Tensor
+
+
 def solve_targets(
     kernels: Sequence[Kernel],
     targets: Iterable[Tensor],
@@ -33,8 +47,8 @@ def solve_targets(
     alike: bool,
     scale: float | None = None,
     device: torch.device | None = None,
-) -> list[Tensor]:
-    """(K + ridge)⁻¹ φ(z) of the targets by each of m checkpoints, [t, k] each, one kernel at a time.
+) -> Solved:
+    """Solve for the targets by each of m checkpoints, one kernel at a time.
 
     Args:
         kernels: of the checkpoints.
@@ -49,11 +63,12 @@ def solve_targets(
         factor = torch.from_numpy(kernel.cholesky).to(device)
         solved.append(solve_kernel(factor, wanted.to(device)))
         del factor
-        if alike:
-            roots.append(root_mean_square(solved[-1], torch.from_numpy(kernel.kernel()), n))
+        roots.append(root_mean_square(solved[-1], torch.from_numpy(kernel.kernel()), n))
     if alike:
         balance(solved, roots)
+    mean = torch.stack(roots).mean(0)
     if scale is not None:
+        mean *= scale
         for of_targets in solved:
             of_targets *= scale
-    return solved
+    return Solved(solved, mean)

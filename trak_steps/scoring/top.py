@@ -1,32 +1,25 @@
 """The strongest proponents and opponents of each target, found while scores stream by."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from trak_steps.scoring.lists import NONE, Top, keys_of, merged, scores_of
 
-@dataclass(frozen=True)
-class Top:
-    """For t targets, ``top`` train rows each, strongest first.
-
-    Attributes:
-        place: of the train row in the train set, [t, top].
-        score: [t, top].
-        more: what else was given of these rows, [t, top] each.
-    """
-
-    place: NDArray[np.int64]
-    score: NDArray[np.float32]
-    more: tuple[NDArray[Any], ...] = ()
+# Rows that are looked at before the first of them are dropped.
+FIRST_ROWS = 64
 
 
 class TopRows:
     """Keeps the ``top`` largest (or smallest) scores of each target.
 
     Equal scores are ordered by the train row's place, so that the result does not depend on how the
-    rows were cut into blocks.
+    rows were cut into blocks. A row is looked at again only if it beats the last one of a list: of n
+    rows in any order these are some top · log(n / top) for each target. They wait until they are as many
+    as the lists hold, and are then sorted in.
 
     Args:
         targets: t.
@@ -35,30 +28,55 @@ class TopRows:
     """
 
     def __init__(self, targets: int, top: int, *, largest: bool) -> None:
-        self._sign = -1.0 if largest else 1.0
-        self._top = top
-        self._kept: list[NDArray[Any]] = [
-            np.empty((targets, 0), np.float32),
-            np.empty((targets, 0), np.int64),
-        ]
+        self._largest, self._top = largest, top
+        self._seen = 0
+        self._keys = np.full((targets, 0), NONE)
+        self._more: list[NDArray[Any]] = []
+        self._limit: Tensor | None = None
+        self._waiting: list[tuple[NDArray[Any], ...]] = []
 
-    def add(self, scores: NDArray[np.float32], start: int, *more: NDArray[Any]) -> None:
-        """Take the scores of the train rows from place ``start`` on.
+    def add(self, scores: Tensor, start: int, *more: Tensor) -> None:
+        """Take the scores of the train rows from place ``start`` on; blocks come in order.
 
         Args:
-            scores: [r, t].
-            start: the first row's place.
+            scores: [r, t] in float32.
+            start: the first row's place, below 2³².
             more: what to keep beside the scores, [r, t] each; the same number of them in every call.
         """
-        places = np.broadcast_to(np.arange(start, start + len(scores), dtype=np.int64), scores.T.shape)
-        given: list[NDArray[Any]] = [scores.T, places, *(values.T for values in more)]
-        kept = [*self._kept, *(values[:, :0] for values in given[len(self._kept) :])]
-        parts = [np.concatenate(pair, axis=1) for pair in zip(kept, given, strict=True)]
-        # Rows come in order of place and the sort is stable, so ties keep the earlier place.
-        order = np.argsort(self._sign * parts[0], axis=1, kind="stable")[:, : self._top]
-        self._kept = [np.take_along_axis(values, order, axis=1) for values in parts]
+        first = 0
+        while first < len(scores):
+            # Of the first rows few at a time, or all would wait.
+            stop = min(len(scores), first + max(FIRST_ROWS, self._seen))
+            self._look(*(values[first:stop] for values in (scores, *more)), start=start + first)
+            self._seen += stop - first
+            first = stop
+
+    def _look(self, scores: Tensor, *more: Tensor, start: int) -> None:
+        if self._limit is None:
+            better = torch.ones_like(scores, dtype=torch.bool)
+        else:
+            better = scores > self._limit if self._largest else scores < self._limit
+        row, target = better.nonzero(as_tuple=True)
+        if len(target):
+            found = [values[row, target].cpu().numpy() for values in (scores, *more)]
+            place = start + row.cpu().numpy()
+            keys = keys_of(found[0], place, largest=self._largest)
+            self._waiting.append((target.cpu().numpy(), keys, *found[1:]))
+        if self._limit is None or sum(len(of[0]) for of in self._waiting) > self._keys.size:
+            self._sort_in(scores.device)
+
+    def _sort_in(self, device: torch.device) -> None:
+        if not self._waiting:
+            return
+        target, keys, *more = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
+        self._waiting = []
+        self._keys, self._more = merged(self._keys, self._more, target, keys, more, self._top)
+        if self._keys.shape[1] == self._top:
+            last, _ = scores_of(self._keys[:, -1], largest=self._largest)
+            self._limit = torch.from_numpy(last).to(device)
 
     def result(self) -> Top:
         """What is kept so far."""
-        score, place, *more = self._kept
-        return Top(place, score, tuple(more))
+        self._sort_in(torch.device("cpu") if self._limit is None else self._limit.device)
+        score, place = scores_of(self._keys, largest=self._largest)
+        return Top(place, score, tuple(self._more))

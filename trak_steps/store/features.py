@@ -4,6 +4,7 @@ A group of ``features`` [n, k], ``loss_weight``, ``margin``, ``prediction`` and 
 says of which data, checkpoint and projection, and of which places of the set (``start``, ``stop``).
 """
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -133,17 +134,23 @@ class FeatureStore(Group):
 
 
 class TrainFeatures:
-    """A checkpoint's shards as one set of n rows.
+    """A checkpoint's shards as one set of n rows: all of the train set, or those of some shards.
+
+    Args:
+        paths: of the shards, in order.
+        stop: one past the place of their last row.
+        start: the place of their first row.
 
     Raises:
         TrakError: if a shard is missing, was made from other things than the others, or the shards
             do not cover the rows.
     """
 
-    def __init__(self, paths: Sequence[Path], n: int) -> None:
+    def __init__(self, paths: Sequence[Path], stop: int, start: int = 0) -> None:
         self.shards = [FeatureStore.open(path) for path in paths]
+        self._starts = [shard.start for shard in self.shards]
         first = self.shards[0]
-        place = 0
+        place = start
         for shard in self.shards:
             shard.manifest.require(
                 shard.path,
@@ -157,20 +164,23 @@ class TrainFeatures:
                     "another features.shard_size? delete it and rerun"
                 )
             place = shard.stop
-        if place != n:
-            raise TrakError(f"{first.path.parent}: holds {place} of {n} train rows; rerun featurize")
-        self.n = n
+        if place != stop:
+            raise TrakError(
+                f"{first.path.parent}: holds {place - start} of {stop - start} train rows; rerun "
+                "featurize"
+            )
+        self.start, self.stop, self.n = start, stop, stop - start
         self.dim = first.dim
         self.path = first.path
         self.manifest = first.manifest
 
     def features(self, start: int, stop: int) -> NDArray[np.floating]:
         """Features of the rows with places ``start`` to ``stop``, [rows, k]."""
-        parts = [
-            shard.features(max(start, shard.start), min(stop, shard.stop))
-            for shard in self.shards
-            if shard.start < stop and start < shard.stop
-        ]
+        parts = []
+        for shard in self.shards[max(0, bisect_right(self._starts, start) - 1) :]:
+            if shard.start >= stop:
+                break
+            parts.append(shard.features(max(start, shard.start), min(stop, shard.stop)))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def column(self, name: str) -> NDArray[Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -76,6 +76,8 @@ class Group:
     path: Path
     manifest: Manifest
     group: zarr.Group
+    # Opened once: what they are is read from a file of its own.
+    _arrays: dict[str, zarr.Array[Any]] = field(default_factory=dict, compare=False, repr=False)
 
     KIND: ClassVar[str | None] = None
     STEP: ClassVar[str] = "the step that makes it"
@@ -102,9 +104,10 @@ class Group:
         """
         here = f"{self.path}: `{name}`"
         try:
-            array = self.group[name]
+            array = self._arrays.get(name) or self.group[name]
             if not isinstance(array, zarr.Array):
                 raise TypeError(f"{name} is not an array")
+            self._arrays[name] = array
             values = np.asarray(array[rows]) if array.shape == shape else None
         except AlteredError as error:
             raise TrakError(f"{self.path}: {error}; delete it and rerun") from None

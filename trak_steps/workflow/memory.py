@@ -37,7 +37,9 @@ LIBRARIES = {
     "import-checkpoint": MODEL,
     "featurize": MODEL,
     "kernel": TORCH,
+    "calibrate": TORCH,
     "score": TORCH,
+    "gather": TABLES,
     "rank": TABLES,
     "summarize": TABLES,
     "provenance": PLAIN,
@@ -68,8 +70,8 @@ WINDOW = 1024
 AS_OBJECT = 36
 # Bytes of a token's text.
 OF_TEXT = 5
-# Of a score while the top rows of each target, and their ranks, are looked for (`scoring/top.py`).
-RANKED = 40
+# Of a target while its lists are put together and ranks are found by counts (`scoring/ranks.py`).
+COUNTED = 4 * 8 * 1024
 # Of a listed row: two texts that were cut, and numbers.
 LISTED = 2000
 # What is taken where nothing is known: a BERT-base, and a data set of the usual kind.
@@ -174,16 +176,26 @@ def _kernel(size: Size) -> float:
     return blocks.kernel(size.dim).within(size.memory, size.rows)
 
 
-def _scores(size: Size) -> float:
-    cost = blocks.scores(sum(size.targets), size.dim, size.checkpoints)
+def _calibration(size: Size) -> float:
+    cost = blocks.scores(min(blocks.CALIBRATED, size.rows), size.dim, size.checkpoints)
     return cost.within(size.memory, size.rows) + 16 * size.rows * size.checkpoints
 
 
-def _ranks(size: Size) -> float:
+def _scores(size: Size) -> float:
+    k, m = size.dim, size.checkpoints
+    t = blocks.targets_at_once(size.memory, max(size.targets), lambda t: blocks.scores(t, k, m))
+    return blocks.scores(t, k, m).within(size.memory, size.rows) + 16 * size.rows * m
+
+
+def _gathered(size: Size) -> float:
     t = sum(size.targets)
-    block = blocks.scores(t, size.dim, size.checkpoints).at_once(size.memory)
-    listed = 2 * t * min(size.top, size.rows) * LISTED
-    return RANKED * t * min(block, size.rows) + listed + _tokens(size, OF_TEXT)
+    # Where every score is kept, a block of them and of their spread, read and written.
+    block = 4 * blocks.SINGLE * t * min(blocks.FEW_ROWS, size.rows)
+    return max(COUNTED * t, block) + _tokens(size, OF_TEXT)
+
+
+def _ranks(size: Size) -> float:
+    return 2 * sum(size.targets) * min(size.top, size.rows) * LISTED + _tokens(size, OF_TEXT)
 
 
 def _summary(size: Size) -> float:
@@ -195,7 +207,7 @@ def _plan(size: Size) -> float:
 
 
 def _removal_plan(size: Size) -> float:
-    return _forward(size) + size.rows * (8 + OF_TEXT) + _ranks(size) / 4
+    return _forward(size) + size.rows * (8 + OF_TEXT) + _scores(size)
 
 
 def _lds(size: Size) -> float:
@@ -212,7 +224,7 @@ def _lds(size: Size) -> float:
 
 def _mislabelled(size: Size) -> float:
     k, m = size.dim, size.checkpoints
-    q = blocks.targets_at_once(size.memory, k, m, min(512, size.suspects))
+    q = blocks.targets_at_once(size.memory, min(512, size.suspects), lambda q: blocks.scores(q, k, m))
     passes = (
         blocks.standing(CLASSES, k).within(size.memory, size.rows),
         blocks.scores(q, k, m).within(size.memory, size.rows),
@@ -221,8 +233,11 @@ def _mislabelled(size: Size) -> float:
 
 
 def _stability(size: Size) -> float:
-    cost = blocks.scores_by_training(max(size.targets), size.dim, size.checkpoints, size.trainings)
-    return cost.within(size.memory, size.rows) + 8 * size.rows * size.checkpoints
+    def cost(t: int) -> blocks.Cost:
+        return blocks.scores_by_training(t, size.dim, size.checkpoints, size.trainings)
+
+    t = blocks.targets_at_once(size.memory, max(size.targets), cost)
+    return cost(t).within(size.memory, size.rows) + 8 * size.rows * size.checkpoints
 
 
 _ARRAYS: dict[str, Callable[[Size], float]] = {
@@ -232,7 +247,9 @@ _ARRAYS: dict[str, Callable[[Size], float]] = {
     "import-checkpoint": _imported,
     "featurize": _features,
     "kernel": _kernel,
+    "calibrate": _calibration,
     "score": _scores,
+    "gather": _gathered,
     "rank": _ranks,
     "summarize": _summary,
     "check-recipe": lambda size: _training(size) + _forward(size),

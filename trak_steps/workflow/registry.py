@@ -51,6 +51,7 @@ _RECIPE = ("finetune", "model.max_length", "model.trust_remote_code")
 _FEATURES = ("run", "seed", "features")
 _KERNEL = (*_FEATURES, "kernel")
 _SCORES = (*_KERNEL, "checkpoints", "scores.loss_weight", "scores.loss_weight_power", "scores.balance")
+_PARTS = ("scores.rows_per_job", "scores.targets_per_job")
 _RETRAINING = (
     "run",
     "seed",
@@ -87,12 +88,14 @@ STEPS = {
         (*_FEATURES, "model.trust_remote_code"),
     ),
     "kernel": Step("kernels.kernel", _KERNEL),
-    "score": Step("scores.score", _SCORES),
+    "calibrate": Step("scores.calibrate", _SCORES),
+    "score": Step("scores.score", (*_SCORES, "scores.matrix", *_PARTS)),
+    "gather": Step("scores.gather", (*_SCORES, "scores.matrix", *_PARTS)),
     "rank": Step("scores.rank", (*_SCORES, "scores.top")),
     "summarize": Step("summary.summarize", ("run", "targets", "checkpoints")),
     "provenance": Step(
         "summary.provenance",
-        ("run", "targets", "checkpoints", "features.shard_size"),
+        ("run", "targets", "checkpoints", "features.shard_size", "features.dim", *_PARTS),
     ),
     "check-recipe": Step(
         "evaluation.check_recipe",

@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 from trak_steps.config import arguments, parse_settings
 from trak_steps.errors import TrakError
 from trak_steps.run.custom_code import custom_code
+from trak_steps.run.identity import rows_listed
 from trak_steps.workflow.housekeeping import Turn, drop_empty, drop_surplus
 from trak_steps.workflow.inputs import (
     base_files,
@@ -32,6 +33,7 @@ from trak_steps.run.layout import (
 )
 from trak_steps.model.files import OPTIMIZER, SECOND_MOMENTS
 from trak_steps.run.shards import shard_size
+from trak_steps.run.tiles import Tile, tiles
 from trak_steps.workflow.memory import SUBMITTED, memory_of
 from trak_steps.workflow.registry import (
     NO_GPU_ASKED,
@@ -142,6 +144,7 @@ wildcard_constraints:
     # A training's number; of imported ones, a checkpoint's name.
     training=r"\d+(-[0-9.e-]+)?" if IMPORTED else r"\d+",
     shard=r"\d{5}\d*",
+    part=r"\d+-\d+\.\d+-\d+",
     targets=r"[A-Za-z0-9][A-Za-z0-9_-]*",
 
 
@@ -237,6 +240,36 @@ def train_features(wildcards):
         for name in names
         for part in shards(wildcards)
     ]
+
+
+def features_of_part(wildcards):
+    """Features of the train rows of a part of scores, by all checkpoints."""
+    tile = Tile.named(wildcards.part)
+    size = shard_size(settings.features, run)
+    names = shards(wildcards)[tile.start // size : -(-tile.stop // size)]
+    return [
+        made(run.train_shard(name, shard)) for name in CHECKPOINTS for shard in names
+    ]
+
+
+def parts_of(name):
+    """The parts that a target set is scored in; asks for the rows that decide how many."""
+    n, t = settings.dataset.train_size, settings.targets[name].size
+    if n is None or settings.features.shard_size is None:
+        checkpoints.prepare.get()
+        n = known_count(run, run.train, "rows")
+    if t is None:
+        checkpoints.prepare_targets.get(targets=name)
+        t = known_count(run, run.targets(name), "rows")
+    return [
+        made(run.score_part(name, tile.name)) for tile in tiles(settings, run, n, t)
+    ]
+
+
+def score_parts(wildcards):
+    """The parts of a target set's scores, or of all sets'."""
+    names = [wildcards.targets] if "targets" in wildcards.keys() else TARGETS
+    return [part for name in names for part in parts_of(name)]
 
 
 def target_features(targets):

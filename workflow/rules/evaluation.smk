@@ -66,7 +66,10 @@ rule plan_removal:
         train=ancient(made(run.train)),
         targets=[ancient(made(run.targets(name))) for name in TARGETS],
         checkpoint=made(run.checkpoint(LAST[0])),
-        scores=made(run.scores(TARGETS[0])),
+        shards=train_features,
+        target_features=target_features(TARGETS[:1]),
+        kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
+        calibration=made(run.calibration),
     output:
         run.plan("removal"),
     log:
@@ -151,7 +154,7 @@ rule measure_lds:
         shards=train_features,
         target_features=target_features(TARGETS),
         kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
-        scores=[made(run.scores(name)) for name in TARGETS],
+        calibration=made(run.calibration),
     output:
         run.lds,
         run.lds_curves,
@@ -209,6 +212,7 @@ rule find_mislabelled:
         train=ancient(made(run.train)),
         shards=train_features,
         kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
+        calibration=made(run.calibration),
     output:
         run.suspects,
         run.mislabelled,
@@ -239,7 +243,7 @@ rule measure_stability:
         shards=train_features,
         target_features=target_features(TARGETS),
         kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
-        scores=[made(run.scores(name)) for name in TARGETS],
+        calibration=made(run.calibration),
     output:
         run.stability,
     log:

@@ -1,19 +1,46 @@
-# Scores of a target set over all checkpoints, and the top of each target with texts.
+# Scores of a target set over all checkpoints, part by part, and the top of each target with texts.
+
+
+rule calibrate:
+    input:
+        train=ancient(made(run.train)),
+        shards=train_features,
+        kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
+    output:
+        made(run.calibration),
+    log:
+        log_of("scores/calibration"),
+    benchmark:
+        time_of("scores/calibration")
+    threads: settings.execution.threads
+    resources:
+        mem_mb=memory("calibrate"),
+        runtime=120,
+        gpu=gpus,
+    params:
+        **step("calibrate"),
+        output_code=MODEL_OUTPUT,
+        rows=train_rows,
+    message:
+        "calibrate: the unit of scores"
+    shell:
+        "trak-steps calibrate {params.settings} > {log} 2>&1"
 
 
 rule score:
     input:
         train=ancient(made(run.train)),
         targets=ancient(made(run.targets("{targets}"))),
-        shards=train_features,
+        calibration=made(run.calibration),
+        shards=features_of_part,
         target_features=target_features(["{targets}"]),
         kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
     output:
-        made(run.scores("{targets}")),
+        made(run.score_part("{targets}", "{part}")),
     log:
-        log_of("scores/{targets}"),
+        log_of("scores/{targets}/{part}"),
     benchmark:
-        time_of("scores/{targets}")
+        time_of("scores/{targets}/{part}")
     threads: settings.execution.threads
     resources:
         mem_mb=memory("score"),
@@ -22,12 +49,44 @@ rule score:
     params:
         **step("score"),
         output_code=MODEL_OUTPUT,
+        listed=rows_listed(settings.scores.top),
         rows=train_rows,
         target_rows=target_rows,
     message:
-        "score: targets {wildcards.targets}"
+        "score: targets {wildcards.targets}, part {wildcards.part}"
     shell:
-        "trak-steps score --targets {wildcards.targets} {params.settings} > {log} 2>&1"
+        "trak-steps score --targets {wildcards.targets} --part {wildcards.part} "
+        "--listed {params.listed} {params.settings} > {log} 2>&1"
+
+
+rule gather:
+    input:
+        train=ancient(made(run.train)),
+        targets=ancient(made(run.targets("{targets}"))),
+        calibration=made(run.calibration),
+        parts=score_parts,
+    output:
+        made(run.scores("{targets}")),
+    log:
+        log_of("scores/{targets}"),
+    benchmark:
+        time_of("scores/{targets}")
+    threads: 1
+    resources:
+        mem_mb=memory("gather"),
+        runtime=60,
+        gpu=0,
+    params:
+        **step("gather"),
+        output_code=MODEL_OUTPUT,
+        listed=rows_listed(settings.scores.top),
+        rows=train_rows,
+        target_rows=target_rows,
+    message:
+        "gather: targets {wildcards.targets} into {output}"
+    shell:
+        "trak-steps gather --targets {wildcards.targets} --listed {params.listed} "
+        "{params.settings} > {log} 2>&1"
 
 
 rule rank:

@@ -33,6 +33,8 @@ rule provenance:
         checkpoints=[made(run.checkpoint(name)) for name in CHECKPOINTS],
         shards=train_features,
         kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
+        calibration=made(run.calibration),
+        parts=score_parts,
         train=ancient(made(run.train)),
         targets=[ancient(made(run.targets(name))) for name in TARGETS],
         summary=run.summary,

@@ -3,21 +3,22 @@
 A target set has the classes of the train set.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
 from trak_steps.config import Settings
 from trak_steps.config.settings import BUILT_IN
-from trak_steps.console.progress import say
+from trak_steps.console.progress import counter, say
 from trak_steps.data.labels import Labels, encode, in_the_order_of, labels_of, require_column
-from trak_steps.data.prepared import PreparedRows, save
+from trak_steps.data.prepared import BATCH, TOKENS, PreparedRows, save
 from trak_steps.data.select import check_texts, choose_rows, flip_labels, row_ids
 from trak_steps.data.source import load_split
 from trak_steps.data.tasks import text_columns
@@ -30,6 +31,8 @@ from trak_steps.store.manifest import Manifest
 
 # Raised by hand when the numbers that these steps write change: see CONTRIBUTING.md.
 VERSION = 1
+
+OF_TOKENS = {"input_ids": pa.int32(), "token_type_ids": pa.int8()}
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,12 @@ def _labelled(
     check_texts(rows, text_columns(dataset.path, dataset.name, dataset.text), ids, where)
     if dataset.group:
         require_column(rows, dataset.group, where, "dataset.group")
-    return encode(list(rows[settings.dataset.label]), labels, list(ids), where)
+    # Some at a time, as Python's objects take many times as much as numbers.
+    parts = [
+        encode(rows[start : start + BATCH][dataset.label], labels, ids[start : start + BATCH], where)
+        for start in range(0, len(rows), BATCH)
+    ]
+    return np.concatenate(parts)
 
 
 def _write(
@@ -148,19 +156,6 @@ def _write(
     model = check_folder(layout.model, "model")
     dataset = settings.dataset
     texts = text_columns(dataset.path, dataset.name, dataset.text)
-    columns: dict[str, Any] = {"row": chosen.ids}
-    columns |= {column: list(chosen.rows[column]) for column in texts}
-    columns |= {"label": chosen.numbers, "flipped": chosen.flipped}
-    if dataset.group:
-        groups = chosen.rows[dataset.group]
-        columns["group"] = ["" if group is None else str(group) for group in groups]
-    tokenizer = load_tokenizer(
-        layout.model,
-        max_length=settings.model.max_length,
-        trust_remote_code=settings.model.trust_remote_code,
-    )
-    prepared = _tokenise(datasets.Dataset.from_dict(columns), tokenizer, texts, settings)
-    _require_known_tokens(prepared, layout, settings)
     manifest = Manifest(
         "data",
         made_from={
@@ -182,37 +177,59 @@ def _write(
         "label_names": list(labels.names),
         "outputs": labels.outputs,
     }
-    save(path, prepared.with_format("arrow")[:], manifest, classes)
-    lengths = [len(tokens) for tokens in prepared["input_ids"]]
-    say(f"wrote {path}: {len(prepared)} rows of {np.mean(lengths):.0f} tokens on average")
+    lengths = _Lengths(len(chosen.rows))
+    save(path, lengths.seen(_batches(layout, settings, chosen, texts)), manifest, classes)
+    say(f"wrote {path}: {lengths.rows} rows of {lengths.tokens / lengths.rows:.0f} tokens on average")
 
 
-def _require_known_tokens(rows: datasets.Dataset, layout: Layout, settings: Settings) -> None:
-    """A tokenizer may come from another model than the weights."""
+class _Lengths:
+    """Counts rows and tokens that go by."""
+
+    def __init__(self, total: int) -> None:
+        self.rows = self.tokens = 0
+        self._total = total
+
+    def seen(self, batches: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        """The batches."""
+        with counter(self._total, "tokenised", "row") as advance:
+            for table in batches:
+                yield table
+                self.rows += len(table)
+                self.tokens += pc.sum(pc.list_value_length(table["input_ids"])).as_py()
+                advance(len(table))
+
+
+def _batches(
+    layout: Layout, settings: Settings, chosen: _ChosenRows, texts: Sequence[str]
+) -> Iterator[pa.Table]:
+    """The rows with their tokens, some at a time."""
+    tokenizer = load_tokenizer(
+        layout.model,
+        max_length=settings.model.max_length,
+        trust_remote_code=settings.model.trust_remote_code,
+    )
     config = load_config(layout.model, trust_remote_code=settings.model.trust_remote_code)
     known = getattr(config, "vocab_size", None)
-    largest = max((max(tokens, default=0) for tokens in rows["input_ids"]), default=0)
-    if known is not None and largest >= known:
-        raise TrakError(
-            f"{layout.model}: its tokenizer gives the token {largest}, its model knows {known}; are "
-            "they those of two models? set model.name_or_path to a whole one"
-        )
-
-
-def _tokenise(
-    rows: datasets.Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str],
-    settings: Settings,
-) -> datasets.Dataset:
-    wanted = [name for name in ("input_ids", "token_type_ids") if name in tokenizer.model_input_names]
-
-    def tokens(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    wanted = [name for name in TOKENS if name in tokenizer.model_input_names]
+    group = settings.dataset.group
+    for start in range(0, len(chosen.rows), BATCH):
+        some = slice(start, start + BATCH)
+        rows = chosen.rows[some]
         encoded = tokenizer(
-            *(batch[column] for column in texts),
-            truncation=True,
-            max_length=settings.model.max_length,
+            *(rows[column] for column in texts), truncation=True, max_length=settings.model.max_length
         )
-        return {name: encoded[name] for name in wanted}
-
-    return rows.map(tokens, batched=True, desc="tokenising")
+        largest = max((max(tokens, default=0) for tokens in encoded["input_ids"]), default=0)
+        if known is not None and largest >= known:
+            # A tokenizer may come from another model than the weights.
+            raise TrakError(
+                f"{layout.model}: its tokenizer gives the token {largest}, its model knows {known}; "
+                "are they those of two models? set model.name_or_path to a whole one"
+            )
+        columns = {"row": pa.array(chosen.ids[some])}
+        columns |= {column: pa.array(rows[column], pa.string()) for column in texts}
+        columns |= {"label": pa.array(chosen.numbers[some]), "flipped": pa.array(chosen.flipped[some])}
+        if group:
+            named = ["" if of_row is None else str(of_row) for of_row in rows[group]]
+            columns["group"] = pa.array(named, pa.string())
+        columns |= {name: pa.array(encoded[name], pa.list_(OF_TOKENS[name])) for name in wanted}
+        yield pa.table(columns)

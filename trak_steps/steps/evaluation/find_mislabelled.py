@@ -1,7 +1,7 @@
 """Step ``find-mislabelled``: train rows whose labels look wrong, and what argues against them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -21,14 +21,12 @@ from trak_steps.evaluation.suspicion import class_sums, relative_support, standi
 from trak_steps.kernel.blocks import scores as scores_cost
 from trak_steps.kernel.blocks import standing as standing_cost
 from trak_steps.kernel.blocks import targets_at_once
-from trak_steps.run.fit import bytes_allowed, rows_at_once
+from trak_steps.run.fit import bytes_allowed, cells_at_once, rows_at_once
 from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints, training_of
 from trak_steps.run.lineage import contents
-from trak_steps.run.parts import open_kernel, open_train_features
-from trak_steps.run.row_weights import row_weights_of
-from trak_steps.run.units import scale_of, totals_of
-from trak_steps.scoring.scores import score_block
-from trak_steps.scoring.solve import solve_targets
+from trak_steps.run.parts import open_calibration
+from trak_steps.run.scoring import Scoring
+from trak_steps.scoring.scores import Scorer
 from trak_steps.scoring.top import TopRows
 from trak_steps.scoring.uncertainty import sign_is_stable, standard_error, students
 from trak_steps.scoring.units import shares_of_trainings
@@ -40,7 +38,7 @@ from trak_steps.store.table import save_table
 from trak_steps.store.texts import cut
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
-VERSION = 2
+VERSION = 3
 
 # Suspects whose opponents are looked for in one pass over the features.
 SUSPECTS_AT_ONCE = 512
@@ -65,11 +63,9 @@ def run(layout: Layout, settings: Settings) -> None:
         save_document(layout.mislabelled, {"rows": len(train), "measures": {}}, manifest)
         return
     names = checkpoint_names(settings.checkpoints)
-    features = [open_train_features(layout, settings, name, train) for name in names]
-    kernels = [
-        open_kernel(layout, settings, name, of_train)
-        for name, of_train in zip(names, features, strict=True)
-    ]
+    scoring = Scoring.open(layout, settings, train)
+    features, kernels = scoring.features, scoring.kernels
+    calibration = open_calibration(layout, settings, kernels)
     measures = _measures(settings, train, names, features, kernels)
     wrong = train.column("flipped").astype(bool)
     found = {name: detection(_suspicion(name, of), wrong) for name, of in measures.items()}
@@ -77,20 +73,21 @@ def run(layout: Layout, settings: Settings) -> None:
     best = next(iter(measures))
     suspects = np.argsort(-_suspicion(best, measures[best]), kind="stable")[:count]
     say(f"the {count} most suspicious of {len(train)} rows: what argues against them")
-    weights = row_weights_of(settings, features)
-    totals = totals_of(features, kernels, weights, _block_rows(settings, 1, len(names)))
-    scale = scale_of(settings, train.outputs, features, kernels, totals)
     parts = []
     most = min(SUSPECTS_AT_ONCE, count)
-    together = targets_at_once(bytes_allowed(settings), settings.features.dim, len(names), most)
+    together = targets_at_once(
+        bytes_allowed(settings), most, lambda q: scores_cost(q, scoring.dim, len(names))
+    )
     for start, stop in _spans(count, together):
         some = suspects[start:stop]
-        against = _opponents(settings, names, features, kernels, weights, scale, some)
+        against = _opponents(settings, scoring, calibration.scale, some)
         parts.append(_table(train, some, against, _predicted(features, some), measures))
     table = pa.concat_tables(parts).add_column(0, "rank", [np.arange(1, count + 1)])
     made_from = {
         f"{layout.name(train.path)}#table": str(train.manifest.details["table_digest"]),
-        **contents(layout, *kernels, *(shard for of_train in features for shard in of_train.shards)),
+        **contents(
+            layout, calibration, *kernels, *(shard for of_train in features for shard in of_train.shards)
+        ),
     }
     chosen = {
         "suspects": count,
@@ -124,9 +121,9 @@ def _blocks(features: TrainFeatures, at_once: int) -> Iterator[Tensor]:
 def _measures(
     settings: Settings,
     train: PreparedRows,
-    names: list[str],
-    features: list[TrainFeatures],
-    kernels: list[KernelStore],
+    names: Sequence[str],
+    features: Sequence[TrainFeatures],
+    kernels: Sequence[KernelStore],
 ) -> dict[str, Array]:
     """What every measure says of each row, [n] each; first the one to list suspects by."""
     labels = torch.tensor(train.column("label"), dtype=torch.int64)
@@ -189,43 +186,27 @@ class _Opponents:
 
 
 def _opponents(
-    settings: Settings,
-    names: list[str],
-    features: list[TrainFeatures],
-    kernels: list[KernelStore],
-    weights: Tensor,
-    scale: float | None,
-    suspects: Places,
+    settings: Settings, scoring: Scoring, scale: float | None, suspects: Places
 ) -> _Opponents:
     """What argues most against train rows [q], by the scores that the run gives them as targets."""
-    n, q = features[0].n, len(suspects)
-    block_rows = _block_rows(settings, q, len(names))
-    gathered = (_gather(of_train, suspects, block_rows) for of_train in features)
-    solved = solve_targets(kernels, gathered, n, alike=settings.scores.balance, scale=scale)
-    trainings = [training_of(name) for name in names]
+    n, q, m = scoring.n, len(suspects), len(scoring.names)
+    cost = scores_cost(q, scoring.dim, m)
+    block_rows = cells_at_once(settings, cost, f"{q} suspects of {m} checkpoints")
+    gathered = (_gather(of_train, suspects, block_rows) for of_train in scoring.features)
+    scorer = Scorer(scoring.solve(gathered, scale).weights, scoring.trainings)
+    trainings = len(set(scoring.trainings))
     strongest = TopRows(q, AGAINST, largest=False)
-    spans = list(_spans(n, block_rows))
-    for start, stop in progress(spans, total=len(spans), label="opponents", unit="block"):
-        block = score_block(
-            [torch.from_numpy(of_train.features(start, stop)) for of_train in features],
-            solved,
-            weights[:, start:stop],
-            trainings,
-        )
-        scores, std = block.scores.float().numpy(), block.std.float().numpy()
-        against = (scores < 0) & (np.arange(start, stop)[:, None] != suspects)
-        strongest.add(np.where(against, scores, np.float32(np.inf)), start, std)
+    places, none = torch.from_numpy(suspects), torch.tensor(torch.inf)
+    blocks = scoring.blocks(block_rows)
+    for block in progress(blocks, total=-(-n // block_rows), label="opponents", unit="block"):
+        scored = scorer(block.features, block.weights)
+        itself = torch.arange(block.start, block.stop)[:, None] == places
+        against = torch.where((scored.scores < 0) & ~itself, scored.scores, none)
+        strongest.add(against, block.start, scored.std)
     top = strongest.result()
     (std,) = top.more
-    stable = sign_is_stable(
-        top.score, standard_error(std, len(set(trainings))), students(len(set(trainings)))
-    )
-    return _Opponents(top.score, std, stable, top.place, len(set(trainings)))
-
-
-def _block_rows(settings: Settings, suspects: int, checkpoints: int) -> int:
-    cost = scores_cost(suspects, settings.features.dim, checkpoints)
-    return rows_at_once(settings, cost, f"{suspects} suspects of {checkpoints} checkpoints")
+    stable = sign_is_stable(top.score, standard_error(std, trainings), students(trainings))
+    return _Opponents(top.score, std, stable, top.place, trainings)
 
 
 def _gather(features: TrainFeatures, places: Places, at_once: int) -> Tensor:
@@ -280,7 +261,7 @@ def _table(
     return pa.table(columns)
 
 
-def _predicted(features: list[TrainFeatures], rows: Places) -> Places:
+def _predicted(features: Sequence[TrainFeatures], rows: Places) -> Places:
     """The class that most checkpoints give each of some rows, [q]; of several the first."""
     votes = np.stack([of_train.column("prediction")[rows] for of_train in features])
     found: Places = mode(votes, axis=0).mode

@@ -1,12 +1,13 @@
 """Step ``measure-lds``: do scores predict what models say that are trained on parts of the train set?"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
 
 from trak_steps.config import Settings
@@ -17,6 +18,7 @@ from trak_steps.evaluation.intervals import Interval
 from trak_steps.evaluation.lds import Measured, Truth, measure
 from trak_steps.evaluation.predictions import Checkpoint, Point, points, predict
 from trak_steps.evaluation.sums import sum_rows
+from trak_steps.kernel.blocks import subset_sums
 from trak_steps.run.fit import bytes_allowed
 from trak_steps.run.hidden_states import HiddenStates
 from trak_steps.run.layout import (
@@ -29,17 +31,18 @@ from trak_steps.run.layout import (
 from trak_steps.run.lineage import contents
 from trak_steps.run.parts import (
     Retrained,
+    open_calibration,
     open_kernel,
     open_retrained,
-    open_scores,
     open_target_features,
     open_train_features,
 )
+from trak_steps.run.scoring import Scoring
+from trak_steps.scoring.units import shares_of_trainings
 from trak_steps.store.document import save_document
-from trak_steps.store.features import TrainFeatures
+from trak_steps.store.features import FeatureStore, TrainFeatures
 from trak_steps.store.kernel import KernelStore
 from trak_steps.store.manifest import Manifest
-from trak_steps.store.scores import ScoreStore
 from trak_steps.store.table import save_table
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
@@ -57,7 +60,6 @@ def run(layout: Layout, settings: Settings) -> None:
     train = PreparedRows.load(layout.train)
     targets = {name: PreparedRows.load(layout.targets(name)) for name in settings.targets}
     retrained = open_retrained(layout, settings, PLAN, train)
-    stores = {name: open_scores(layout, settings, name) for name in targets}
     first = retrained.plan.about["repeat"] == 0
     kept = retrained.plan.kept[first]
     features, kernels, checkpoints = open_checkpoints(layout, settings, train, targets)
@@ -67,12 +69,16 @@ def run(layout: Layout, settings: Settings) -> None:
     with counter(len(checkpoints), "sums", "checkpoint") as advance:
         by_gradients = predict(checkpoints, kept, chosen, memory=memory, advance=advance, say=say)
     by_states = predict_by_hidden_states(layout, settings, train, targets, kept)
+    scoring = Scoring.open(layout, settings, train)
+    calibration = open_calibration(layout, settings, scoring.kernels)
+    of_targets = {name: scoring.targets(layout, name, rows) for name, rows in targets.items()}
+    by_scores = _sums_of_scores(settings, scoring, of_targets, calibration.scale, kept)
     figures: dict[str, Any] = {}
     curves: list[dict[str, Any]] = []
     for name, rows in progress(targets.items(), total=len(targets), label="LDS", unit="target set"):
         predicted = by_gradients[name]
         truth = _truth(retrained, name, train, kept)
-        named: dict[Any, Array] = {SCORES: _sums_of_scores(stores[name], kept)}
+        named: dict[Any, Array] = {SCORES: by_scores[name]}
         named.update(_label_baselines(settings, truth, train, rows))
         named.update(predicted.baselines)
         named["last hidden state"] = by_states[name]
@@ -87,10 +93,11 @@ def run(layout: Layout, settings: Settings) -> None:
         }
         curves += _curves(name, plain, adjusted, predicted.points)
     shards = [shard for of_train in features for shard in of_train.shards]
+    of_sets = [store for stores in of_targets.values() for store in stores]
     manifest = Manifest(
         "lds",
         made_from={
-            **contents(layout, train, *targets.values(), *stores.values(), *kernels, *shards),
+            **contents(layout, train, *targets.values(), calibration, *kernels, *shards, *of_sets),
             **_checkpoint_contents(layout, settings),
             **retrained.made_from,
         },
@@ -161,12 +168,40 @@ def predict_by_hidden_states(
     return found
 
 
-def _sums_of_scores(store: ScoreStore, kept: NDArray[np.bool_]) -> Array:
-    """By the run's own scores, as they are stored, [s, t]."""
-    n, _ = store.shape
-    starts = range(0, n, store.block_rows)
-    blocks = ((start, store.scores(start, min(start + store.block_rows, n))) for start in starts)
-    return sum_rows(blocks, kept)
+def _sums_of_scores(
+    settings: Settings,
+    scoring: Scoring,
+    targets: Mapping[str, Sequence[FeatureStore]],
+    scale: float | None,
+    kept: NDArray[np.bool_],
+) -> dict[str, Array]:
+    """By the run's own scores, [s, t] each: scores are linear, so sums of features are scored."""
+    at_once = subset_sums(scoring.dim).at_once(bytes_allowed(settings) // 2)
+    weights = [None] * len(scoring.names) if scoring.weights is None else list(scoring.weights)
+    sums = [
+        sum_rows(_weighted(of_train, own, at_once), kept)
+        for of_train, own in zip(scoring.features, weights, strict=True)
+    ]
+    shares = shares_of_trainings(scoring.trainings)
+    found = {}
+    for name, stores in targets.items():
+        solved = scoring.solve((torch.from_numpy(store.whole()) for store in stores), scale).weights
+        parts = (
+            share * (of_subsets @ of.double().numpy().T)
+            for share, of_subsets, of in zip(shares, sums, solved, strict=True)
+        )
+        found[name] = np.sum(list(parts), axis=0)
+    return found
+
+
+def _weighted(
+    features: TrainFeatures, weights: torch.Tensor | None, at_once: int
+) -> Iterator[tuple[int, NDArray[np.floating]]]:
+    """A checkpoint's features, weighted as its part in scores is, block by block."""
+    for start in range(0, features.n, at_once):
+        stop = min(start + at_once, features.n)
+        block = features.features(start, stop)
+        yield start, block if weights is None else block * weights[start:stop, None].numpy()
 
 
 def _checkpoint_contents(layout: Layout, settings: Settings) -> dict[str, str]:

@@ -5,7 +5,10 @@ of its nearest rows: those of its own label whose last hidden state is most like
 training has all rows. The trainings of one repeat share a seed.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from trak_steps.config import Settings
@@ -13,15 +16,19 @@ from trak_steps.console.progress import say
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.evaluation.subsets import NEAREST, NOTHING, PROPONENTS, RANDOM, random_rows
+from trak_steps.kernel.blocks import scores as cost_of_scores
+from trak_steps.run.fit import cells_at_once
 from trak_steps.run.hidden_states import HiddenStates
 from trak_steps.run.identity import plan_settings, retraining_seed
 from trak_steps.run.layout import Layout, final_checkpoints
 from trak_steps.run.lineage import contents
-from trak_steps.run.parts import open_scores
+from trak_steps.run.parts import open_calibration
 from trak_steps.run.recipe import require_known_recipe
+from trak_steps.run.scoring import Scoring
+from trak_steps.scoring.scores import Scorer
+from trak_steps.store.features import FeatureStore
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.plan import Plan, save_plan
-from trak_steps.store.scores import ScoreStore
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
 VERSION = 1
@@ -41,8 +48,10 @@ def run(layout: Layout, settings: Settings) -> None:
             f"evaluation.removal: wants {chosen.targets} targets of {name}, which has {len(targets)}, "
             f"and to leave out {chosen.rows} of {n} train rows; set targets or rows lower"
         )
-    store = open_scores(layout, settings, name)
-    scores = _scores(store, q)
+    scoring = Scoring.open(layout, settings, train)
+    calibration = open_calibration(layout, settings, scoring.kernels)
+    stores = scoring.targets(layout, name, targets)
+    scores = _scores(settings, scoring, stores, calibration.scale, q)
     checkpoint = final_checkpoints(settings.checkpoints)[0]
     near = _nearness(layout, settings, checkpoint, train, targets, q)
     removed: list[NDArray[np.int64]] = [np.empty(0, np.int64)]
@@ -72,7 +81,7 @@ def run(layout: Layout, settings: Settings) -> None:
     manifest = Manifest(
         "plan",
         made_from={
-            **contents(layout, train, targets, store),
+            **contents(layout, train, targets, calibration, *scoring.kernels, *stores),
             layout.name(layout.checkpoint(checkpoint)): of_checkpoint.content,
         },
         settings=plan_settings(settings, NAME),
@@ -82,13 +91,23 @@ def run(layout: Layout, settings: Settings) -> None:
     say(f"wrote {path}: {len(seeds)} models for {q} targets of {name}")
 
 
-def _scores(store: ScoreStore, q: int) -> NDArray[np.float32]:
+def _scores(
+    settings: Settings,
+    scoring: Scoring,
+    stores: Sequence[FeatureStore],
+    scale: float | None,
+    q: int,
+) -> NDArray[np.float32]:
     """Of all train rows for the first targets, [n, q]."""
-    n, _ = store.shape
-    found = np.empty((n, q), np.float32)
-    for start in range(0, n, store.block_rows):
-        stop = min(start + store.block_rows, n)
-        found[start:stop] = store.scores(start, stop)[:, :q]
+    solved = scoring.solve((torch.from_numpy(store.features(0, q)) for store in stores), scale)
+    m = len(scoring.names)
+    block_rows = cells_at_once(
+        settings, cost_of_scores(q, scoring.dim, m), f"{q} targets of {m} checkpoints"
+    )
+    scorer = Scorer(solved.weights, scoring.trainings)
+    found = np.empty((scoring.n, q), np.float32)
+    for block in scoring.blocks(block_rows):
+        found[block.start : block.stop] = scorer(block.features, block.weights).scores
     return found
 
 

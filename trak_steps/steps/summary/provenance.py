@@ -10,6 +10,7 @@ from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout, checkpoint_names, shard_names
 from trak_steps.run.lineage import Lineage
 from trak_steps.run.shards import shard_size
+from trak_steps.run.tiles import tiles
 from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.document import save_document
 from trak_steps.store.manifest import Manifest
@@ -53,7 +54,12 @@ def _paths(layout: Layout, settings: Settings) -> list[Path]:
     """Every output of the run, in the order of the pipeline."""
     rows = int(artefact_manifest(layout.train, "data").details["rows"])
     shards = shard_names(rows, shard_size(settings.features, layout))
-    return layout.outputs(checkpoint_names(settings.checkpoints), shards, list(settings.targets))
+    sizes = {
+        name: int(artefact_manifest(layout.targets(name), "data").details["rows"])
+        for name in settings.targets
+    }
+    parts = {name: [tile.name for tile in tiles(settings, layout, rows, t)] for name, t in sizes.items()}
+    return layout.outputs(checkpoint_names(settings.checkpoints), shards, parts)
 
 
 def _entry(manifest: Manifest) -> dict[str, Any]:
