@@ -312,7 +312,7 @@ def test_ranks_range_over_what_errors_allow(
         for j in range(32):
             exact = (high >= low[order[t, j]]).sum()
             assert best[t, j] == 1 + (low > high[order[t, j]]).sum()
-            assert exact <= worst[t, j] <= exact + max(1, 0.1 * exact)
+            assert exact <= worst[t, j] <= exact + max(2, 0.2 * exact)
     assert (best <= np.arange(1, 33)).all()
     assert (worst >= np.arange(1, 33)).all()
     # Of a target whose scores are all zero, any row may have any rank.
@@ -320,12 +320,16 @@ def test_ranks_range_over_what_errors_allow(
 
 
 def test_bins_keep_the_order_of_numbers() -> None:
-    values = np.linspace(-300, 300, 200_001, dtype=np.float32)
-    found = bins(values.copy(), np)
+    sizes = np.concatenate([[0], np.geomspace(1e-3, 1e3, 100_000)]).astype(np.float32)
+    values = np.concatenate([-sizes[:0:-1], sizes[1:]])
+    found = bins(values)
     assert (np.diff(found) >= 0).all()
     assert (found.min(), found.max()) == (0, BINS - 1)
     assert len(np.unique(found)) == BINS
-    np.testing.assert_array_equal(found, bins(torch.from_numpy(values), torch).numpy())
+    counts = RankCounts(torch.ones(1), 0.0)
+    counts.add(torch.from_numpy(values)[:, None], torch.zeros(len(values), 1))
+    wanted = [np.bincount(bins(of), minlength=BINS) for of in (values, -values)]
+    np.testing.assert_array_equal(counts.result()[:, 0], wanted)
 
 
 def test_a_sign_is_stable_so_many_errors_from_zero() -> None:

@@ -22,7 +22,7 @@ SCORED_AT_ONCE = 512
 # Targets of a chunk, where every score is kept: of many targets at once, whole ones.
 WHOLE_TARGETS = 128
 # Bytes of a target while scores stream by: what ranks are found by, its lists and what waits for them.
-STREAMED = 2 * 8 * 1024 + 2 * 3 * 32 * 40
+STREAMED = 2 * 8 * 1408 + 2 * 3 * 32 * 40
 # Train rows by which the unit of scores is found: targets of their own, before the others.
 CALIBRATED = 256
 # The first targets, of which it is found what chance would list.

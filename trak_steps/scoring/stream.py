@@ -9,7 +9,7 @@ from torch import Tensor
 
 from trak_steps.kernel.blocks import SCORED_AT_ONCE
 from trak_steps.scoring.lists import Top
-from trak_steps.scoring.ranks import BINS, bins, relative
+from trak_steps.scoring.ranks import BINS, CUT, FIRST, OF_A_SIDE, SIZE, relative
 from trak_steps.scoring.scores import ScoreBlock, Scorer
 from trak_steps.scoring.solve import Solved
 from trak_steps.scoring.top import TopRows
@@ -28,15 +28,25 @@ class RankCounts:
     def __init__(self, roots: Tensor, errors: float) -> None:
         self._relative = relative(roots, torch).float()
         self._errors = errors
-        self._first = BINS * torch.arange(len(roots), dtype=torch.int32, device=roots.device)
+        places = torch.arange(len(roots), dtype=torch.int32, device=roots.device)
+        self._first = BINS * places + OF_A_SIDE
+        self._ends = torch.empty(0, len(roots), device=roots.device)
         self._counts = torch.zeros(2, len(roots) * BINS, dtype=torch.int64, device=roots.device)
 
     def add(self, scores: Tensor, errors: Tensor) -> None:
         """Count the rows of a block, by their scores and standard errors [r, t]."""
+        if len(self._ends) < len(scores):
+            self._ends = torch.empty_like(scores)
+            self._signs = torch.empty_like(scores, dtype=torch.int32)
+        ends, signs = (array[: len(scores)] for array in (self._ends, self._signs))
         for sign, counts in zip((1.0, -1.0), self._counts, strict=True):
-            ends = torch.add(scores, errors, alpha=sign * self._errors).mul_(sign * self._relative)
-            places = bins(ends, torch).add_(self._first)
-            counts += torch.bincount(places.flatten(), minlength=len(counts))
+            torch.add(scores, errors, alpha=sign * self._errors, out=ends)
+            # As :func:`~.ranks.bins` does, in place, which takes a third of the time.
+            bits = ends.mul_(sign * self._relative).view(torch.int32)
+            torch.bitwise_right_shift(bits, 31, out=signs)
+            bits.bitwise_and_(SIZE).bitwise_right_shift_(CUT).sub_(FIRST).clamp_(0, OF_A_SIDE - 1)
+            bits.bitwise_xor_(signs).add_(self._first)
+            counts += torch.bincount(bits.flatten(), minlength=len(counts))
 
     def result(self) -> NDArray[np.int64]:
         """Rows by the upper ends of their intervals, then by the lower ones with their sign turned.

@@ -71,7 +71,7 @@ AS_OBJECT = 36
 # Bytes of a token's text.
 OF_TEXT = 5
 # Of a target while its lists are put together and ranks are found by counts (`scoring/ranks.py`).
-COUNTED = 4 * 8 * 1024
+COUNTED = 4 * 8 * 1408
 # Of a listed row: two texts that were cut, and numbers.
 LISTED = 2000
 # What is taken where nothing is known: a BERT-base, and a data set of the usual kind.
