@@ -49,6 +49,7 @@ benchmark: demo .venv/.dev
 	$(BIN)/python benchmarks/features.py $(FEATURES)
 	$(BIN)/python benchmarks/checks.py $(FEATURES)
 	$(BIN)/python benchmarks/codecs.py
+	$(BIN)/python -m benchmarks.scores run
 	$(BIN)/python benchmarks/demo.py
 
 .venv/.installed: pyproject.toml constraints.txt

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import matplotlib
 import numpy as np
@@ -113,6 +113,24 @@ def draw() -> None:
         figure.savefig(FIGURE, format="svg", metadata=about)
         plt.close(figure)
     print(f"wrote {FIGURE}")
+
+
+def table(found: dict[str, Any]) -> str:
+    """The speed of scores as Markdown: the share of the product's that they have."""
+    head = "".join(
+        f" {threads} thread{'s' * (threads > 1)}: product | scores | share |" for threads in THREADS
+    )
+    lines = [
+        f"| k | targets | checkpoints |{head}",
+        "| --- | --- | --- |" + " --- | --- | --- |" * len(THREADS),
+    ]
+    for of in found["speed"]:
+        cells = "".join(
+            f" {each['product']:.2f} | {each['seconds']:.2f} | {each['share']:.2f} |"
+            for each in of["threads"].values()
+        )
+        lines.append(f"| {of['k']} | {of['targets']} | {of['checkpoints']} |{cells}")
+    return "\n".join(lines)
 
 
 def digest(figures: Path) -> str:

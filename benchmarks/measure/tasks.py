@@ -88,7 +88,7 @@ def qnli_minilm(train: Path, validation: Path) -> Task:
         layers=6,
         subsets=40,
         trainings=3,
-        by_ekfac=0,  # a checkpoint takes many minutes
+        by_ekfac=1,  # a checkpoint takes many minutes
         apart=False,
         finetune={**RECIPE, "epochs": 2, "learning_rate": 1e-4},
     )

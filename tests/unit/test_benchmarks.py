@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import scores
 from benchmarks.features import crossover_table, hard_table, table
 from benchmarks.measure import scoring_tables, tasks
 from benchmarks.measure.scoring_figure import digest
@@ -13,6 +14,7 @@ from trak_steps.config import load_settings
 from trak_steps.errors import TrakError
 
 ROOT = Path(__file__).parents[2]
+SCORES = json.loads((ROOT / "benchmarks/results/scores.json").read_text())
 FIGURES = json.loads((ROOT / "benchmarks/results/features.json").read_text())
 
 
@@ -44,8 +46,9 @@ def _shown(page: str, like: str) -> str:
         ("README.md", table(FIGURES)),
         ("benchmarks/README.md", crossover_table(FIGURES)),
         ("benchmarks/README.md", hard_table(FIGURES)),
+        ("benchmarks/README.md", scores.table(SCORES)),
     ],
-    ids=["features", "crossover", "hard"],
+    ids=["features", "crossover", "hard", "scores"],
 )
 def test_the_tables_shown_are_the_benchmarks(page: str, made: str) -> None:
     _same_figures(_shown(page, made), made)
@@ -64,6 +67,22 @@ def test_the_tables_shown_are_the_benchmarks(page: str, made: str) -> None:
 )
 def test_the_committed_figures_keep_their_limits(key: str, limit: float) -> None:
     assert 0 < FIGURES[key] <= limit
+
+
+def test_scores_of_many_targets_take_little_more_than_the_product() -> None:
+    """On one core and on two, by what a run has by default: several trainings, of three checkpoints."""
+    for of in SCORES["speed"]:
+        if of["targets"] >= 1000 and of["checkpoints"] > 1:
+            assert all(each["share"] >= 0.7 for each in of["threads"].values())
+
+
+def test_scores_of_a_million_rows_take_no_more_memory_than_of_ten_thousand() -> None:
+    rows = SCORES["by_rows"]["rows"]
+    assert (rows[0]["rows"], rows[-1]["rows"]) == (10_000, 1_000_000)
+    assert SCORES["memory_ratio"] <= 1.05
+    assert 0.9 < SCORES["by_rows"]["power"] < 1.1
+    drawn = (ROOT / "docs/figures/scores.svg").read_text(encoding="utf-8")
+    assert scores.digest(ROOT / "benchmarks/results/scores.json") in drawn
 
 
 def test_the_reference_is_slower_and_scores_are_as_good() -> None:

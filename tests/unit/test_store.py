@@ -25,9 +25,10 @@ from trak_steps.model.recipe import training_rows
 from trak_steps.run.layout import Layout
 from trak_steps.steps.kernels import kernel
 from trak_steps.steps.scores import gather, score
+from trak_steps.store import features as features_module
 from trak_steps.store.atomic import complete_or_absent
 from trak_steps.store.codecs import codec_arguments
-from trak_steps.store.features import FeatureStore, TrainFeatures, new_features
+from trak_steps.store.features import FeatureStore, PlainRows, TrainFeatures, new_features
 from trak_steps.store.group import new_array, new_group
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.scores import ScoreStore
@@ -334,3 +335,22 @@ def _swap(layout: Layout, first: str, second: str) -> None:
     a.rename(a.with_suffix(".x"))
     b.rename(a)
     a.with_suffix(".x").rename(b)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("codec", ["none", "zstd"])
+def test_rows_read_as_they_are_stored_are_those_that_zarr_reads(
+    tmp_path: Path, dtype: str, codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features_module, "CHUNK_BYTES", 7 * 5 * np.dtype(dtype).itemsize)
+    values = np.random.default_rng(0).standard_normal((30, 5)).astype(dtype)
+    manifest = Manifest("features", settings={"dim": 5}, details={"start": 100, "stop": 130})
+    save_features(tmp_path / "f.zarr", values, {}, manifest, codec_arguments(codec, 10, dtype))
+    store = FeatureStore.open(tmp_path / "f.zarr")
+    plain = PlainRows.of(store, "features", (30, 5))
+    assert (plain is not None) == (codec == "none")
+    assert PlainRows.of(store, "features", (30, 6)) is None
+    for start, stop in ((100, 130), (100, 101), (106, 108), (107, 114), (121, 130)):
+        read = store.features(start, stop)
+        assert read.dtype == values.dtype
+        np.testing.assert_array_equal(read, values[start - 100 : stop - 100])

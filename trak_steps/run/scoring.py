@@ -1,8 +1,9 @@
 """What the scores of a run are made from: the features and kernels of all its checkpoints."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import starmap
 from typing import Self
 
 import torch
@@ -113,30 +114,47 @@ class Scoring:
         )
 
     def blocks(self, at_once: int, spans: Sequence[tuple[int, int]] | None = None) -> Iterator[Block]:
-        """The rows, or those from some places to others, in blocks; the next is read meanwhile."""
+        """The rows, or those from some places to others, in blocks.
+
+        As many threads read a block as compute with it. Where another device computes, the next block
+        is read meanwhile; on the CPU both would be slower.
+        """
         first = self.features[0].start
-        starts = [
+        every = [
             (start, min(start + at_once, stop))
             for begin, stop in spans or [(first, self.features[0].stop)]
             for start in range(begin, stop, at_once)
         ]
-
-        def read(start: int, stop: int) -> Block:
-            rows = slice(start - first, stop - first)
-            return Block(
-                start,
-                stop,
-                [torch.from_numpy(of.features(start, stop)).float() for of in self.features],
-                None if self.weights is None else self.weights[:, rows],
-            )
-
-        with ThreadPoolExecutor(1) as pool:
-            waiting = [pool.submit(read, *starts[0])] if starts else []
-            for following in [*starts[1:], None]:
+        threads = torch.get_num_threads()
+        with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(1) as ahead:
+            if self.device.type == "cpu":
+                for span in every:
+                    yield self._block(*span, threads, readers)
+                return
+            waiting = [ahead.submit(self._block, *every[0], threads, readers)] if every else []
+            for following in [*every[1:], None]:
                 block = waiting.pop().result()
                 if following is not None:
-                    waiting.append(pool.submit(read, *following))
+                    waiting.append(ahead.submit(self._block, *following, threads, readers))
                 yield self._moved(block)
+
+    def _block(self, start: int, stop: int, threads: int, readers: Executor) -> Block:
+        """Rows as they are read, each thread some of them."""
+        found = [torch.empty(stop - start, of.dim) for of in self.features]
+        pieces = -(-threads // len(found))
+        size = -(-(stop - start) // pieces)
+
+        def read(place: int, at: int) -> None:
+            end = min(at + size, stop)
+            rows = self.features[place].features(at, end)
+            found[place][at - start : end - start] = torch.from_numpy(rows)
+
+        tasks = [(place, at) for place in range(len(found)) for at in range(start, stop, size)]
+        for _ in readers.map(read, *zip(*tasks, strict=True)) if threads > 1 else starmap(read, tasks):
+            pass
+        first = self.features[0].start
+        of_rows = slice(start - first, stop - first)
+        return Block(start, stop, found, None if self.weights is None else self.weights[:, of_rows])
 
     def _moved(self, block: Block) -> Block:
         """A block where it is computed with."""

@@ -91,6 +91,10 @@ class Scorer:
                     torch.mm(rows, of_targets.T, out=own).div_(len(group))
             yield own
 
+    def work(self, targets: slice, rows: int) -> Tensor:
+        """An array of a block's shape that is free once the block is made, [r, t]."""
+        return self._block(rows, targets)[0]
+
     def _block(self, rows: int, targets: slice) -> list[Tensor]:
         """Four arrays of so many rows, [r, t]."""
         first = self._solved[0]

@@ -1,6 +1,7 @@
 """What is found of targets while the scores of all train rows stream by."""
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ class RankCounts:
 
     Args:
         roots: what scores are measured by, [t].
-        errors: of an interval, to each side.
+        errors: of an interval, to each side, in units of the errors that are given.
     """
 
     def __init__(self, roots: Tensor, errors: float) -> None:
@@ -30,15 +31,18 @@ class RankCounts:
         self._errors = errors
         places = torch.arange(len(roots), dtype=torch.int32, device=roots.device)
         self._first = BINS * places + OF_A_SIDE
-        self._ends = torch.empty(0, len(roots), device=roots.device)
         self._counts = torch.zeros(2, len(roots) * BINS, dtype=torch.int64, device=roots.device)
 
-    def add(self, scores: Tensor, errors: Tensor) -> None:
-        """Count the rows of a block, by their scores and standard errors [r, t]."""
-        if len(self._ends) < len(scores):
-            self._ends = torch.empty_like(scores)
-            self._signs = torch.empty_like(scores, dtype=torch.int32)
-        ends, signs = (array[: len(scores)] for array in (self._ends, self._signs))
+    def add(self, scores: Tensor, errors: Tensor, work: Tensor | None = None) -> None:
+        """Count the rows of a block.
+
+        Args:
+            scores: [r, t].
+            errors: of them, [r, t].
+            work: of the same shape and type, to work in.
+        """
+        ends = torch.empty_like(scores) if work is None else work
+        signs = torch.empty_like(scores, dtype=torch.int32)
         for sign, counts in zip((1.0, -1.0), self._counts, strict=True):
             torch.add(scores, errors, alpha=sign * self._errors, out=ends)
             # As :func:`~.ranks.bins` does, in place, which takes a third of the time.
@@ -59,6 +63,9 @@ class RankCounts:
 class Stream:
     """Lists the strongest rows of t targets, and counts rows by the ranks that they might have.
 
+    Some targets go together, so that what is made of them stays near the processor; and as many groups
+    at once as there are threads, each on one of them: little of what is done has two threads' work.
+
     Args:
         solved: the targets.
         trainings: the one that each checkpoint is of.
@@ -68,42 +75,48 @@ class Stream:
     """
 
     def __init__(self, solved: Solved, trainings: Sequence[str], top: int, errors: float) -> None:
-        self._scorer = Scorer(solved.weights, trainings)
-        self._trainings = len(set(trainings))
-        t = len(solved.roots)
-        self._parts = [
-            slice(start, min(start + SCORED_AT_ONCE, t)) for start in range(0, t, SCORED_AT_ONCE)
-        ]
-        self._lists = [
-            {side: TopRows(part.stop - part.start, top, largest=side == SIDES[0]) for side in SIDES}
-            for part in self._parts
-        ]
-        known = np.isfinite(errors)
-        self._ranks = [RankCounts(solved.roots[part], errors) if known else None for part in self._parts]
+        t, count = len(solved.roots), len(set(trainings))
+        on_cpu = solved.roots.device.type == "cpu"
+        threads = torch.get_num_threads() if on_cpu else 1
+        size = min(SCORED_AT_ONCE, -(-t // threads))
+        spans = [slice(start, min(start + size, t)) for start in range(0, t, size)]
+        # Of a standard deviation over trainings, for the error is that of their mean.
+        times = errors / count**0.5
+        self._groups = [_Group(solved.roots[span], span, top, times) for span in spans]
+        # One for each thread.
+        self._scorers = [Scorer(solved.weights, trainings) for _ in range(threads)]
+        self._pool = None
+        if threads > 1 and len(spans) > 1:
+            self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
     def add(
         self, features: Sequence[Tensor], weights: Tensor | None, start: int
     ) -> Iterator[tuple[slice, ScoreBlock]]:
         """Take a block of train rows; gives its scores, for some targets at a time.
 
-        What it gives is written over with the next.
+        What it gives is written over with the next block.
 
         Args:
             features: by each of m checkpoints, [r, k] each.
             weights: of each checkpoint's part in a row's score, [m, r]; none if all are 1.
             start: the first row's place.
         """
-        for part, lists, ranks in zip(self._parts, self._lists, self._ranks, strict=True):
-            block = self._scorer(features, weights, part)
-            for rows in lists.values():
-                rows.add(block.scores, start, block.std)
-            yield part, block
-            if ranks is not None:
-                ranks.add(block.scores, block.std.mul_(1 / self._trainings**0.5))
+        if self._pool is None:
+            for group in self._groups:
+                yield group.targets, group.add(self._scorers[0], features, weights, start)
+            return
+        for first in range(0, len(self._groups), len(self._scorers)):
+            # As many as can be held at once.
+            pairs = list(zip(self._groups[first:], self._scorers, strict=False))
+            found = [
+                self._pool.submit(group.add, scorer, features, weights, start) for group, scorer in pairs
+            ]
+            for (group, _), block in zip(pairs, found, strict=True):
+                yield group.targets, block.result()
 
     def top(self, side: str) -> Top:
         """The strongest rows of a side, with their standard deviation beside their scores, [t, top]."""
-        found = [lists[side].result() for lists in self._lists]
+        found = [group.lists[side].result() for group in self._groups]
         return Top(
             np.concatenate([of.place for of in found]),
             np.concatenate([of.score for of in found]),
@@ -112,5 +125,24 @@ class Stream:
 
     def counts(self) -> NDArray[np.int64] | None:
         """See :meth:`RankCounts.result`; none where no ranks are counted."""
-        found = [ranks.result() for ranks in self._ranks if ranks is not None]
+        found = [group.ranks.result() for group in self._groups if group.ranks is not None]
         return np.concatenate(found, axis=1) if found else None
+
+
+class _Group:
+    """Some targets of a stream, with all that is found of them."""
+
+    def __init__(self, roots: Tensor, targets: slice, top: int, errors: float) -> None:
+        self.targets = targets
+        self.lists = {side: TopRows(len(roots), top, largest=side == SIDES[0]) for side in SIDES}
+        self.ranks = RankCounts(roots, errors) if np.isfinite(errors) else None
+
+    def add(
+        self, scorer: Scorer, features: Sequence[Tensor], weights: Tensor | None, start: int
+    ) -> ScoreBlock:
+        block = scorer(features, weights, self.targets)
+        for rows in self.lists.values():
+            rows.add(block.scores, start, block.std)
+        if self.ranks is not None:
+            self.ranks.add(block.scores, block.std, scorer.work(self.targets, len(block.scores)))
+        return block

@@ -33,7 +33,10 @@ class TopRows:
         self._keys = np.full((targets, 0), NONE)
         self._more: list[NDArray[Any]] = []
         self._limit: Tensor | None = None
-        self._waiting: list[tuple[NDArray[Any], ...]] = []
+        # What waits, in arrays that are made once: many small ones would lie between the blocks in
+        # memory, and keep it from being used again.
+        self._waiting: list[NDArray[Any]] = []
+        self._count = 0
 
     def add(self, scores: Tensor, start: int, *more: Tensor) -> None:
         """Take the scores of the train rows from place ``start`` on; blocks come in order.
@@ -57,19 +60,27 @@ class TopRows:
         else:
             better = scores > self._limit if self._largest else scores < self._limit
         row, target = better.nonzero(as_tuple=True)
-        if len(target):
-            found = [values[row, target].cpu().numpy() for values in (scores, *more)]
-            place = start + row.cpu().numpy()
-            keys = keys_of(found[0], place, largest=self._largest)
-            self._waiting.append((target.cpu().numpy(), keys, *found[1:]))
-        if self._limit is None or sum(len(of[0]) for of in self._waiting) > self._keys.size:
-            self._sort_in(scores.device)
+        found = [values[row, target].cpu().numpy() for values in (scores, *more)]
+        keys = keys_of(found[0], start + row.cpu().numpy(), largest=self._largest)
+        self._wait([target.cpu().numpy(), keys, *found[1:]], scores.device)
 
-    def _sort_in(self, device: torch.device) -> None:
+    def _wait(self, found: list[NDArray[Any]], device: torch.device) -> None:
+        """Put what was found to what waits; or sort all in, if it is too much."""
         if not self._waiting:
+            room = max(1, len(self._keys) * self._top)
+            self._waiting = [np.empty(room, values.dtype) for values in found]
+        stop = self._count + len(found[0])
+        if self._limit is None or stop > len(self._waiting[0]):
+            waiting = [values[: self._count] for values in self._waiting]
+            self._sort_in([np.concatenate(pair) for pair in zip(waiting, found, strict=True)], device)
             return
-        target, keys, *more = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
-        self._waiting = []
+        for values, new in zip(self._waiting, found, strict=True):
+            values[self._count : stop] = new
+        self._count = stop
+
+    def _sort_in(self, found: list[NDArray[Any]], device: torch.device) -> None:
+        target, keys, *more = found
+        self._count = 0
         self._keys, self._more = merged(self._keys, self._more, target, keys, more, self._top)
         if self._keys.shape[1] == self._top:
             last, _ = scores_of(self._keys[:, -1], largest=self._largest)
@@ -77,6 +88,8 @@ class TopRows:
 
     def result(self) -> Top:
         """What is kept so far."""
-        self._sort_in(torch.device("cpu") if self._limit is None else self._limit.device)
+        if self._count:
+            device = torch.device("cpu") if self._limit is None else self._limit.device
+            self._sort_in([values[: self._count] for values in self._waiting], device)
         score, place = scores_of(self._keys, largest=self._largest)
         return Top(place, score, tuple(self._more))

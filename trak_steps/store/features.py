@@ -4,6 +4,7 @@ A group of ``features`` [n, k], ``loss_weight``, ``margin``, ``prediction`` and 
 says of which data, checkpoint and projection, and of which places of the set (``start``, ``stop``).
 """
 
+import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,11 @@ from trak_steps.store.group import Group, new_array, new_group, put_array
 from trak_steps.store.manifest import Manifest
 
 CHUNK_BYTES = 2**21
+# Of numbers that are stored as they are, with a check sum behind them.
+PLAIN_CODECS = [
+    {"name": "bytes", "configuration": {"endian": "little"}},
+    {"name": "crc32c"},
+]
 
 
 class FeatureWriter:
@@ -125,12 +131,70 @@ class FeatureStore(Group):
 
     def features(self, start: int, stop: int) -> NDArray[np.floating]:
         """Features of the rows with places ``start`` to ``stop`` of the set, [rows, k]."""
-        rows = slice(start - self.start, stop - self.start)
-        return self.read("features", (self.n, self.dim), rows=rows)
+        shape, rows = (self.n, self.dim), slice(start - self.start, stop - self.start)
+        read = PlainRows.of(self, "features", shape)
+        return read(rows) if read else self.read("features", shape, rows=rows)
 
     def column(self, name: str) -> NDArray[Any]:
         """``loss_weight``, ``margin``, ``prediction`` or ``row`` of all its rows."""
         return self.read(name, (self.n,))
+
+
+@dataclass(frozen=True)
+class PlainRows:
+    """Reads rows of an array that is stored as it is, chunk by chunk: in half the time that zarr takes.
+
+    Passes over the features of all train rows take their time from it. Every file is held to its digest,
+    as elsewhere, and what anything is wrong with is left for zarr to say.
+
+    Attributes:
+        store: the array's group.
+        name: of the array.
+        array: of rows [n, k], in chunks of whole rows.
+    """
+
+    store: Group
+    name: str
+    array: zarr.Array[Any]
+
+    @classmethod
+    def of(cls, store: Group, name: str, shape: tuple[int, int]) -> "PlainRows | None":
+        """Of an array of a known shape; none if it is stored in another way, or not there."""
+        array = store.array(name)
+        if array is None or array.shape != shape or array.chunks[1] != shape[1]:
+            return None
+        codecs: Any = array.metadata.to_dict()["codecs"]
+        return cls(store, name, array) if list(codecs) == PLAIN_CODECS else None
+
+    def __call__(self, rows: slice) -> NDArray[np.floating]:
+        """Some rows, [rows, k].
+
+        Raises:
+            TrakError: if a chunk is missing or was altered, or has numbers that are not finite.
+        """
+        (n, dim), size = self.array.shape, self.array.chunks[0]
+        found = np.empty((rows.stop - rows.start, dim), self.array.dtype)
+        for chunk in range(rows.start // size, -(-rows.stop // size)):
+            values = self._chunk(chunk, size, dim)
+            if values is None:
+                return self.store.read(self.name, (n, dim), rows=rows)
+            first = chunk * size
+            start, stop = max(rows.start, first), min(rows.stop, first + size)
+            found[start - rows.start : stop - rows.start] = values[start - first : stop - first]
+        if not np.isfinite(found).all():
+            return self.store.read(self.name, (n, dim), rows=rows)
+        return found
+
+    def _chunk(self, place: int, rows: int, dim: int) -> NDArray[np.floating] | None:
+        """A whole chunk; none if anything is wrong with it."""
+        name = f"{self.name}/c/{place}/0"
+        try:
+            data = (self.store.path / name).read_bytes()
+        except OSError:
+            return None
+        if hashlib.sha256(data).hexdigest() != self.store.manifest.files.get(name):
+            return None
+        return np.frombuffer(data, self.array.dtype, rows * dim).reshape(rows, dim)
 
 
 class TrainFeatures:

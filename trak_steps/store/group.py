@@ -94,6 +94,18 @@ class Group:
         except Exception as error:  # damaged metadata makes zarr raise many kinds
             raise TrakError(f"{path}: cannot be read ({error}); delete it and rerun") from error
 
+    def array(self, name: str) -> zarr.Array[Any] | None:
+        """An array that was read before, or can be opened; none if it is missing or damaged."""
+        if name not in self._arrays:
+            try:
+                found = self.group[name]
+            except Exception:  # damaged metadata makes zarr raise many kinds; reading says which
+                return None
+            if not isinstance(found, zarr.Array):
+                return None
+            self._arrays[name] = found
+        return self._arrays[name]
+
     def read(
         self, name: str, shape: tuple[int, ...], *, rows: slice = slice(None), finite: bool = True
     ) -> NDArray[Any]:
