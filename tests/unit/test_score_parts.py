@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import small_settings
+from faults.damage import put
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -18,11 +19,13 @@ from trak_steps.run import tiles as tiles_module
 from trak_steps.run import units
 from trak_steps.run.layout import Layout
 from trak_steps.run.tiles import Tile, tiles
+from trak_steps.scoring.chance import ListedByChance
 from trak_steps.scoring.lists import Top, together
 from trak_steps.scoring.ranks import rank_range
-from trak_steps.scoring.scores import CELL
+from trak_steps.scoring.scores import CELL, by_chance
 from trak_steps.scoring.solve import Solved
 from trak_steps.scoring.stream import Stream
+from trak_steps.scoring.uncertainty import students
 from trak_steps.steps.scores import gather, rank, score
 from trak_steps.store.score_parts import ScorePart
 from trak_steps.store.scores import ScoreStore
@@ -243,3 +246,40 @@ def test_chance_is_seen_in_whole_cells_of_rows_from_all_over(
     assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))
     assert sum(stop - start for start, stop in spans) == min(n, 2**12)
     assert spans[-1][1] > 0.98 * n
+
+
+def test_fewer_rows_than_trainings_have_no_chance_to_list() -> None:
+    chance = ListedByChance(2, 20)
+    own = [torch.randn(3, 2) for _ in range(4)]
+    chance.add(by_chance(own, 4), 0)
+    assert chance.signs(4) == {"errors": students(4), "by_chance": 0.0}
+
+
+def test_a_part_in_the_place_of_another_is_refused(copy_run: Copy) -> None:
+    layout, _ = copy_run()
+    in_parts = small_settings(scores={"targets_per_job": 2})
+    _made(layout, in_parts)
+    first, other = (layout.score_part(TARGETS, f"0-60.{of}") for of in ("0-2", "2-4"))
+    put(other, first)
+    with pytest.raises(TrakError, match=r"0-60\.0-2\.zarr: is another part"):
+        gather.run(layout, in_parts, TARGETS, 32)
+
+
+def test_small_weights_of_rows_change_no_rank() -> None:
+    """A fitted model's loss weights make every score small, for a run as a whole."""
+    draw = torch.Generator().manual_seed(0)
+    features = [torch.randn(3000, 8, generator=draw) for _ in range(3)]
+    common = torch.randn(4, 8, generator=draw)
+    solved = [common + 0.05 * torch.randn(4, 8, generator=draw) for _ in features]
+    features = [features[0] + 0.05 * of for of in features]
+    found = []
+    for size in (1.0, 0.003):
+        stream = Stream(Solved(solved, torch.full((4,), 3.0 * size)), ["0", "1", "2"], 32, 4.3)
+        for _ in stream.add(features, torch.full((3, 3000), size), 0):
+            pass
+        top, counts = stream.top("proponent"), stream.counts()
+        assert counts is not None
+        error = top.more[0] / np.sqrt(3)
+        roots = np.full(4, 3.0 * size)
+        found.append(rank_range(top.score, error, 4.3, counts[0], roots, largest=True)[1])
+    np.testing.assert_allclose(found[0], found[1], rtol=0.05, atol=1)

@@ -19,6 +19,8 @@ FEWEST_ROWS = 64
 SOLVED_AT_ONCE = 1024
 # Targets that a block of rows is scored for at once: what is made of them stays near the processor.
 SCORED_AT_ONCE = 512
+# Targets at once by all threads.
+IN_WORK = 1024
 # Targets of a chunk, where every score is kept: of many targets at once, whole ones.
 WHOLE_TARGETS = 128
 # Bytes of a target while scores stream by: what ranks are found by, its lists and what waits for them.
@@ -89,7 +91,7 @@ def scores(t: int, k: int, m: int) -> Cost:
     # Of a score that is kept, with its spread: as it waits for a whole chunk, that chunk, and encoded.
     kept = 6 * SINGLE
     # This block, the next and the one before it.
-    each = 3 * SINGLE * k * m + READ * k + pair * min(t, SCORED_AT_ONCE) + kept * t
+    each = 3 * SINGLE * k * m + READ * k + pair * min(t, IN_WORK) + kept * t
     return Cost(
         each=each,
         fixed=solved + STREAMED * t,

@@ -18,6 +18,7 @@ from trak_steps.run.identity import (
 from trak_steps.run.layout import Layout, checkpoint_names, shard_names
 from trak_steps.run.lineage import Lineage, contents
 from trak_steps.run.shards import shard_size
+from trak_steps.run.tiles import Tile
 from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.calibration import Calibration
 from trak_steps.store.features import FeatureStore, TrainFeatures
@@ -84,9 +85,14 @@ def open_target_features(
 
 
 def open_kernel(
-    layout: Layout, settings: Settings, checkpoint: str, train: TrainFeatures, *, part: bool = False
+    layout: Layout,
+    settings: Settings,
+    checkpoint: str,
+    train: TrainFeatures,
+    *,
+    rows: int | None = None,
 ) -> KernelStore:
-    """A checkpoint's kernel, made from these features; from others, too, if they are but a part.
+    """A checkpoint's kernel, made from these features; if they are but a part, of so many rows in all.
 
     Raises:
         TrakError: if it is missing or was made otherwise.
@@ -96,9 +102,15 @@ def open_kernel(
     kernel.manifest.require(
         kernel.path,
         made_from=contents(layout, *train.shards),
-        nothing_else=not part,
+        nothing_else=rows is None,
         settings=expected,
     )
+    summed = kernel.manifest.details["rows"]
+    if rows is not None and summed != rows:
+        raise TrakError(
+            f"{kernel.path}: is a sum over {summed} rows, {layout.train} has {rows}; delete the kernel "
+            "and rerun"
+        )
     return kernel
 
 
@@ -199,6 +211,10 @@ def open_score_part(
     """
     found = ScorePart.open(layout.score_part(targets, part))
     found.manifest.require(found.path, settings=part_settings(settings, matrix, listed))
+    tile = Tile.named(part)
+    places = {"rows": [tile.start, tile.stop], "targets": [tile.first, tile.last]}
+    if dict(found.manifest.details) != places:
+        raise TrakError(f"{found.path}: is another part, of {dict(found.manifest.details)}; delete it")
     Lineage(layout).check(found.path, found.manifest)
     return found
 

@@ -80,7 +80,7 @@ class Scoring:
         names = checkpoint_names(settings.checkpoints)
         features = [open_train_features(layout, settings, name, train, span) for name in names]
         kernels = [
-            open_kernel(layout, settings, name, of_train, part=span is not None)
+            open_kernel(layout, settings, name, of_train, rows=len(train) if span else None)
             for name, of_train in zip(names, features, strict=True)
         ]
         for first, *others in (features, kernels):

@@ -52,6 +52,13 @@ def _weighted(features: TrainFeatures, weights: Tensor, block_rows: int) -> Iter
         yield weights[start:stop] @ torch.from_numpy(features.features(start, stop)).double()
 
 
+def weight_root(scoring: Scoring) -> float:
+    """The root mean square of the weights of rows' scores: by how much they change their size."""
+    if scoring.weights is None:
+        return 1.0
+    return float(scoring.weights.double().square().mean().sqrt())
+
+
 def base_margin(settings: Settings, outputs: int) -> float:
     """The margin before anything was learnt; of a custom model output no one here knows it."""
     return unlearned_margin(outputs) if settings.features.model_output == BUILT_IN else 0.0

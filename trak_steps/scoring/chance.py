@@ -23,14 +23,15 @@ class ListedByChance:
 
     def add(self, block: ScoreBlock, start: int) -> None:
         """Take what :func:`~.scores.by_chance` gives of the rows from the place ``start`` on."""
-        for side in self._sides:
+        # Of fewer rows than trainings none has another to be moved to.
+        for side in self._sides if len(block.scores) else ():
             side.add(block.scores, start, block.std)
 
     def signs(self, trainings: int) -> dict[str, float]:
         """When the sign of a listed score is stable."""
         tops = [side.result() for side in self._sides]
         score = np.concatenate([top.score for top in tops])
-        std = np.concatenate([top.more[0] for top in tops])
+        std = np.concatenate([values for top in tops for values in top.more] or [score])
         with np.errstate(divide="ignore", invalid="ignore"):
             off = np.abs(score) / standard_error(std, trainings)
         return asdict(stable_signs(off, trainings))

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trak_steps.kernel.blocks import SCORED_AT_ONCE
+from trak_steps.kernel.blocks import IN_WORK, SCORED_AT_ONCE
 from trak_steps.scoring.lists import Top
 from trak_steps.scoring.ranks import BINS, CUT, FIRST, OF_A_SIDE, SIZE, relative
 from trak_steps.scoring.scores import ScoreBlock, Scorer
@@ -78,7 +78,7 @@ class Stream:
         t, count = len(solved.roots), len(set(trainings))
         on_cpu = solved.roots.device.type == "cpu"
         threads = torch.get_num_threads() if on_cpu else 1
-        size = min(SCORED_AT_ONCE, -(-t // threads))
+        size = min(SCORED_AT_ONCE, -(-min(t, IN_WORK) // threads))
         spans = [slice(start, min(start + size, t)) for start in range(0, t, size)]
         # Of a standard deviation over trainings, for the error is that of their mean.
         times = errors / count**0.5

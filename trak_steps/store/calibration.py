@@ -1,7 +1,8 @@
 """The calibration of a run's scores: ``total`` [m, k] in float64, the sum of the train rows' features by
 each checkpoint, weighted as their scores are.
 
-The group's attributes have ``scale``, the factor of all scores, which may be none; ``base_margin``, what
+The group's attributes have ``scale``, the factor of all scores, which may be none; ``weight_root``, the
+root mean square of the weights of rows' scores; ``base_margin``, what
 a target's scores add up to its margin less; and ``stable_signs``: ``errors``, how many standard errors a
 listed score has to be off zero for its sign to be called stable, and what else is known of that.
 """
@@ -27,7 +28,7 @@ def save_calibration(
     Args:
         path: where.
         totals: of the train rows' features, [m, k].
-        found: ``scale``, ``base_margin`` and ``stable_signs``.
+        found: ``scale``, ``weight_root``, ``base_margin`` and ``stable_signs``.
         manifest: of the calibration.
     """
     with new_group(path, manifest, found) as group:
@@ -50,6 +51,12 @@ class Calibration(Group):
         """The factor of all scores; none where sums of scores do not go with margins."""
         scale: Any = self.group.attrs["scale"]
         return None if scale is None else float(scale)
+
+    @property
+    def weight_root(self) -> float:
+        """The root mean square of the weights of rows' scores."""
+        root: Any = self.group.attrs["weight_root"]
+        return float(root)
 
     @property
     def base_margin(self) -> float:

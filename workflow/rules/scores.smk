@@ -9,9 +9,9 @@ rule calibrate:
     output:
         made(run.calibration),
     log:
-        log_of("scores/calibration"),
+        log_of("calibration"),
     benchmark:
-        time_of("scores/calibration")
+        time_of("calibration")
     threads: settings.execution.threads
     resources:
         mem_mb=memory("calibrate"),

@@ -186,11 +186,9 @@ def _sums_of_scores(
     found = {}
     for name, stores in targets.items():
         solved = scoring.solve((torch.from_numpy(store.whole()) for store in stores), scale).weights
-        parts = (
-            share * (of_subsets @ of.double().numpy().T)
-            for share, of_subsets, of in zip(shares, sums, solved, strict=True)
-        )
-        found[name] = np.sum(list(parts), axis=0)
+        found[name] = np.zeros((len(kept), stores[0].n))
+        for share, of_subsets, of in zip(shares, sums, solved, strict=True):
+            found[name] += share * (of_subsets @ of.double().numpy().T)
     return found
 
 

@@ -8,7 +8,7 @@ from trak_steps.data.prepared import PreparedRows
 from trak_steps.kernel.blocks import CALIBRATED
 from trak_steps.kernel.blocks import scores as cost_of_scores
 from trak_steps.model.device import pick_device
-from trak_steps.run.fit import rows_at_once
+from trak_steps.run.fit import cells_at_once
 from trak_steps.run.identity import score_settings
 from trak_steps.run.layout import Layout
 from trak_steps.run.lineage import contents
@@ -20,6 +20,7 @@ from trak_steps.run.units import (
     signs_by_chance,
     solve_calibrated,
     totals_of,
+    weight_root,
 )
 from trak_steps.store.artefact import keep
 from trak_steps.store.calibration import save_calibration
@@ -44,13 +45,14 @@ def run(layout: Layout, settings: Settings) -> None:
         say(f"kept {path}: made from the same")
         return
     cost = cost_of_scores(min(CALIBRATED, len(train)), scoring.dim, len(scoring.names))
-    block_rows = rows_at_once(settings, cost, f"the calibration of {len(scoring.names)} checkpoints")
+    block_rows = cells_at_once(settings, cost, f"the calibration of {len(scoring.names)} checkpoints")
     totals = totals_of(scoring, block_rows)
     places = calibrated(len(train))
     solved = solve_calibrated(scoring, places)
     scale = scale_of(settings, train.outputs, scoring, totals, solved, places)
     found = {
         "scale": scale,
+        "weight_root": weight_root(scoring),
         "base_margin": base_margin(settings, train.outputs),
         "stable_signs": signs_by_chance(scoring, solved, places, block_rows),
     }

@@ -27,6 +27,8 @@ from trak_steps.store.scores import LISTED, SIDES, MatrixBlock, save_scores
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
 VERSION = 1
 
+# Pairs of listed rows that are compared at once.
+PAIRS = 2**22
 Part = tuple[Tile, ScorePart]
 Array = NDArray[Any]
 
@@ -50,12 +52,16 @@ def run(layout: Layout, settings: Settings, targets: str, listed: int) -> None:
         for tile in tiles(settings, layout, n, t)
     ]
     made_from = contents(layout, train, target_rows, calibration, *(part for _, part in parts))
+    first = parts[0][1]
+    shared = {
+        name: content
+        for name, content in first.manifest.made_from.items()
+        if name.startswith(("kernel/", "features/")) and "/train/" not in name
+    }
     for _, part in parts:
-        made_from |= {
-            name: content
-            for name, content in part.manifest.made_from.items()
-            if name.startswith(("kernel/", "features/")) and "/train/" not in name
-        }
+        version = first.manifest.version
+        part.manifest.require(part.path, made_from=shared, version=version, by=str(first.path))
+    made_from |= shared
     path = layout.scores(targets)
     chosen = {**score_settings(settings), "listed": listed}
     manifest = Manifest("scores", made_from=made_from, settings=chosen, version=VERSION)
@@ -134,9 +140,17 @@ def _listed(
     if trainings > 1:
         error = standard_error(std, trainings)
         stable = sign_is_stable(score, error, errors)
-        counts = np.sum([part.counts(side, BINS) for _, part in group], axis=0)
+        counts = np.zeros((len(score), BINS), np.int64)
+        for _, part in group:
+            counts += part.counts(side, BINS)
         roots = group[0][1].of_targets("root")
-        best, worst = rank_range(score, error, errors, counts, roots, largest=largest)
+        at_once = max(1, PAIRS // score.shape[1] ** 2)
+        spans = [slice(start, start + at_once) for start in range(0, len(score), at_once)]
+        found = [
+            rank_range(score[of], error[of], errors, counts[of], roots[of], largest=largest)
+            for of in spans
+        ]
+        best, worst = (np.concatenate(of_spans) for of_spans in zip(*found, strict=True))
     return {
         "place": of_all.place,
         "score": score,

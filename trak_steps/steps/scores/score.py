@@ -4,6 +4,7 @@ While they stream by, each target's strongest rows are listed, and rows are coun
 might have. Every score is kept where the settings ask for it.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -97,26 +98,31 @@ def _score(
     spans = [(at, min(at + together, tile.last)) for at in range(tile.first, tile.last, together)]
     rows = tile.stop - tile.start
     top = min(listed, rows)
-    found = []
+
+    def scored(first: int, last: int) -> dict[str, NDArray[Any]]:
+        """What is found of some targets; what it took is let go before the next are solved for."""
+        solved = scoring.solve(
+            (torch.from_numpy(store.features(first, last)) for store in stores), calibration.scale
+        )
+        sums = means_of_trainings(sums_of_scores(solved.weights, totals).cpu(), scoring.trainings)
+        # What ranks are counted by, the rows' weights included.
+        roots = calibration.weight_root * solved.roots
+        stream = Stream(replace(solved, roots=roots), scoring.trainings, top, calibration.errors)
+        for block in scoring.blocks(block_rows):
+            for some, scores in stream.add(block.features, block.weights, block.start):
+                place = block.start - tile.start, first - tile.first + some.start
+                for name in writer.kept:
+                    values: Tensor = getattr(scores, name)
+                    # A copy, for the next block is written over it.
+                    writer.add(name, *place, np.array(values.cpu()))
+            advance(block.stop - block.start)
+        return _found(stream) | {"root": roots.cpu().numpy(), "sum": sums.numpy()}
+
     with (
         new_part(path, (rows, t), matrix, manifest) as writer,
         counter(rows * len(spans), f"scores of {tile.name}", "row") as advance,
     ):
-        for first, last in spans:
-            solved = scoring.solve(
-                (torch.from_numpy(store.features(first, last)) for store in stores), calibration.scale
-            )
-            sums = means_of_trainings(sums_of_scores(solved.weights, totals).cpu(), scoring.trainings)
-            stream = Stream(solved, scoring.trainings, top, calibration.errors)
-            for block in scoring.blocks(block_rows):
-                for some, scored in stream.add(block.features, block.weights, block.start):
-                    place = block.start - tile.start, first - tile.first + some.start
-                    for name in writer.kept:
-                        values: Tensor = getattr(scored, name)
-                        # A copy, for the next block is written over it.
-                        writer.add(name, *place, np.array(values.cpu()))
-                advance(block.stop - block.start)
-            found.append(_found(stream) | {"root": solved.roots.cpu().numpy(), "sum": sums.numpy()})
+        found = [scored(*span) for span in spans]
         weights = np.mean([of_train.column("loss_weight") for of_train in scoring.features], 0)
         writer.put("loss_weight", weights, ("row",))
         writer.put("margin", margins[:, tile.first : tile.last], ("training", "target"))
