@@ -96,13 +96,17 @@ class Group:
 
     def array(self, name: str) -> zarr.Array[Any] | None:
         """An array that was read before, or can be opened; none if it is missing or damaged."""
+        try:
+            return self._opened(name)
+        except Exception:  # damaged metadata makes zarr raise many kinds; reading says which
+            return None
+
+    def _opened(self, name: str) -> zarr.Array[Any]:
+        """An array, opened once; anything else raises what zarr raises, or TypeError."""
         if name not in self._arrays:
-            try:
-                found = self.group[name]
-            except Exception:  # damaged metadata makes zarr raise many kinds; reading says which
-                return None
+            found = self.group[name]
             if not isinstance(found, zarr.Array):
-                return None
+                raise TypeError(f"{name} is not an array")
             self._arrays[name] = found
         return self._arrays[name]
 
@@ -116,10 +120,7 @@ class Group:
         """
         here = f"{self.path}: `{name}`"
         try:
-            array = self._arrays.get(name) or self.group[name]
-            if not isinstance(array, zarr.Array):
-                raise TypeError(f"{name} is not an array")
-            self._arrays[name] = array
+            array = self._opened(name)
             values = np.asarray(array[rows]) if array.shape == shape else None
         except AlteredError as error:
             raise TrakError(f"{self.path}: {error}; delete it and rerun") from None

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from trak_steps.errors import TrakError
 from trak_steps.store.group import Group, new_group, put_array
 from trak_steps.store.manifest import Manifest
-from trak_steps.store.score_parts import CHUNK_ROWS, new_matrix
+from trak_steps.store.score_parts import new_matrix
 
 SIGNS = "stable_sign_"
 SIDES = ("proponent", "opponent")
@@ -151,8 +151,3 @@ class ScoreStore(Group):
     def errors(self) -> float:
         """How many standard errors a listed score has to be off zero for that; else infinite."""
         return (self.stable_signs or {"errors": math.inf})["errors"]
-
-    @property
-    def block_rows(self) -> int:
-        """Rows of a chunk: what is best read at once."""
-        return CHUNK_ROWS
