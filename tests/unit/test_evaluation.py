@@ -1,5 +1,10 @@
 """The mathematics of the evaluation, against slow and obvious ways to compute the same."""
 
+from collections.abc import Sequence
+from dataclasses import asdict
+from itertools import pairwise
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +12,12 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from trak_steps.evaluation.baselines import reference
-from trak_steps.evaluation.calibration import calibrate, slope_over_subsets
+from trak_steps.evaluation.calibration import SlopeOverSubsets, calibrate
 from trak_steps.evaluation.detection import detection
-from trak_steps.evaluation.intervals import interval, mean_interval
-from trak_steps.evaluation.lds import Truth, ceiling, class_adjusted, lds, measure, reliability
+from trak_steps.evaluation.intervals import Interval, interval, mean_interval
+from trak_steps.evaluation.lds import Lds, Truth, ceiling, class_adjusted, lds, measure, reliability
 from trak_steps.evaluation.ranks import spearman
+from trak_steps.evaluation.resamples import Resamples
 from trak_steps.evaluation.stability import held, hold_out
 from trak_steps.evaluation.subsets import random_subsets
 from trak_steps.evaluation.sums import fold, fold_kernel, sum_features
@@ -182,19 +188,63 @@ def test_the_slopes_interval_knows_that_a_target_is_held_against_the_same_models
     assert held / 200 >= 0.91
 
 
+def test_some_targets_at_a_time_give_the_lds_of_all(draw: np.random.Generator) -> None:
+    s, t = 40, 11
+    classes = draw.integers(5, 15, (s, 3)).astype(float)
+    signal = draw.normal(size=(s, t))
+    margins = signal + draw.normal(size=(3, s, t))
+    predictions = {"good": signal, "random": draw.normal(size=(s, t))}
+    for adjusted in (False, True):
+        whole = measure(Truth(margins, classes), predictions, adjusted=adjusted, resamples=200, seed=5)
+        parts = Lds(classes, Resamples.draw(s, t, 200, 5), adjusted=adjusted)
+        for first, last in ((0, 4), (4, 5), (5, t)):
+            some = {name: values[:, first:last] for name, values in predictions.items()}
+            parts.add(first, margins[:, :, first:last], some)
+        assert_same(asdict(parts.result()), asdict(whole))
+
+
+def assert_same(found: Any, expected: Any) -> None:
+    """Numbers by names, to what the order of sums does to them."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert_same(found[name], value)
+    else:
+        assert found == pytest.approx(expected, abs=1e-12)
+
+
+def slope_over_subsets(margins: Array, predicted: Array, at: Sequence[int] = ()) -> Interval | None:
+    """Of all targets at once, or of those before and after some places."""
+    slope = SlopeOverSubsets(Resamples.draw(*margins.shape, 300, 0))
+    for first, last in pairwise([0, *at, margins.shape[1]]):
+        slope.add(first, margins[:, first:last], predicted[:, first:last])
+    return slope.result()
+
+
 def test_the_slope_over_subsets_is_that_of_differences(draw: np.random.Generator) -> None:
     """Against a regression with a level of its own for each target, by least squares."""
     predicted = draw.normal(size=(12, 5)) * np.array([0.1, 1, 1, 2, 3])
     margins = 0.7 * predicted + 100 * draw.normal(size=5) + 0.1 * draw.normal(size=(12, 5))
-    design = np.column_stack([predicted.ravel(), np.tile(np.eye(5), (12, 1))])
-    expected = np.linalg.lstsq(design, margins.ravel(), rcond=None)[0][0]
-    found = slope_over_subsets(margins, predicted, resamples=300, seed=0)
+
+    def regressed(subsets: NDArray[Any], targets: NDArray[Any]) -> float:
+        some, t = np.ix_(subsets, targets), len(targets)
+        levels = np.tile(np.eye(t), (len(subsets), 1))
+        design = np.column_stack([predicted[some].ravel(), levels])
+        return float(np.linalg.lstsq(design, margins[some].ravel(), rcond=None)[0][0])
+
+    found = slope_over_subsets(margins, predicted)
     assert found is not None
-    assert found.value == pytest.approx(expected)
+    assert found.value == pytest.approx(regressed(np.arange(12), np.arange(5)))
+    each = [regressed(draw.integers(0, 12, 12), draw.integers(0, 5, 5)) for _ in range(300)]
+    slow = interval(found.value, np.array(each), 12)
+    assert found.high - found.low == pytest.approx(slow.high - slow.low, rel=0.25)
     assert found.low < 0.7 < found.high
+    parts = slope_over_subsets(margins, predicted, [1, 2])
+    assert parts is not None
+    assert_same(asdict(parts), asdict(found))
     constant = predicted.copy()
     constant[:, 2] = 1.0
-    assert slope_over_subsets(margins, constant, resamples=100, seed=0) is None
+    assert slope_over_subsets(margins, constant) is None
 
 
 def test_detection_is_the_chance_that_a_wrong_row_stands_out(draw: np.random.Generator) -> None:

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -16,6 +17,7 @@ from trak_steps.audit.verify import verify_run
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
+from trak_steps.kernel.blocks import Cost
 from trak_steps.run.layout import Layout, planned_models, shard_names
 from trak_steps.run.parts import open_retrained
 from trak_steps.steps.evaluation import (
@@ -108,6 +110,32 @@ def test_the_lds_is_that_of_the_stored_scores(done: Evaluated) -> None:
         *("reference rule", "last hidden state"),
     }
     assert figures["baselines"]["same label"]["class_adjusted"]["value"] == 0.0
+
+
+def test_few_targets_at_a_time_give_the_same_lds(
+    done: Evaluated, copy: Callable[[], Evaluated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = copy()
+    monkeypatch.setattr(measure_lds, "predicted_targets", lambda *_: Cost(each=1, most=2))
+    measure_lds.run(few.layout, few.settings)
+    figures, expected = (load_document(of.layout.lds, "lds")[0] for of in (few, done))
+    assert figures["targets"].keys() == expected["targets"].keys()
+    for name, of_set in expected["targets"].items():
+        assert_close(figures["targets"][name], of_set)
+    rows, wanted = (load_table(of.layout.lds_curves, "lds")[0].to_pylist() for of in (few, done))
+    assert len(rows) == len(wanted)
+    for row, as_all in zip(rows, wanted, strict=True):
+        assert_close(row, as_all)
+
+
+def assert_close(found: Any, expected: Any) -> None:
+    """Numbers by names, to what the order of sums does to them."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert_close(found[name], value)
+    else:
+        assert found == pytest.approx(expected, abs=1e-9, nan_ok=True)
 
 
 def test_every_curve_goes_through_the_runs_own_scores(done: Evaluated) -> None:

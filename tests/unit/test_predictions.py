@@ -18,7 +18,14 @@ from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation import predictions
 from trak_steps.evaluation.baselines import reference_dim
-from trak_steps.evaluation.predictions import Checkpoint, Point, Predicted, points, predict
+from trak_steps.evaluation.predictions import (
+    Checkpoint,
+    Point,
+    Predicted,
+    points,
+    predict,
+    some_at_once,
+)
 from trak_steps.evaluation.subsets import random_rows
 from trak_steps.evaluation.sums import sum_features
 from trak_steps.kernel.blocks import Cost
@@ -92,6 +99,7 @@ class Run:
             self.checkpoints(of_sets),
             self.kept,
             chosen,
+            targets={name: (0, len(self.targets[name])) for name in of_sets or self.targets},
             memory=2**30,
             advance=lambda _: None,
             say=pytest.fail,
@@ -313,6 +321,35 @@ def test_target_sets_together_are_as_each_alone(
                 np.testing.assert_allclose(values, expected[name], rtol=1e-9)
 
 
+@pytest.mark.parametrize("most", [1, 2, 3, 5, 8, 100])
+def test_some_targets_at_once_are_all_in_the_end(most: int) -> None:
+    groups = some_at_once({"first": 5, "second": 3}, most)
+    asked = [(name, i) for group in groups for name, span in group.items() for i in range(*span)]
+    assert asked == [("first", i) for i in range(5)] + [("second", i) for i in range(3)]
+    sizes = [sum(last - first for first, last in group.values()) for group in groups]
+    assert sizes[:-1] == [most] * (len(groups) - 1)
+
+
+def test_some_targets_are_predicted_as_all_are(wide: Run) -> None:
+    chosen = wide.points[:4]
+    whole = wide.predict(chosen)
+    spans = {"validation": (3, 5), "other": (0, 2)}
+    some = predict(
+        wide.checkpoints(),
+        wide.kept,
+        chosen,
+        targets=spans,
+        memory=2**30,
+        advance=lambda _: None,
+        say=pytest.fail,
+    )
+    for name, (first, last) in spans.items():
+        for kind in ("points", "baselines"):
+            for way, values in getattr(some[name], kind).items():
+                expected = getattr(whole[name], kind)[way][:, first:last]
+                np.testing.assert_allclose(values, expected, rtol=1e-9)
+
+
 def test_a_singular_point_is_left_out(wide: Run) -> None:
     """Of both target sets; the others stay."""
     chosen, said = wide.points[:3], list[str]()
@@ -321,6 +358,7 @@ def test_a_singular_point_is_left_out(wide: Run) -> None:
         wide.checkpoints(),
         wide.kept,
         [unridged, *chosen],
+        targets={name: (0, len(rows)) for name, rows in wide.targets.items()},
         memory=2**30,
         advance=lambda _: None,
         say=said.append,

@@ -1,12 +1,12 @@
 """Does a score mean margin? What other train sets did to margins, against what scores said."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trak_steps.evaluation.intervals import Interval, interval
+from trak_steps.evaluation.resamples import Resamples
 
 Array = NDArray[np.float64]
 
@@ -60,38 +60,41 @@ def calibrate(
     return Calibration(slope, correlation)
 
 
-def slope_over_subsets(
-    margins: Array, predicted: Array, *, resamples: int, seed: int
-) -> Interval | None:
+class SlopeOverSubsets:
     """How far margins differ between subsets of the train set for each unit that scores predict.
 
     Each target's own mean is taken off both sides, so the slope is that of differences, over all
-    targets.
+    targets; some of them at a time.
 
     Args:
-        margins: averaged over a subset's trainings, [s, t].
-        predicted: the sum of the scores of the rows that a subset holds, [s, t].
-        resamples: of the bootstrap, over subsets and targets.
-        seed: draws them.
-
-    Returns:
-        None where the predictions of a target do not differ between subsets.
+        resamples: of the subsets, and of all targets.
     """
-    s, t = margins.shape
 
-    def products(subsets: NDArray[Any]) -> tuple[Array, Array]:
-        x, y = predicted[subsets], margins[subsets]
-        x = x - x.mean(0)
-        return (x * y).sum(0), (x * x).sum(0)
+    def __init__(self, resamples: Resamples) -> None:
+        self._resamples = resamples
+        self._together = self._own = 0.0
+        self._each = np.zeros((2, len(resamples.subsets)))
+        self._differ = True
 
-    together, own = products(np.arange(s))
-    if not (own > 0).all():
-        return None
-    draw = np.random.default_rng([seed, resamples])
-    slopes = np.full(resamples, np.nan)
-    for i in range(resamples):
-        subsets, targets = draw.integers(0, s, (s,)), draw.integers(0, t, (t,))
-        above, below = products(subsets)
-        if below[targets].sum() > 0:
-            slopes[i] = above[targets].sum() / below[targets].sum()
-    return interval(together.sum() / own.sum(), slopes[np.isfinite(slopes)], s)
+    def add(self, start: int, margins: Array, predicted: Array) -> None:
+        """Take what is known of some targets.
+
+        Args:
+            start: the place of the first.
+            margins: averaged over a subset's trainings, [s, g].
+            predicted: the sum of the scores of the rows that a subset holds, [s, g].
+        """
+        x, y = predicted - predicted.mean(0), margins - margins.mean(0)
+        own = (x * x).sum(0)
+        self._differ &= bool((own > 0).all())
+        self._together += float((x * y).sum())
+        self._own += float(own.sum())
+        self._each += self._resamples.covariances(x, y, start)
+
+    def result(self) -> Interval | None:
+        """The slope; none where the predictions of a target do not differ between subsets."""
+        if not self._differ:
+            return None
+        above, below = self._each
+        slopes = above[below > 0] / below[below > 0]
+        return interval(self._together / self._own, slopes, self._resamples.subsets.shape[1])

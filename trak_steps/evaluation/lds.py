@@ -10,8 +10,9 @@ with another seed gives other margins, so even the expected margin itself would 
 *ceiling* is what it would.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from trak_steps.evaluation.intervals import Interval, interval
 from trak_steps.evaluation.ranks import spearman, standard_ranks
+from trak_steps.evaluation.resamples import Resamples
 
 Array = NDArray[np.float64]
 
@@ -32,14 +34,8 @@ class Truth:
         classes: how many rows of each class a subset holds, [s, c].
     """
 
-    margins: Array
+    margins: NDArray[np.floating]
     classes: Array
-
-    @property
-    def mean(self) -> Array:
-        """Averaged over a subset's trainings, [s, t]."""
-        mean: Array = self.margins.mean(0)
-        return mean
 
 
 def class_adjusted(values: Array, classes: Array) -> Array:
@@ -65,14 +61,14 @@ def reliability(margins: Array) -> float:
     Spearman and Brown for the mean of r.
     """
     r = len(margins)
-    together = _pairs(np.stack([standard_ranks(of_repeat) for of_repeat in margins]))
+    together = _pairs([standard_ranks(of_repeat) for of_repeat in margins])
     return _of_mean(float(together.mean()) / (r * (r - 1)), r)
 
 
-def _pairs(units: Array) -> Array:
-    """The sum of the correlations of all ordered pairs of r columns of unit length [r, s, t]: [t]."""
+def _pairs(units: Sequence[Array]) -> Array:
+    """The sum of the correlations of all ordered pairs of r columns of unit length [s, t]: [t]."""
     # Σ_{i≠j} u_i·u_j = |Σ u_i|² − Σ |u_i|²
-    pairs: Array = (units.sum(0) ** 2).sum(0) - (units**2).sum((0, 1))
+    pairs: Array = (reduce(np.add, units) ** 2).sum(0) - sum((of_one**2).sum(0) for of_one in units)
     return pairs
 
 
@@ -89,6 +85,11 @@ def ceiling(margins: Array) -> float:
     below the root of the mean. A single target's reliability is too uncertain to do better.
     """
     return float(np.sqrt(reliability(margins)))
+
+
+def _ceiling(together: float, r: int) -> float:
+    """The ceiling, by the mean correlation of two of r trainings."""
+    return float(np.sqrt(_of_mean(together, r)))
 
 
 @dataclass(frozen=True)
@@ -108,107 +109,94 @@ class Measured:
     differences: Mapping[Any, Interval]
 
 
+class Lds:
+    """The LDS of each prediction, with intervals over subsets and targets, some targets at a time.
+
+    Ranks are those among all subsets; a resample weighs them, and correlates what it has of them.
+
+    Args:
+        classes: how many rows of each class a subset holds, [s, c].
+        resamples: of the subsets, and of all t targets.
+        adjusted: whether class-adjusted.
+    """
+
+    def __init__(self, classes: Array, resamples: Resamples, *, adjusted: bool) -> None:
+        self._classes = classes if adjusted else None
+        self._resamples = resamples
+        self._subsets, self._targets = resamples.subsets.shape[1], resamples.targets.shape[1]
+        # Sums over targets, over t: of each prediction's correlations, and of those of trainings.
+        self._found: dict[Any, float] = {}
+        self._each: dict[Any, Array] = {}
+        self._repeats, self._together = 0, 0.0
+        self._together_each = np.zeros(len(resamples.subsets))
+
+    def add(self, start: int, margins: Array, predictions: Mapping[Any, Array]) -> None:
+        """Take what is known of some targets.
+
+        Args:
+            start: the place of the first.
+            margins: of r ≥ 2 trainings on each of s subsets, [r, s, g].
+            predictions: sums of scores over each subset's rows, [s, g] each; the same in each call.
+        """
+        left = [self._adjusted(of_repeat) for of_repeat in margins]
+        ranks = standard_ranks(np.mean(left, 0))
+        for name, values in predictions.items():
+            predicted = standard_ranks(self._adjusted(values))
+            found = float(np.einsum("st,st->", ranks, predicted)) / self._targets
+            self._found[name] = self._found.get(name, 0.0) + found
+            each = self._resamples.correlations(ranks, predicted, start)
+            self._each[name] = self._each[name] + each if name in self._each else each
+        self._repeats = len(left)
+        trainings = [standard_ranks(of_repeat) for of_repeat in left]
+        self._together += _pairs(trainings).sum() / self._targets
+        for i, one in enumerate(trainings):
+            for other in trainings[:i]:
+                self._together_each += 2 * self._resamples.correlations(one, other, start)
+
+    def result(self) -> Measured:
+        """What was measured, once all targets were taken."""
+        r = self._repeats
+        pairs = r * (r - 1)
+        top = _ceiling(self._together / pairs, r)
+        tops = np.array([_ceiling(together / pairs, r) for together in self._together_each])
+        safe = top > 0 and tops.min() > 0
+        names = list(self._found)
+        first, first_each = self._found[names[0]], self._each[names[0]]
+        found, each, of = self._found, self._each, self._interval
+        return Measured(
+            scores={name: of(found[name], each[name], -1.0, 1.0) for name in names},
+            ceiling=of(top, tops, 0.0, 1.0),
+            shares={name: of(found[name] / top, each[name] / tops) if safe else None for name in names},
+            differences={name: of(found[name] - first, each[name] - first_each) for name in names},
+        )
+
+    def _interval(
+        self, value: float, resampled: Array, least: float = -np.inf, most: float = np.inf
+    ) -> Interval:
+        spent = 0
+        if self._classes is not None:
+            # As many directions of the subsets are gone as the counts span.
+            spent = int(np.linalg.matrix_rank(self._classes - self._classes.mean(0)))
+        found = interval(value, resampled, self._subsets, spent=spent)
+        return Interval(found.value, max(found.low, least), min(found.high, most))
+
+    def _adjusted(self, values: Array) -> Array:
+        return values if self._classes is None else class_adjusted(values, self._classes)
+
+
 def measure(
     truth: Truth, predictions: Mapping[Any, Array], *, adjusted: bool, resamples: int, seed: int
 ) -> Measured:
-    """The LDS of each prediction, with intervals over subsets and targets.
-
-    Ranks are those among all subsets; a resample weighs them, and correlates what it has of them.
+    """The LDS of each prediction for all targets at once: see :class:`Lds`.
 
     Args:
         truth: r ≥ 2 trainings of s subsets, t targets.
         predictions: sums of scores over each subset's rows, [s, t] each.
         adjusted: class-adjusted.
-        resamples: of the bootstrap: subsets and targets are both drawn with replacement.
+        resamples: of the bootstrap.
         seed: draws them.
     """
-    margins = truth.margins
-    values = dict(predictions)
-    spent = 0
-    if adjusted:
-        margins = np.stack([class_adjusted(of_repeat, truth.classes) for of_repeat in margins])
-        values = {name: class_adjusted(given, truth.classes) for name, given in values.items()}
-        # As many directions of the subsets are gone as the counts span.
-        spent = int(np.linalg.matrix_rank(truth.classes - truth.classes.mean(0)))
-    ranks = standard_ranks(margins.mean(0))
-    weights = _Weights.draw(ranks.shape, resamples, seed)
-    names = list(values)
-    found, each = np.empty(len(names)), np.empty((resamples, len(names)))
-    for j, name in enumerate(names):
-        predicted = standard_ranks(values[name])
-        found[j] = np.einsum("st,st->t", ranks, predicted).mean()
-        each[:, j] = weights.correlations(ranks, predicted)
-    top = ceiling(margins)
-    tops = weights.ceilings(np.stack([standard_ranks(of_repeat) for of_repeat in margins]))
-    safe = top > 0 and tops.min() > 0
-
-    def of(value: float, resampled: Array, least: float = -np.inf, most: float = np.inf) -> Interval:
-        found = interval(value, resampled, len(ranks), spent=spent)
-        return Interval(found.value, max(found.low, least), min(found.high, most))
-
-    return Measured(
-        scores={name: of(found[j], each[:, j], -1.0, 1.0) for j, name in enumerate(names)},
-        ceiling=of(top, tops, 0.0, 1.0),
-        shares={
-            name: of(found[j] / top, each[:, j] / tops) if safe else None for j, name in enumerate(names)
-        },
-        differences={
-            name: of(found[j] - found[0], each[:, j] - each[:, 0]) for j, name in enumerate(names)
-        },
-    )
-
-
-# Resamples, times targets, that are worked on together.
-TOGETHER = 2**20
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """How often each resample has each subset and target, as shares.
-
-    Attributes:
-        subsets: [b, s].
-        targets: [b, t].
-    """
-
-    subsets: Array
-    targets: Array
-
-    @classmethod
-    def draw(cls, shape: tuple[int, int], resamples: int, seed: int) -> "_Weights":
-        draw = np.random.default_rng([seed, resamples])
-        s, t = shape
-        subsets = draw.multinomial(s, np.full(s, 1 / s), resamples) / s
-        return cls(subsets, draw.multinomial(t, np.full(t, 1 / t), resamples) / t)
-
-    def correlations(self, first: Array, second: Array) -> Array:
-        """The mean over targets of the correlation of columns [s, t], in each resample: [b]."""
-        found = np.empty(len(self.subsets))
-        rows = max(1, TOGETHER // first.shape[1])
-        for start in range(0, len(found), rows):
-            part = slice(start, start + rows)
-            weights = self.subsets[part]
-            means = weights @ first, weights @ second
-            within = weights @ (first * second) - means[0] * means[1]
-            spreads = [
-                (weights @ values**2 - mean**2).clip(min=0)
-                for values, mean in zip((first, second), means, strict=True)
-            ]
-            found[part] = (self.targets[part] * _over(within, np.sqrt(spreads[0] * spreads[1]))).sum(1)
-        return found
-
-    def ceilings(self, ranks: Array) -> Array:
-        """The ceiling of r trainings' ranks [r, s, t] in each resample: [b]."""
-        r = len(ranks)
-        found = np.empty(len(self.subsets))
-        for i, (subsets, targets) in enumerate(zip(self.subsets, self.targets, strict=True)):
-            centred = ranks - np.einsum("s,rst->rt", subsets, ranks)[:, None]
-            weighed = np.sqrt(subsets)[:, None] * centred
-            units = _over(weighed, np.linalg.norm(weighed, axis=1)[:, None])
-            found[i] = _of_mean(float(_pairs(units) @ targets) / (r * (r - 1)), r)
-        return np.sqrt(found)
-
-
-def _over(values: Array, by: Array) -> Array:
-    """A quotient that is zero where a column is constant, but for rounding, and orders nothing."""
-    return np.divide(values, by, out=np.zeros_like(values), where=by > 1e-9)
+    _, s, t = truth.margins.shape
+    lds = Lds(truth.classes, Resamples.draw(s, t, resamples, seed), adjusted=adjusted)
+    lds.add(0, truth.margins.astype(np.float64), predictions)
+    return lds.result()

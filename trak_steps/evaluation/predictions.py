@@ -134,6 +134,28 @@ def points(own: Point, checkpoints: Sequence[Checkpoint]) -> list[Point]:
     return found + [replace(own, curve="checkpoints", checkpoints=some) for some in sets]
 
 
+def some_at_once(sizes: Mapping[str, int], most: int) -> list[dict[str, tuple[int, int]]]:
+    """All targets of some sets, in groups: of each set in it, the places from which and to which.
+
+    Args:
+        sizes: of the sets.
+        most: targets of a group.
+    """
+    groups: list[dict[str, tuple[int, int]]] = [{}]
+    left = most
+    for of_set, size in sizes.items():
+        first = 0
+        while first < size:
+            last = min(size, first + left)
+            groups[-1][of_set] = first, last
+            left -= last - first
+            first = last
+            if left == 0:
+                groups.append({})
+                left = most
+    return [group for group in groups if group]
+
+
 def final_of(checkpoints: Iterable[Checkpoint]) -> list[str]:
     """The name of each training's last checkpoint."""
     return list({checkpoint.training: checkpoint.name for checkpoint in checkpoints}.values())
@@ -161,11 +183,12 @@ def predict(
     kept: NDArray[np.bool_],
     chosen: Sequence[Point],
     *,
+    targets: Mapping[str, tuple[int, int]],
     memory: int,
     advance: Callable[[int], None],
     say: Callable[[str], None],
 ) -> dict[str, Predicted]:
-    """For each target set what every point predicts, and what baselines made of gradients do.
+    """For some targets of each set what every point predicts, and what baselines made of gradients do.
 
     A point whose kernel is singular for some checkpoint is left out.
 
@@ -173,7 +196,8 @@ def predict(
         checkpoints: those of each training in their order.
         kept: the rows of each subset, [s, n].
         chosen: the points.
-        memory: bytes for what is made of targets.
+        targets: by their sets, the places from which and to which.
+        memory: bytes for what is made of targets, what is found apart.
         advance: is told how many checkpoints were done, to show progress.
         say: is told which points are left out, and why.
     """
@@ -182,7 +206,7 @@ def predict(
     signs, of_reference = (every, 0.0), (tuple(final_of(checkpoints)), 1.0)
     every_one = [_weighting(point, name) for point in chosen for name in point.checkpoints]
     weights = _Weights(checkpoints, [signs, of_reference, *every_one])
-    sizes = {of_set: features.n for of_set, features in checkpoints[0].targets.items()}
+    sizes = {of_set: last - first for of_set, (first, last) in targets.items()}
     shape = len(kept), sum(sizes.values())
     of_points = {point: np.zeros(shape) for point in chosen}
     of_baselines = {name: np.zeros(shape) for name in BASELINES}
@@ -197,7 +221,7 @@ def predict(
         blocks = _blocks(checkpoint.train, subset_sums(len(kernel)).at_once(memory // 2))
         of_signs = weights.values[weights.same[signs]]
         sums = sum_features(blocks, kept, weights.of(wanted), of_signs)
-        phi = _of_targets(checkpoint)
+        phi = _of_targets(checkpoint, targets)
         # One, where trainings have as many.
         relative = of_all[name] * len(every)
         by_point = {point: weights.same[_weighting(point, name)] for point in here}
@@ -269,10 +293,10 @@ def _blocks(features: Features, at_once: int) -> Iterator[tuple[int, NDArray[np.
         yield start, features.features(start, min(start + at_once, features.n))
 
 
-def _of_targets(checkpoint: Checkpoint) -> Tensor:
-    """A checkpoint's features of all target sets, one after the other, [t, k]."""
-    sets = checkpoint.targets.values()
-    return torch.cat([torch.from_numpy(features.features(0, features.n)) for features in sets])
+def _of_targets(checkpoint: Checkpoint, spans: Mapping[str, tuple[int, int]]) -> Tensor:
+    """A checkpoint's features of some targets of each set, one set after the other, [t, k]."""
+    parts = (checkpoint.targets[of_set].features(*span) for of_set, span in spans.items())
+    return torch.cat([torch.from_numpy(features) for features in parts])
 
 
 def _add_points(

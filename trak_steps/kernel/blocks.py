@@ -144,6 +144,13 @@ def solved_targets(k: int) -> Cost:
     return Cost(each=6 * DOUBLE * k, most=SOLVED_AT_ONCE, fewest=1)
 
 
+def predicted_targets(ways: int, s: int, r: int, k: int, m: int) -> Cost:
+    """Of targets, by what ways of scoring predict for s subsets, and r trainings on each say."""
+    # Beside what is predicted: one way, adjusted, ranked and as scipy ranks; what trainings say, too.
+    each = DOUBLE * s * (ways + 8 + 3 * r) + SINGLE * k * (2 * m + 1)
+    return Cost(each=each, fixed=DOUBLE * s * k * m, most=2**20, fewest=1)
+
+
 def widest(memory: int, m: int) -> int:
     """The largest k whose kernels, and scores of a target by m checkpoints, fit; none is 0."""
     low, high = 0, 2**20

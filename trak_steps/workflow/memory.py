@@ -74,6 +74,9 @@ OF_TEXT = 5
 COUNTED = 4 * 8 * 1408
 # Of a listed row: two texts that were cut, and numbers.
 LISTED = 2000
+# Ways of scoring that are held against each other, and numbers that a bootstrap works on together
+# (`evaluation/predictions.py`, `evaluation/resamples.py`).
+WAYS, TOGETHER = 50, 2**20
 # What is taken where nothing is known: a BERT-base, and a data set of the usual kind.
 PARAMETERS, ROWS, CLASSES = 110_000_000, 100_000, 100
 
@@ -93,6 +96,8 @@ class Size:
         max_length: tokens of a row.
         batch_size: rows of a training step.
         subsets: that models are retrained on.
+        repeats: trainings on each.
+        resamples: of the bootstrap.
         top: rows listed for a target.
         suspects: rows listed as mislabelled.
         whole_gradients: whether rows' gradients are formed, and not sketched from their factors.
@@ -108,6 +113,8 @@ class Size:
     max_length: int
     batch_size: int
     subsets: int
+    repeats: int
+    resamples: int
     top: int
     suspects: int
     whole_gradients: bool
@@ -211,15 +218,22 @@ def _removal_plan(size: Size) -> float:
 
 
 def _lds(size: Size) -> float:
-    s, k, t = size.subsets, size.dim, sum(size.targets)
+    s, r, k, t = size.subsets, size.repeats, size.dim, sum(size.targets)
     half = size.memory // 2
+    of_targets = blocks.predicted_targets(WAYS, s, r, k, size.checkpoints)
     # Sums by six weights and a block's share of them; six kernels of a checkpoint, of which one is
     # inverted for the reference's rule.
     sums = 2 * 6 * 8 * s * k + 6 * 8 * k * k
-    block = blocks.subset_sums(k).within(half, size.rows) + blocks.solved_targets(k).within(half, t)
-    # What fifty ways of scoring predict.
-    predicted = 50 * 8 * s * t + 4 * t * k
-    return max(sums + block, _forward(size)) + predicted + 2 * size.rows * s
+    quarter = half // 2
+    block = blocks.subset_sums(k).within(quarter, size.rows) + blocks.solved_targets(k).within(
+        quarter, t
+    )
+    # What trainings say, baselines, and how often resamples have each target.
+    of_all = (4 * s * r + 2 * 8 * s + 2 * size.resamples) * t
+    # Of a bootstrap: numbers by target and resample.
+    drawn = 10 * 8 * TOGETHER
+    group = of_targets.within(half, t) + max(sums + block, drawn)
+    return max(group, _forward(size)) + of_all + 2 * size.rows * s
 
 
 def _mislabelled(size: Size) -> float:
@@ -295,6 +309,8 @@ def memory_of(step: str, settings: Settings, layout: Layout) -> Callable[[Any, S
             max_length=settings.model.max_length,
             batch_size=settings.finetune.batch_size,
             subsets=settings.evaluation.lds.subsets,
+            repeats=settings.evaluation.lds.repeats,
+            resamples=settings.evaluation.bootstrap,
             top=settings.scores.top,
             suspects=settings.evaluation.suspects,
             whole_gradients=features.projection != "fold" or features.gradients != "hooks",

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,15 @@ import torch
 from numpy.typing import NDArray
 
 from trak_steps.config import Settings
-from trak_steps.console.progress import counter, progress, say
+from trak_steps.console.progress import counter, say
 from trak_steps.data.prepared import PreparedRows
-from trak_steps.evaluation.calibration import slope_over_subsets
+from trak_steps.evaluation.calibration import SlopeOverSubsets
 from trak_steps.evaluation.intervals import Interval
-from trak_steps.evaluation.lds import Measured, Truth, measure
-from trak_steps.evaluation.predictions import Checkpoint, Point, points, predict
+from trak_steps.evaluation.lds import Lds, Measured, Truth
+from trak_steps.evaluation.predictions import Checkpoint, Point, points, predict, some_at_once
+from trak_steps.evaluation.resamples import Resamples
 from trak_steps.evaluation.sums import sum_rows
-from trak_steps.kernel.blocks import subset_sums
+from trak_steps.kernel.blocks import predicted_targets, subset_sums
 from trak_steps.run.fit import bytes_allowed
 from trak_steps.run.hidden_states import HiddenStates
 from trak_steps.run.layout import (
@@ -46,7 +48,7 @@ from trak_steps.store.manifest import Manifest
 from trak_steps.store.table import save_table
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
-VERSION = 2
+VERSION = 3
 
 PLAN = "subsets"
 SCORES = "scores"
@@ -65,33 +67,52 @@ def run(layout: Layout, settings: Settings) -> None:
     features, kernels, checkpoints = open_checkpoints(layout, settings, train, targets)
     chosen = points(own_point(settings), checkpoints)
     say(f"{len(chosen)} ways to score, {len(kept)} subsets of {len(train)} rows")
-    memory = bytes_allowed(settings)
-    with counter(len(checkpoints), "sums", "checkpoint") as advance:
-        by_gradients = predict(checkpoints, kept, chosen, memory=memory, advance=advance, say=say)
     by_states = predict_by_hidden_states(layout, settings, train, targets, kept)
     scoring = Scoring.open(layout, settings, train)
     calibration = open_calibration(layout, settings, scoring.kernels)
     of_targets = {name: scoring.targets(layout, name, rows) for name, rows in targets.items()}
-    by_scores = _sums_of_scores(settings, scoring, of_targets, calibration.scale, kept)
+    memory = bytes_allowed(settings) // 2
+    sums = _sums_of_scores(scoring, kept, memory)
+    measures = {
+        name: _Measures(settings, _truth(retrained, name, train, kept), len(rows))
+        for name, rows in targets.items()
+    }
+    baselines = {
+        name: {
+            **_label_baselines(settings, measures[name].truth, train, rows),
+            "last hidden state": by_states[name],
+        }
+        for name, rows in targets.items()
+    }
+    repeats = len(retrained.plan) // len(kept)
+    cost = predicted_targets(len(chosen), len(kept), repeats, scoring.dim, len(scoring.names))
+    groups = some_at_once({name: len(rows) for name, rows in targets.items()}, cost.at_once(memory))
+    with counter(len(checkpoints) * len(groups), "sums", "checkpoint") as advance:
+        for group in groups:
+            by_gradients = predict(
+                checkpoints, kept, chosen, targets=group, memory=memory, advance=advance, say=say
+            )
+            for name, (first, last) in group.items():
+                own = _sums_for(scoring, of_targets[name], (first, last), calibration.scale, sums)
+                named: dict[Any, Array] = {SCORES: own}
+                named |= {way: values[:, first:last] for way, values in baselines[name].items()}
+                named |= by_gradients[name].baselines
+                named |= by_gradients[name].points
+                measures[name].add(first, last, named)
+                # What is left out of one group is left out of all.
+                chosen = list(by_gradients[name].points)
     figures: dict[str, Any] = {}
     curves: list[dict[str, Any]] = []
-    for name, rows in progress(targets.items(), total=len(targets), label="LDS", unit="target set"):
-        predicted = by_gradients[name]
-        truth = _truth(retrained, name, train, kept)
-        named: dict[Any, Array] = {SCORES: by_scores[name]}
-        named.update(_label_baselines(settings, truth, train, rows))
-        named.update(predicted.baselines)
-        named["last hidden state"] = by_states[name]
-        named.update(predicted.points)
-        plain = _measure(settings, truth, named, adjusted=False)
-        adjusted = _measure(settings, truth, named, adjusted=True) if _can_adjust(truth) else None
+    for name, rows in targets.items():
+        plain, adjusted, slope = measures[name].result()
+        ways = [way for way in plain.scores if isinstance(way, str)]
         figures[name] = {
             "rows": len(rows),
             "accuracy": _accuracy(retrained, name, rows),
-            **_figures(plain, adjusted, [key for key in named if isinstance(key, str)]),
-            "slope": _slope(settings, truth, named[SCORES]),
+            **_figures(plain, adjusted, ways),
+            "slope": asdict(slope) if slope else None,
         }
-        curves += _curves(name, plain, adjusted, predicted.points)
+        curves += _curves(name, plain, adjusted, [way for way in plain.scores if isinstance(way, Point)])
     shards = [shard for of_train in features for shard in of_train.shards]
     of_sets = [store for stores in of_targets.values() for store in stores]
     manifest = Manifest(
@@ -109,7 +130,7 @@ def run(layout: Layout, settings: Settings) -> None:
         **next(iter(figures.values())),
         "subsets": len(kept),
         "rows_of_a_subset": int(kept[0].sum()),
-        "repeats": len(retrained.plan) // len(kept),
+        "repeats": repeats,
         "targets": figures,
     }
     save_table(layout.lds_curves, pa.Table.from_pylist(curves), manifest)
@@ -168,28 +189,31 @@ def predict_by_hidden_states(
     return found
 
 
-def _sums_of_scores(
-    settings: Settings,
-    scoring: Scoring,
-    targets: Mapping[str, Sequence[FeatureStore]],
-    scale: float | None,
-    kept: NDArray[np.bool_],
-) -> dict[str, Array]:
-    """By the run's own scores, [s, t] each: scores are linear, so sums of features are scored."""
-    at_once = subset_sums(scoring.dim).at_once(bytes_allowed(settings) // 2)
+def _sums_of_scores(scoring: Scoring, kept: NDArray[np.bool_], memory: int) -> list[Array]:
+    """Features summed over subsets, weighted as in the run's own scores, by each checkpoint: [s, k]."""
+    at_once = subset_sums(scoring.dim).at_once(memory)
     weights = [None] * len(scoring.names) if scoring.weights is None else list(scoring.weights)
-    sums = [
+    return [
         sum_rows(_weighted(of_train, own, at_once), kept)
         for of_train, own in zip(scoring.features, weights, strict=True)
     ]
+
+
+def _sums_for(
+    scoring: Scoring,
+    targets: Sequence[FeatureStore],
+    span: tuple[int, int],
+    scale: float | None,
+    sums: Sequence[Array],
+) -> Array:
+    """The run's own scores of some targets, summed over subsets, [s, g]: those of summed features."""
+    solved = scoring.solve((torch.from_numpy(of.features(*span)) for of in targets), scale).weights
     shares = shares_of_trainings(scoring.trainings)
-    found = {}
-    for name, stores in targets.items():
-        solved = scoring.solve((torch.from_numpy(store.whole()) for store in stores), scale).weights
-        found[name] = np.zeros((len(kept), stores[0].n))
-        for share, of_subsets, of in zip(shares, sums, solved, strict=True):
-            found[name] += share * (of_subsets @ of.double().numpy().T)
-    return found
+    parts = (
+        share * (of_subsets @ of.double().numpy().T)
+        for share, of_subsets, of in zip(shares, sums, solved, strict=True)
+    )
+    return reduce(np.add, parts)
 
 
 def _weighted(
@@ -209,7 +233,7 @@ def _checkpoint_contents(layout: Layout, settings: Settings) -> dict[str, str]:
 
 
 def _truth(retrained: Retrained, targets: str, train: PreparedRows, kept: NDArray[np.bool_]) -> Truth:
-    margins = retrained.answers[targets].margin.astype(np.float64)
+    margins = retrained.answers[targets].margin
     labels = train.column("label")
     classes = range(train.outputs) if train.label_names else ()
     counts = [kept[:, labels == label].sum(1) for label in classes]
@@ -223,7 +247,7 @@ def _label_baselines(
     settings: Settings, truth: Truth, train: PreparedRows, rows: PreparedRows
 ) -> dict[str, Array]:
     """The baselines that need no model."""
-    s, t = truth.mean.shape
+    _, s, t = truth.margins.shape
     draw = np.random.default_rng([settings.seed, s])
     found = {"random": draw.normal(size=(s, t))}
     if train.label_names:
@@ -242,24 +266,28 @@ def _can_adjust(truth: Truth) -> bool:
     return bool(0 < FEWEST_FOR_A_CLASS * c <= s)
 
 
-def _measure(
-    settings: Settings, truth: Truth, predictions: Mapping[Any, Array], *, adjusted: bool
-) -> Measured:
-    return measure(
-        truth,
-        predictions,
-        adjusted=adjusted,
-        resamples=settings.evaluation.bootstrap,
-        seed=settings.seed,
-    )
+class _Measures:
+    """Of a target set, some targets at a time: the LDS, plain and adjusted, and the slope."""
 
+    def __init__(self, settings: Settings, truth: Truth, targets: int) -> None:
+        self.truth = truth
+        drawn = Resamples.draw(len(truth.classes), targets, settings.evaluation.bootstrap, settings.seed)
+        self._plain = Lds(truth.classes, drawn, adjusted=False)
+        self._adjusted = Lds(truth.classes, drawn, adjusted=True) if _can_adjust(truth) else None
+        self._slope = SlopeOverSubsets(drawn)
 
-def _slope(settings: Settings, truth: Truth, predicted: Array) -> dict[str, float] | None:
-    """Of margins on sums of scores."""
-    found = slope_over_subsets(
-        truth.mean, predicted, resamples=settings.evaluation.bootstrap, seed=settings.seed
-    )
-    return asdict(found) if found else None
+    def add(self, first: int, last: int, predictions: Mapping[Any, Array]) -> None:
+        """Take the targets from one place to another, and what is predicted of them, [s, g] each."""
+        margins = self.truth.margins[:, :, first:last].astype(np.float64)
+        for measured in (self._plain, self._adjusted):
+            if measured:
+                measured.add(first, margins, predictions)
+        self._slope.add(first, margins.mean(0), predictions[SCORES])
+
+    def result(self) -> tuple[Measured, Measured | None, Interval | None]:
+        """Of all targets: plain, adjusted, and of margins on sums of scores."""
+        adjusted = self._adjusted.result() if self._adjusted else None
+        return self._plain.result(), adjusted, self._slope.result()
 
 
 def _accuracy(retrained: Retrained, targets: str, rows: PreparedRows) -> float | None:
@@ -295,7 +323,7 @@ def _figures(plain: Measured, adjusted: Measured | None, names: list[str]) -> di
 
 
 def _curves(
-    targets: str, plain: Measured, adjusted: Measured | None, of_points: Mapping[Point, Array]
+    targets: str, plain: Measured, adjusted: Measured | None, of_points: Sequence[Point]
 ) -> list[dict[str, Any]]:
     found = []
     for point in of_points:
