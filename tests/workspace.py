@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,7 @@ class Workspace:
 
     root: Path
     forked_jobs: bool = True  # or by the real command, a process each
+    environment: dict[str, str] = field(default_factory=dict)  # beside what it has anyway
 
     def snakemake(self, *arguments: str, **changes: Any) -> subprocess.CompletedProcess[str]:
         """Run Snakemake with the tiny settings, some sections changed."""
@@ -78,6 +79,7 @@ class Workspace:
         said = config.with_suffix(".log")
         command = ["--configfile", str(config), "--nocolor", *arguments]
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(self.root), "HF_HUB_OFFLINE": "1"}
+        environment |= self.environment
         if self.forked_jobs and "-n" not in arguments:
             environment["BASH_ENV"] = str(startup_of_shells())
         # By a pipe: where threads start and wait for processes, one's `exitcode` may be lost to another.

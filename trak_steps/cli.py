@@ -137,11 +137,14 @@ class Given:
         from trak_steps.config import restrict
         from trak_steps.console.progress import quiet_libraries
         from trak_steps.run.layout import Layout
+        from trak_steps.workflow.gpus import take_gpu
         from trak_steps.workflow.registry import HANDED, STEPS, reads
 
         settings = self.settings
         use_threads(settings.execution.threads)
         quiet_libraries()
+        if STEPS[step].gpu and settings.execution.device == "cuda":
+            take_gpu()
         visible = restrict(settings, (*reads(step, settings, targets), *HANDED))
         module = import_module(f"trak_steps.steps.{STEPS[step].module}")
         getattr(module, function)(Layout(self.results / settings.run), visible, *arguments)

@@ -5,17 +5,22 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from workspace import Workspace, copy_project
+from workspace import ROOT, STAGES, Workspace, copy_project
 
 from trak_steps.config import parse_settings
 from trak_steps.errors import TrakError
 from trak_steps.model import device
 from trak_steps.model.device import check_device, pick_device, resolve_device, training_device
-from trak_steps.workflow.registry import HANDED_VARIABLE, device_of_jobs, hand_to_jobs
+from trak_steps.workflow.gpus import VARIABLE, VISIBLE, let_jobs_choose, visible_gpus
+from trak_steps.workflow.registry import HANDED_VARIABLE, STEPS, device_of_jobs, hand_to_jobs
+
+PACKAGE = ROOT / "trak_steps"
 
 
 @pytest.fixture
@@ -118,13 +123,143 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(("name", "asked"), [("auto", 1), ("cpu", 0)])
 def test_jobs_ask_for_the_gpu_that_they_use(pretend: Path, name: str, asked: int) -> None:
-    """Or as many would use one as there are cores."""
-    planned = Workspace(pretend).snakemake("-n", "features", execution={"device": name})
+    """Exactly those of steps that use one; or as many would use one as there are cores."""
+    planned = Workspace(pretend).snakemake("-n", "all", "evaluation", execution={"device": name})
     said = planned.stdout + planned.stderr
     assert planned.returncode == 0, said
-    jobs = {block.split(":")[0]: block for block in said.split("rule ")[1:]}
-    assert f"gpu={asked}" in jobs["featurize"]
-    assert "gpu=0" in jobs["model"]
+    jobs = re.split(r"^(?:local)?(?:rule|checkpoint) (\w+):$", said, flags=re.MULTILINE)[1:]
+    asks = {
+        rule: re.search(r"gpu=(\d)", shown)
+        for rule, shown in zip(jobs[::2], jobs[1::2], strict=True)
+        if rule not in STAGES
+    }
+    found = {rule: gpu and int(gpu[1]) for rule, gpu in asks.items()}
+    steps = {
+        rule: "featurize" if rule == "featurize_targets" else rule.replace("_", "-") for rule in found
+    }
+    assert found == {rule: asked * STEPS[step].gpu for rule, step in steps.items()}
+    assert set(STEPS) - set(steps.values()) == {"import-checkpoint", "check-recipe"}
+
+
+def test_steps_that_compute_on_a_device_are_those_that_are_said_to() -> None:
+    """A step does where it, or what it imports of the package, asks for the device."""
+
+    def modules(file: Path) -> set[Path]:
+        names = re.findall(
+            r"^from trak_steps\.((?:run|steps|retraining)\.[\w.]+) import", file.read_text(), re.M
+        )
+        found = {(PACKAGE / name.replace(".", "/")).with_suffix(".py") for name in names}
+        return {file}.union(*map(modules, found)) if found else {file}
+
+    for name, step in STEPS.items():
+        file = PACKAGE.joinpath("steps", *step.module.split(".")).with_suffix(".py")
+        asks = any("_device(settings.execution.device" in m.read_text() for m in modules(file))
+        assert asks == step.gpu, name
+
+
+# Jobs on pretend GPUs compute on the CPU, and say what they saw; a training waits for others to begin.
+PRETEND = """
+
+def check_device(name, **_):
+    import os, sys, time
+    folder = Path("saw")
+    folder.mkdir(exist_ok=True)
+    (folder / str(os.getpid())).write_text(sys.argv[1] + " " + os.environ["CUDA_VISIBLE_DEVICES"])
+    for _ in range(600):
+        if sys.argv[1] != "finetune" or len(list(folder.iterdir())) >= int(os.environ["TOGETHER"]):
+            break
+        time.sleep(0.1)
+    return "cpu"
+"""
+
+
+@pytest.mark.parametrize("together", [1, 2, 3])
+def test_each_job_has_a_gpu_of_its_own(tmp_path: Path, together: int) -> None:
+    """Of two; and where three run at once, two share one."""
+    copy_project(tmp_path)
+    with (tmp_path / "trak_steps" / "model" / "device.py").open("a") as module:
+        module.write(PRETEND)
+    space = Workspace(tmp_path, environment={VISIBLE: "3,GPU-5", "TOGETHER": str(together)})
+    options = ["--cores", "3", *(["--resources", f"gpu={together}"] if together > 1 else [])]
+    done = space.snakemake(
+        "checkpoints",
+        *options,
+        checkpoints={"count": 3, "keep": [1.0]},
+        finetune={"epochs": 0.5, "batch_size": 20},
+        execution={"device": "cuda"},
+    )
+    assert done.returncode == 0, done.stdout
+    saw = [file.read_text() for file in (tmp_path / "saw").iterdir()]
+    assert {line.split()[0] for line in saw} == {"finetune"}
+    counts = Counter(line.split()[1] for line in saw)
+    assert sum(counts.values()) == 3
+    if together == 1:
+        assert counts.keys() <= {"3", "GPU-5"}
+    else:
+        assert set(counts.values()) == {1, 2}
+        assert counts.keys() == {"3", "GPU-5"}
+
+
+HOLD = "from trak_steps.workflow.gpus import take_gpu; import os, sys; take_gpu();"
+HOLD += "print(os.environ.get('CUDA_VISIBLE_DEVICES'), flush=True); sys.stdin.read()"
+
+
+@pytest.fixture
+def hold(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
+    """Starts a process that takes a GPU and keeps it; gives what it sees, too."""
+    started = []
+
+    def start(**environment: str) -> tuple[subprocess.Popen[str], str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, VARIABLE: str(tmp_path / "locks"), **environment},
+        )
+        started.append(process)
+        assert process.stdout is not None
+        return process, process.stdout.readline().strip()
+
+    yield start
+    for process in started:
+        process.communicate()
+
+
+def test_a_killed_jobs_gpu_is_free(hold: Callable[..., tuple[subprocess.Popen[str], str]]) -> None:
+    given = {VISIBLE: "0, MIG-GPU-1/2/0,7"}
+    first, second, third = (hold(**given) for _ in range(3))
+    assert [first[1], second[1], third[1]] == ["0", "MIG-GPU-1/2/0", "7"]
+    second[0].kill()
+    second[0].wait()
+    assert hold(**given)[1] == second[1]
+    assert hold(**given)[1] == "0"  # all are taken, so one has two
+
+
+def test_a_process_that_is_given_one_gpu_or_none_keeps_it(
+    hold: Callable[..., tuple[subprocess.Popen[str], str]],
+) -> None:
+    assert [hold(**{VISIBLE: "4"})[1] for _ in range(2)] == ["4", "4"]
+    assert hold(**{VISIBLE: ""})[1] == ""
+    # By hand, or on a cluster.
+    assert hold(**{VISIBLE: "1,2", VARIABLE: ""})[1] == "1,2"
+
+
+@pytest.mark.parametrize("gpus", [3], indirect=True)
+@pytest.mark.usefixtures("gpus")
+def test_all_gpus_are_seen_unless_some_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VISIBLE, raising=False)
+    assert visible_gpus() == ["0", "1", "2"]
+    monkeypatch.setenv(VISIBLE, "2,0")
+    assert visible_gpus() == ["2", "0"]
+
+
+def test_on_a_cluster_jobs_keep_the_gpus_they_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "")
+    let_jobs_choose(elsewhere=False)
+    assert Path(os.environ[VARIABLE]).is_absolute()
+    let_jobs_choose(elsewhere=True)
+    assert VARIABLE not in os.environ
 
 
 def test_without_a_driver_torch_is_not_asked() -> None:

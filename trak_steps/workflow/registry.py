@@ -29,10 +29,12 @@ class Step:
     Attributes:
         module: below ``trak_steps.steps``.
         reads: dotted names of settings; ``{targets}`` stands for the target set at hand.
+        gpu: whether it computes on a GPU where there is one.
     """
 
     module: str
     reads: tuple[str, ...]
+    gpu: bool = False
 
 
 _TEXTS = ("dataset.path", "dataset.name", "dataset.data_files", "dataset.text")
@@ -78,18 +80,15 @@ STEPS = {
         ),
     ),
     "prepare-targets": Step("data.prepare", ("run", *_ROWS, "targets.{targets}")),
-    "finetune": Step("checkpoints.finetune", ("run", "seed", *_RECIPE)),
+    "finetune": Step("checkpoints.finetune", ("run", "seed", *_RECIPE), gpu=True),
     "import-checkpoint": Step(
         "checkpoints.import_checkpoint",
         ("run", "model.trust_remote_code"),
     ),
-    "featurize": Step(
-        "features.featurize",
-        (*_FEATURES, "model.trust_remote_code"),
-    ),
-    "kernel": Step("kernels.kernel", _KERNEL),
-    "calibrate": Step("scores.calibrate", _SCORES),
-    "score": Step("scores.score", (*_SCORES, "scores.matrix", *_PARTS)),
+    "featurize": Step("features.featurize", (*_FEATURES, "model.trust_remote_code"), gpu=True),
+    "kernel": Step("kernels.kernel", _KERNEL, gpu=True),
+    "calibrate": Step("scores.calibrate", _SCORES, gpu=True),
+    "score": Step("scores.score", (*_SCORES, "scores.matrix", *_PARTS), gpu=True),
     "gather": Step("scores.gather", (*_SCORES, "scores.matrix", *_PARTS)),
     "rank": Step("scores.rank", (*_SCORES, "scores.top")),
     "summarize": Step("summary.summarize", ("run", "targets", "checkpoints")),
@@ -100,6 +99,7 @@ STEPS = {
     "check-recipe": Step(
         "evaluation.check_recipe",
         ("run", "seed", "targets", *_RECIPE, "model.name_or_path", "features.model_output"),
+        gpu=True,
     ),
     "plan-subsets": Step(
         "evaluation.plan_subsets",
@@ -108,13 +108,11 @@ STEPS = {
     "plan-removal": Step(
         "evaluation.plan_removal",
         (*_SCORES, "targets", "model.trust_remote_code", "evaluation.removal"),
+        gpu=True,
     ),
-    "retrain-subsets": Step("evaluation.retrain", _RETRAINING),
-    "retrain-removal": Step("evaluation.retrain", _RETRAINING),
-    "measure-lds": Step(
-        "evaluation.measure_lds",
-        (*_SCORES, *_ANSWERS, "evaluation.lds"),
-    ),
+    "retrain-subsets": Step("evaluation.retrain", _RETRAINING, gpu=True),
+    "retrain-removal": Step("evaluation.retrain", _RETRAINING, gpu=True),
+    "measure-lds": Step("evaluation.measure_lds", (*_SCORES, *_ANSWERS, "evaluation.lds"), gpu=True),
     "measure-removal": Step(
         "evaluation.measure_removal",
         ("run", "seed", "features.model_output", *_ANSWERS, "evaluation.removal"),

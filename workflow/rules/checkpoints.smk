@@ -17,7 +17,7 @@ if IMPORTED:
         resources:
             mem_mb=memory("import-checkpoint"),
             runtime=60,
-            gpu=0,
+            gpu=gpus("import-checkpoint"),
         params:
             **step("import-checkpoint"),
             classes=train_classes,
@@ -45,7 +45,7 @@ else:
         resources:
             mem_mb=memory("finetune"),
             runtime=240,
-            gpu=gpus,
+            gpu=gpus("finetune"),
         params:
             **step("finetune"),
             rows=train_rows,

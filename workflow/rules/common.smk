@@ -12,6 +12,7 @@ from trak_steps.config import arguments, parse_settings
 from trak_steps.errors import TrakError
 from trak_steps.run.custom_code import custom_code
 from trak_steps.run.identity import rows_listed
+from trak_steps.workflow.gpus import let_jobs_choose
 from trak_steps.workflow.housekeeping import Turn, drop_empty, drop_surplus
 from trak_steps.workflow.inputs import (
     base_files,
@@ -37,6 +38,7 @@ from trak_steps.run.tiles import Tile, tiles
 from trak_steps.workflow.memory import SUBMITTED, memory_of
 from trak_steps.workflow.registry import (
     NO_GPU_ASKED,
+    STEPS,
     device_of_jobs,
     hand_to_jobs,
     reads,
@@ -75,6 +77,7 @@ onstart:
         raise WorkflowError(str(error))
     forget_refusals(run.refused)
     hand_to_jobs(settings, device())
+    let_jobs_choose(elsewhere=elsewhere())
     if device() != settings.execution.device and workflow.non_local_exec:
         print(NO_GPU_ASKED, file=sys.stderr)
     for path in sweep(run.root):
@@ -129,9 +132,9 @@ def device():
     return device_of_jobs(settings, elsewhere())
 
 
-def gpus(wildcards):
-    """How many GPUs a job asks for."""
-    return 1 if device().startswith("cuda") else 0
+def gpus(step):
+    """How many GPUs a rule's jobs ask for."""
+    return lambda wildcards: int(STEPS[step].gpu and device().startswith("cuda"))
 
 
 # Where and how to compute goes to the jobs beside their params, so that a change reruns nothing.

@@ -14,7 +14,7 @@ rule model:
     resources:
         mem_mb=memory("model"),
         runtime=60,
-        gpu=0,
+        gpu=gpus("model"),
     params:
         **step("model"),
         source=named_source(BASE_MODEL) if IMPORTED else "",
@@ -39,7 +39,7 @@ checkpoint prepare:
     resources:
         mem_mb=memory("prepare"),
         runtime=60,
-        gpu=0,
+        gpu=gpus("prepare"),
     params:
         **step("prepare"),
     message:
@@ -65,7 +65,7 @@ checkpoint prepare_targets:
     resources:
         mem_mb=memory("prepare-targets"),
         runtime=60,
-        gpu=0,
+        gpu=gpus("prepare-targets"),
     params:
         **step("prepare-targets"),
         classes=train_classes,

@@ -24,7 +24,7 @@ if IMPORTED:
         resources:
             mem_mb=memory("check-recipe"),
             runtime=240,
-            gpu=gpus,
+            gpu=gpus("check-recipe"),
         params:
             **step("check-recipe"),
             output_code=MODEL_OUTPUT,
@@ -50,7 +50,7 @@ rule plan_subsets:
     resources:
         mem_mb=memory("plan-subsets"),
         runtime=30,
-        gpu=0,
+        gpu=gpus("plan-subsets"),
     params:
         **step("plan-subsets"),
         rows=train_rows,
@@ -80,7 +80,7 @@ rule plan_removal:
     resources:
         mem_mb=memory("plan-removal"),
         runtime=60,
-        gpu=gpus,
+        gpu=gpus("plan-removal"),
     params:
         **step("plan-removal"),
         output_code=MODEL_OUTPUT,
@@ -108,7 +108,7 @@ rule retrain_subsets:
     resources:
         mem_mb=memory("retrain-subsets"),
         runtime=480,
-        gpu=gpus,
+        gpu=gpus("retrain-subsets"),
     params:
         **step("retrain-subsets"),
         output_code=MODEL_OUTPUT,
@@ -166,7 +166,7 @@ rule measure_lds:
     resources:
         mem_mb=memory("measure-lds"),
         runtime=240,
-        gpu=gpus,
+        gpu=gpus("measure-lds"),
     params:
         **step("measure-lds"),
         output_code=MODEL_OUTPUT,
@@ -195,7 +195,7 @@ rule measure_removal:
     resources:
         mem_mb=memory("measure-removal"),
         runtime=30,
-        gpu=0,
+        gpu=gpus("measure-removal"),
     params:
         **step("measure-removal"),
         output_code=MODEL_OUTPUT,
@@ -224,7 +224,7 @@ rule find_mislabelled:
     resources:
         mem_mb=memory("find-mislabelled"),
         runtime=240,
-        gpu=0,
+        gpu=gpus("find-mislabelled"),
     params:
         **step("find-mislabelled"),
         output_code=MODEL_OUTPUT,
@@ -254,7 +254,7 @@ rule measure_stability:
     resources:
         mem_mb=memory("measure-stability"),
         runtime=120,
-        gpu=0,
+        gpu=gpus("measure-stability"),
     params:
         **step("measure-stability"),
         output_code=MODEL_OUTPUT,

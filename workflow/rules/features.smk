@@ -15,7 +15,7 @@ rule featurize:
     resources:
         mem_mb=memory("featurize"),
         runtime=240,
-        gpu=gpus,
+        gpu=gpus("featurize"),
     params:
         **step("featurize"),
         output_code=MODEL_OUTPUT,
@@ -41,7 +41,7 @@ rule featurize_targets:
     resources:
         mem_mb=memory("featurize"),
         runtime=240,
-        gpu=gpus,
+        gpu=gpus("featurize"),
     params:
         **step("featurize"),
         output_code=MODEL_OUTPUT,

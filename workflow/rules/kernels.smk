@@ -15,7 +15,7 @@ rule kernel:
     resources:
         mem_mb=memory("kernel"),
         runtime=60,
-        gpu=gpus,
+        gpu=gpus("kernel"),
     params:
         **step("kernel"),
         output_code=MODEL_OUTPUT,

@@ -16,7 +16,7 @@ rule calibrate:
     resources:
         mem_mb=memory("calibrate"),
         runtime=120,
-        gpu=gpus,
+        gpu=gpus("calibrate"),
     params:
         **step("calibrate"),
         output_code=MODEL_OUTPUT,
@@ -45,7 +45,7 @@ rule score:
     resources:
         mem_mb=memory("score"),
         runtime=120,
-        gpu=gpus,
+        gpu=gpus("score"),
     params:
         **step("score"),
         output_code=MODEL_OUTPUT,
@@ -75,7 +75,7 @@ rule gather:
     resources:
         mem_mb=memory("gather"),
         runtime=60,
-        gpu=0,
+        gpu=gpus("gather"),
     params:
         **step("gather"),
         output_code=MODEL_OUTPUT,
@@ -104,7 +104,7 @@ rule rank:
     resources:
         mem_mb=memory("rank"),
         runtime=60,
-        gpu=0,
+        gpu=gpus("rank"),
     params:
         **step("rank"),
         output_code=MODEL_OUTPUT,

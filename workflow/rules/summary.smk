@@ -18,7 +18,7 @@ rule summarize:
     resources:
         mem_mb=memory("summarize"),
         runtime=30,
-        gpu=0,
+        gpu=gpus("summarize"),
     params:
         **step("summarize"),
         tables=tables,
@@ -48,7 +48,7 @@ rule provenance:
     resources:
         mem_mb=memory("provenance"),
         runtime=30,
-        gpu=0,
+        gpu=gpus("provenance"),
     params:
         **step("provenance"),
         seals=seals,
