@@ -23,6 +23,10 @@ from trak_steps.workflow.registry import HANDED_VARIABLE, STEPS, device_of_jobs,
 PACKAGE = ROOT / "trak_steps"
 
 
+def in_float32(name: str) -> torch.device:
+    return training_device(name, "float32")
+
+
 @pytest.fixture
 def gpus(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> int:
     """As if the machine had so many GPUs."""
@@ -59,6 +63,8 @@ def test_precision_is_held_against_device_and_gradients(precision: str) -> None:
     if precision == "float16":
         with pytest.raises(TrakError, match=r"features\.precision: .*execution\.device"):
             parse_settings(on_cpu)
+        with pytest.raises(TrakError, match=r"finetune\.precision: .*execution\.device"):
+            parse_settings({"finetune": {"precision": precision}, "execution": {"device": "cpu"}})
     else:
         parse_settings(on_cpu)
     with pytest.raises(TrakError, match=r"features: precision: .*gradients: hooks"):
@@ -83,10 +89,12 @@ def test_without_a_gpu_what_needs_one_is_refused() -> None:
         check_device("auto", precision="float16")
     assert check_device("auto", precision="bfloat16") == "cpu"
     for name in ("cuda", "cuda:99"):
-        for check in (check_device, pick_device, training_device):
+        for check in (check_device, pick_device, in_float32):
             with pytest.raises(TrakError, match=rf"execution\.device: {name} cannot be used.*no GPU"):
                 check(name)
-    assert pick_device("auto") == training_device("auto") == torch.device("cpu")
+    assert pick_device("auto") == in_float32("auto") == torch.device("cpu")
+    with pytest.raises(TrakError, match=r"finetune\.precision: float16 needs a GPU"):
+        training_device("auto", "float16")
 
 
 @pytest.mark.parametrize("gpus", [2], indirect=True)

@@ -50,6 +50,27 @@ def test_all_rows_and_a_checkpoints_seed_give_that_checkpoint(
         torch.testing.assert_close(trained[name], value, rtol=0, atol=0, msg=name)
 
 
+@pytest.mark.parametrize("changes", [{"precision": "bfloat16"}, {"accumulation": 2, "recompute": True}])
+def test_a_retrained_model_answers_as_the_checkpoint_does(
+    small_run: tuple[Layout, Settings], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """However it was trained, it answers in float32, as a checkpoint that is loaded."""
+    settings = small_settings(finetune=changes)
+    layout = Layout(tmp_path / "run")
+    shutil.copytree(small_run[0].model, layout.model)
+    shutil.copytree(small_run[0].train, layout.train)
+    shutil.copytree(small_run[0].targets("validation"), layout.targets("validation"))
+    finetune.run(layout, settings, 0)
+    train = PreparedRows.load(layout.train)
+    again = Retrainer(layout, settings, train).train(np.ones(len(train), bool), settings.seed)
+    kept = load_classifier(
+        layout.checkpoint("0"), outputs=2, device=torch.device("cpu"), trust_remote_code=False
+    )
+    found, expected = forward(again, ROWS).logits, forward(kept, ROWS).logits
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 def test_what_decides_answers_is_known_by_its_code_and_no_more() -> None:
     """A change to the sketch, or to how answers are stored, needs no new version."""
     deciding = {*depends_on("retraining.train"), *depends_on("retraining.ask")}

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,16 @@ from conftest import small_settings
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from trak_steps.config import Settings
+from trak_steps.config import Settings, arguments
+from trak_steps.config.settings import FinetuneSettings
 from trak_steps.errors import TrakError
 from trak_steps.model import training
+from trak_steps.model.recipe import Recipe
+from trak_steps.run.identity import recipe_settings
 from trak_steps.run.layout import Layout, checkpoint_names
 from trak_steps.steps.checkpoints import finetune
+from trak_steps.steps.features import featurize
+from trak_steps.store.manifest import Manifest
 
 FINETUNE = {"epochs": 2}  # 8 steps
 EXECUTION = {"save_minutes": 2}  # with a step a minute: after every other one
@@ -164,3 +170,73 @@ def test_checkpoints_on_the_same_step_are_refused_before_anything_is_trained(
     with pytest.raises(TrakError, match=r"checkpoints\.keep: 0\.5 and 0\.6 .* step 2 .* 4"):
         finetune.run(layout, settings, 0)
     assert not layout.training("0").exists()
+
+
+ALIKE = {"epochs": 1, "dropout": 0.0}  # 60 rows: the last step has 12
+
+
+@pytest.mark.parametrize(
+    ("changes", "tolerance"),
+    [({"accumulation": 4}, 1e-4), ({"recompute": True}, 1e-6), ({"precision": "bfloat16"}, 0.02)],
+)
+def test_what_saves_memory_trains_the_same_model(
+    fresh: Callable[[str], Layout], changes: dict[str, Any], tolerance: float
+) -> None:
+    """But for rounding; weights are float32 all the same."""
+    plain, other = fresh("plain"), fresh("other")
+    finetune.run(plain, small_settings(finetune=ALIKE), 0)
+    finetune.run(other, small_settings(finetune={**ALIKE, **changes}), 0)
+    expected, found = weights(plain, "0"), weights(other, "0")
+    scale = max(float(value.abs().max()) for value in expected.values())
+    for name, value in expected.items():
+        assert found[name].dtype == torch.float32
+        torch.testing.assert_close(found[name], value, rtol=0, atol=tolerance * scale)
+    if "precision" in changes:
+        assert any(not torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_parts_of_a_step_are_resumed_as_whole_ones(
+    fresh: Callable[[str], Layout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small_settings(finetune={**FINETUNE, "accumulation": 4}, execution=EXECUTION)
+    whole, broken = fresh("whole"), fresh("broken")
+    finetune.run(whole, settings, 0)
+    interrupted(broken, settings, killer(5, "on_step_begin"), monkeypatch)
+    finetune.run(broken, settings, 0)
+    expected, found = weights(whole, "0"), weights(broken, "0")
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_model_without_gradient_checkpointing_is_refused(
+    fresh: Callable[[str], Layout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.BertPreTrainedModel.supports_gradient_checkpointing", False)
+    with pytest.raises(TrakError, match=r"finetune\.recompute: Bert\w+ has no"):
+        finetune.run(fresh("run"), small_settings(finetune={"recompute": True}), 0)
+
+
+def test_parts_of_a_step_have_as_many_rows() -> None:
+    with pytest.raises(TrakError, match=r"accumulation: 3 .*batch_size: 16"):
+        small_settings(finetune={"accumulation": 3, "batch_size": 16})
+
+
+def test_recipes_of_before_are_as_they_were(
+    small_run: tuple[Layout, Settings], fresh: Callable[[str], Layout]
+) -> None:
+    """What came later is named nowhere where it is not used, and missed nowhere; else it tells."""
+    layout, settings = small_run
+    recipe = Recipe(**settings.finetune.model_dump(), seed=0)
+    assert recipe.identity.keys().isdisjoint({"precision", "accumulation", "recompute"})
+    assert replace(recipe, accumulation=2).identity == {**recipe.identity, "accumulation": 2}
+    assert "precision" not in arguments(settings, ["finetune"])
+    other = small_settings(finetune={"precision": "bfloat16"})
+    assert '"precision": "bfloat16"' in arguments(other, ["finetune"])
+    with pytest.raises(TrakError, match="another precision"):
+        featurize.run_targets(layout, other, "0", "validation")
+    checkpoint = fresh("other")
+    finetune.run(checkpoint, other, 0)
+    manifest = Manifest.load(checkpoint.checkpoint("0"), "checkpoint")
+    with pytest.raises(TrakError, match="another precision"):
+        manifest.require(checkpoint.checkpoint("0"), settings=recipe_settings(settings, 0))
+    old = {k: v for k, v in manifest.settings.items() if k not in FinetuneSettings.ADDED}
+    replace(manifest, settings=old).require(layout.root, settings=recipe_settings(settings, 0))

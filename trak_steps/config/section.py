@@ -1,9 +1,18 @@
 """What every group of settings has in common, and the kinds of values that many have."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_serializer,
+)
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 TargetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=100)]
@@ -30,6 +39,20 @@ class Section(BaseModel):
     """A group of settings: unknown names are errors, values never change after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    # Settings that came after runs had been made. At their defaults they do what those runs did, and are
+    # written nowhere: so that an upgrade makes nothing again.
+    ADDED: ClassVar[frozenset[str]] = frozenset()
+
+    @property
+    def unwritten(self) -> set[str]:
+        """Those at their defaults."""
+        fields, values = type(self).model_fields, vars(self)
+        return {name for name in self.ADDED & values.keys() if values[name] == fields[name].default}
+
+    @model_serializer(mode="wrap")
+    def _without_the_unwritten(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in dump(self).items() if name not in self.unwritten}
 
     @field_validator("*", mode="before")
     @classmethod

@@ -5,7 +5,7 @@ models, so here, and in ``checkpoints.py`` beside, is the only place where a set
 """
 
 import re
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import (
     Field,
@@ -145,6 +145,8 @@ class ModelSettings(Section):
 class FinetuneSettings(Section):
     """The training recipe, handed to `transformers.Trainer`."""
 
+    ADDED: ClassVar[frozenset[str]] = frozenset({"precision", "accumulation", "recompute"})
+
     epochs: float = Field(3.0, gt=0.0, le=10000.0, description="passes over the train set")
     batch_size: int = Field(16, ge=1, description="rows a step")
     learning_rate: float = Field(5.0e-5, gt=0.0, description="peak of the linear schedule")
@@ -158,6 +160,31 @@ class FinetuneSettings(Section):
         lt=1.0,
         description="the model's dropout probabilities in training, all of them; null: its own",
     )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32",
+        description="what is computed in, below float32 by autocast; weights and the optimizer's state "
+        "stay in float32 (`float16` on a GPU only)",
+    )
+    accumulation: int = Field(
+        1,
+        ge=1,
+        description="parts that the rows of a step are run in, one after the other: less memory, and "
+        "the same step but for dropout and rounding",
+    )
+    recompute: bool = Field(
+        False,
+        description="gradient checkpointing: compute the layers' states once more in the backward pass, "
+        "which takes a third more time, and far less memory",
+    )
+
+    @model_validator(mode="after")
+    def _parts_are_alike(self) -> Self:
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"accumulation: {self.accumulation} parts of batch_size: {self.batch_size} rows would "
+                "not be alike; set it to a divisor"
+            )
+        return self
 
 
 class ParameterSettings(Section):
@@ -428,9 +455,10 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _device_is_able(self) -> Self:
-        refused = refused_use(self.execution.device, precision=self.features.precision)
-        if refused:
-            raise ValueError(refused)
+        of = {"features": self.features.precision, "finetune": self.finetune.precision}
+        for section, precision in of.items():
+            if refused := refused_use(self.execution.device, precision=precision, of=section):
+                raise ValueError(refused)
         return self
 
     @model_validator(mode="after")

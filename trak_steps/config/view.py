@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from trak_steps.config.section import Section
 from trak_steps.config.settings import Settings
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -32,8 +33,12 @@ def arguments(settings: Settings, reads: Iterable[str]) -> str:
     parts = []
     for name in reads:
         value: Any = settings
+        unwritten = False
         for part in name.split("."):
+            unwritten = isinstance(value, Section) and part in value.unwritten
             value = value[part] if isinstance(value, dict) else getattr(value, part)
+        if unwritten:
+            continue
         # The first target set stays first: the summary puts its figures on top.
         text = json.dumps(_plain(value), sort_keys=name != "targets", ensure_ascii=False)
         text = _NO_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

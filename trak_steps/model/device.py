@@ -23,18 +23,21 @@ def is_device(name: str) -> bool:
     return re.fullmatch(NAMES, name) is not None
 
 
-def refused_use(name: str, *, precision: str = "float32", trains: bool = False) -> str:
+def refused_use(
+    name: str, *, precision: str = "float32", of: str = "features", trains: bool = False
+) -> str:
     """Why a device cannot be used so on any machine; empty if it can, and for ``auto``.
 
     Args:
         name: a device that :func:`is_device` knows.
         precision: of the model's pass, as ``features.precision``.
+        of: the section of settings that the precision is of.
         trains: whether models are trained on it.
     """
     if precision == "float16" and name == "cpu":  # it loses small gradients, and a CPU gains nothing
         return (
-            "features.precision: float16 needs a GPU, and execution.device is cpu here; set "
-            "features.precision: float32 or bfloat16"
+            f"{of}.precision: float16 needs a GPU, and execution.device is cpu here; set "
+            f"{of}.precision: float32 or bfloat16"
         )
     number = name.partition(":")[2]
     if trains and number not in ("", "0"):
@@ -69,13 +72,15 @@ def has_driver() -> bool:
     return found or shutil.which("nvidia-smi") is not None
 
 
-def check_device(name: str, *, precision: str = "float32", trains: bool = False) -> str:
+def check_device(
+    name: str, *, precision: str = "float32", of: str = "features", trains: bool = False
+) -> str:
     """The device to compute on, after a look at this machine.
 
     For the machine that computes: one that only hands jobs to others may have no GPU.
 
     Args:
-        name, precision, trains: as of :func:`refused_use`.
+        name, precision, of, trains: as of :func:`refused_use`.
 
     Returns:
         As :func:`resolve_device`.
@@ -94,15 +99,23 @@ def check_device(name: str, *, precision: str = "float32", trains: bool = False)
                 + (f"{count} GPUs, numbered from 0" if count else "no GPU that torch can use")
                 + "; set execution.device: auto"
             )
-    refused = refused_use(resolved, precision=precision, trains=trains)
+    refused = refused_use(resolved, precision=precision, of=of, trains=trains)
     if refused:
         raise TrakError(refused)
     return resolved
 
 
-def training_device(name: str) -> "torch.device":
-    """The device to train on. Raises TrakError if it is not there, or the Trainer would take another."""
-    return _device(check_device(name, trains=True))
+def training_device(name: str, precision: str) -> "torch.device":
+    """The device to train on.
+
+    Args:
+        name: as :func:`is_device` knows it.
+        precision: as ``finetune.precision``.
+
+    Raises:
+        TrakError: if it is not there or cannot be used so, or the Trainer would take another.
+    """
+    return _device(check_device(name, precision=precision, of="finetune", trains=True))
 
 
 def pick_device(name: str) -> "torch.device":

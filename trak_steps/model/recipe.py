@@ -2,14 +2,23 @@
 
 import math
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow as pa
-from transformers import TrainingArguments
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
+from trak_steps.errors import TrakError
 from trak_steps.model.schedule import step_of, training_steps
 
 INPUTS = ("input_ids", "token_type_ids")
@@ -22,6 +31,7 @@ class Recipe:
     Attributes:
         epochs, batch_size, learning_rate, weight_decay, warmup_ratio, dropout: as the settings.
         seed: decides new weights, the order of rows, and dropout.
+        precision, accumulation, recompute: as the settings.
     """
 
     epochs: float
@@ -31,6 +41,16 @@ class Recipe:
     warmup_ratio: float
     dropout: float | None
     seed: int
+    precision: str = "float32"
+    accumulation: int = 1
+    recompute: bool = False
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells it from other recipes: what came later is named where it is not as before."""
+        added = {one.name: one.default for one in fields(self) if one.default is not MISSING}
+        values = vars(self)
+        return {name: values[name] for name in values if values[name] != added.get(name, MISSING)}
 
     def steps(self, n: int) -> int:
         """Optimizer steps for n rows."""
@@ -41,22 +61,64 @@ class Recipe:
         return step_of(fraction, self.steps(n))
 
 
-def training_arguments(
-    recipe: Recipe, steps: int, folder: Path, *, cpu: bool, **saving: Any
-) -> TrainingArguments:
-    """The recipe as the Trainer takes it.
+def trainer_of(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: datasets.Dataset,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    cpu: bool,
+    callbacks: Sequence[TrainerCallback] = (),
+    **saving: Any,
+) -> Trainer:
+    """A Trainer that trains a model by a recipe.
 
     Args:
+        model: to train; it was built after the random numbers were seeded.
+        tokenizer: pads the batches.
+        rows: of :func:`training_rows`.
         recipe: how to train.
-        steps: optimizer steps.
         folder: for what the Trainer writes.
         cpu: do not use a GPU.
+        callbacks: of the Trainer.
         saving: what it saves, in the Trainer's own words.
+
+    Raises:
+        TrakError: if the model cannot be trained so.
     """
+    if recipe.recompute and not model.supports_gradient_checkpointing:
+        raise TrakError(
+            f"finetune.recompute: {type(model).__name__} has no gradient checkpointing; set it to "
+            "false, and finetune.accumulation higher to save memory"
+        )
+    trainer = Trainer(
+        model=model,
+        args=_arguments(recipe, recipe.steps(len(rows)), folder, cpu=cpu, **saving),
+        train_dataset=rows,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        callbacks=list(callbacks),
+    )
+    # The Trainer takes it from a model's signature that its loss is over the rows of the whole step,
+    # and adds up parts. A classifier's is the mean over those that it is given.
+    trainer.model_accepts_loss_kwargs = False
+    return trainer
+
+
+def _arguments(
+    recipe: Recipe, steps: int, folder: Path, *, cpu: bool, **saving: Any
+) -> TrainingArguments:
+    """The recipe as the Trainer takes it."""
     made = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
-        per_device_train_batch_size=recipe.batch_size,
+        per_device_train_batch_size=recipe.batch_size // recipe.accumulation,
+        gradient_accumulation_steps=recipe.accumulation,
+        gradient_checkpointing=recipe.recompute,
+        # The other kind computes no gradients where the inputs are frozen, and is being retired.
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        bf16=recipe.precision == "bfloat16",
+        fp16=recipe.precision == "float16",
         learning_rate=recipe.learning_rate,
         weight_decay=recipe.weight_decay,
         warmup_steps=math.ceil(recipe.warmup_ratio * steps),

@@ -18,10 +18,8 @@ from typing import Any
 
 import pyarrow as pa
 from transformers import (
-    DataCollatorWithPadding,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -32,7 +30,7 @@ from transformers import (
 from trak_steps.console.progress import say
 from trak_steps.errors import TrakError
 from trak_steps.model.moments import OPTIMIZER, moments_of, save_moments
-from trak_steps.model.recipe import Recipe, training_arguments, training_rows
+from trak_steps.model.recipe import Recipe, trainer_of, training_rows
 from trak_steps.store.atomic import complete_or_absent, explain_disk_errors, flush
 from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import Manifest
@@ -74,7 +72,7 @@ def finetune(
     steps = recipe.steps(len(rows))
     kept = {fraction: work / "kept" / f"{fraction:g}" for fraction in fractions}
     with explain_disk_errors(work):
-        _start_or_resume(work, {**identity, "recipe": vars(recipe)})
+        _start_or_resume(work, {**identity, "recipe": recipe.identity})
         _drop_damaged(kept.values())
         at = {
             recipe.step_at(fraction, len(rows)): folder
@@ -85,15 +83,16 @@ def finetune(
             say("trained already")
             return kept
         set_seed(recipe.seed)
-        trainer = Trainer(
-            model=make_model(),
-            # The older save stays until the newer one is marked complete.
-            args=training_arguments(
-                recipe, steps, work / "trainer", cpu=cpu, save_strategy="no", save_total_limit=2
-            ),
-            train_dataset=training_rows(rows),
-            data_collator=DataCollatorWithPadding(tokenizer),
+        trainer = trainer_of(
+            make_model(),
+            tokenizer,
+            training_rows(rows),
+            recipe,
+            work / "trainer",
+            cpu=cpu,
             callbacks=[_Keep(at), _SaveByTime(60 * save_minutes), _MarkSaves()],
+            save_strategy="no",
+            save_total_limit=2,  # the older save stays until the newer one is marked complete
         )
         last = _last_complete(work / "trainer", before=min(at))
         say(f"training {max(at)} of {steps} steps" + (f", resuming at {last.name}" if last else ""))

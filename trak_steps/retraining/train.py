@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from transformers import DataCollatorWithPadding, PreTrainedModel, Trainer, set_seed
+from transformers import PreTrainedModel, set_seed
 
 from trak_steps.model.load import load_for_training, load_tokenizer
-from trak_steps.model.recipe import Recipe, training_arguments, training_rows
+from trak_steps.model.recipe import Recipe, trainer_of, training_rows
 
 
 @dataclass(frozen=True)
@@ -64,13 +64,10 @@ def retrain(
         trust_remote_code=base.trust_remote_code,
     )
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
-            model=model,
-            args=training_arguments(
-                recipe, recipe.steps(len(part)), Path(folder), cpu=cpu, save_strategy="no"
-            ),
-            train_dataset=part,
-            data_collator=DataCollatorWithPadding(tokenizer),
-        )
+        trainer = trainer_of(model, tokenizer, part, recipe, Path(folder), cpu=cpu, save_strategy="no")
         trainer.train()
-    return trainer.model.eval()
+        # It answers in float32, whatever it was trained in.
+        trained: PreTrainedModel = trainer.accelerator.unwrap_model(
+            trainer.model, keep_fp32_wrapper=False
+        )
+    return trained.eval()

@@ -16,13 +16,18 @@ FLOAT, AUTO_BYTES = 4, 10**9
 
 def row_settings(dataset: DatasetSettings, *, train: bool) -> dict[str, Any]:
     """Of the rows of the train set, or of a target set: what the step may see and depends on."""
-    only_train = ("train_split", "train_size", "flip_labels")
-    return {name: value for name, value in vars(dataset).items() if train or name not in only_train}
+    left_out = dataset.unwritten.union(() if train else ("train_split", "train_size", "flip_labels"))
+    return {name: value for name, value in vars(dataset).items() if name not in left_out}
 
 
 def recipe_settings(settings: Settings, run: int) -> dict[str, Any]:
     """Of the checkpoints of a training."""
-    return {**settings.finetune.model_dump(), "seed": settings.seed + run}
+    return {**_finetune_settings(settings), "seed": settings.seed + run}
+
+
+def _finetune_settings(settings: Settings) -> dict[str, Any]:
+    """Those that are not written are none: as in manifests of before they were."""
+    return {**settings.finetune.model_dump(), **dict.fromkeys(settings.finetune.unwritten)}
 
 
 def output_settings(settings: Settings) -> dict[str, Any]:
@@ -86,7 +91,7 @@ def matrix_of(settings: Settings, n: int, t: int) -> tuple[str, ...]:
 
 def answers_settings(settings: Settings) -> dict[str, Any]:
     """Of what retrained models say of the targets."""
-    return {**settings.finetune.model_dump(), **output_settings(settings)}
+    return {**_finetune_settings(settings), **output_settings(settings)}
 
 
 def retraining_seed(settings: Settings, repeat: int) -> int:

@@ -95,6 +95,8 @@ class Size:
         memory: bytes for arrays, as set.
         max_length: tokens of a row.
         batch_size: rows of a training step.
+        accumulation: parts that they are run in.
+        recompute: whether what a backward pass needs is computed twice.
         subsets: that models are retrained on.
         repeats: trainings on each.
         resamples: of the bootstrap.
@@ -112,6 +114,8 @@ class Size:
     memory: int
     max_length: int
     batch_size: int
+    accumulation: int
+    recompute: bool
     subsets: int
     repeats: int
     resamples: int
@@ -142,8 +146,9 @@ def _width(size: Size) -> float:
 
 
 def _training(size: Size) -> float:
-    tokens = size.batch_size * size.max_length
-    return TRAINED * size.parameters + KEPT * _width(size) * tokens + _tokens(size, 1)
+    tokens = size.batch_size // size.accumulation * size.max_length
+    kept = PASSED if size.recompute else KEPT
+    return TRAINED * size.parameters + kept * _width(size) * tokens + _tokens(size, 1)
 
 
 def _forward(size: Size) -> float:
@@ -308,6 +313,8 @@ def memory_of(step: str, settings: Settings, layout: Layout) -> Callable[[Any, S
             memory=bytes_allowed(settings),
             max_length=settings.model.max_length,
             batch_size=settings.finetune.batch_size,
+            accumulation=settings.finetune.accumulation,
+            recompute=settings.finetune.recompute,
             subsets=settings.evaluation.lds.subsets,
             repeats=settings.evaluation.lds.repeats,
             resamples=settings.evaluation.bootstrap,

@@ -37,10 +37,10 @@ def run(layout: Layout, settings: Settings, training: int) -> None:
         made_from={layout.name(layout.model): base.content},
         settings={"seed": settings.seed, "max_length": settings.model.max_length},
     )
-    recipe = Recipe(**recipe_settings(settings, training))
+    recipe = Recipe(**settings.finetune.model_dump(), seed=settings.seed + training)
     if together := falling_together(settings.checkpoints.keep, recipe.steps(len(train))):
         raise TrakError(together)
-    device = training_device(settings.execution.device)
+    device = training_device(settings.execution.device, settings.finetune.precision)
     wanted = {
         fraction: Manifest(
             "checkpoint",

@@ -96,7 +96,7 @@ class Retrainer:
         self._layout = layout
         self._settings = settings
         self._train = train
-        self._device = training_device(settings.execution.device)
+        self._device = training_device(settings.execution.device, settings.finetune.precision)
         named = settings.features.model_output
         # The temperature is the loss weight's, which is not asked for.
         self._output = load_model_output(named, 1.0)
@@ -146,7 +146,7 @@ class Retrainer:
             "base": self.content,
             "train": self._train.content,
             "version": VERSION,
-            "recipe": vars(self._recipe(seed)),
+            "recipe": self._recipe(seed).identity,
             "kept": hashlib.sha256(np.packbits(kept).tobytes()).hexdigest(),
         }
         asked = {"targets": self.sets[targets].content, **output_settings(self._settings)}
