@@ -1,24 +1,28 @@
 """Rows from local files of every kind, and a clear message for each thing that can be wrong."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 import pytest
+from conftest import small_settings
 
 from trak_steps.config import Settings, parse_settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.data.select import choose_rows, flip_labels
+from trak_steps.data.source import load_split
 from trak_steps.data.tasks import GLUE, known_text_columns
 from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout
 from trak_steps.steps.data import model as base_model
 from trak_steps.steps.data import prepare
-from trak_steps.workflow.inputs import local_files
+from trak_steps.workflow.inputs import downloading, local_files
 
 Columns = dict[str, list[Any]]
 PAIRS: Columns = {
@@ -254,3 +258,68 @@ def test_the_demo_records_its_flips(small_run: tuple[Layout, Settings]) -> None:
     rows = PreparedRows.load(layout.train)
     assert rows.manifest.details["flipped"] == rows.column("flipped").sum() > 0
     assert not PreparedRows.load(layout.targets("validation")).column("flipped").any()
+
+
+def test_rows_of_the_hub_know_their_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_run: tuple[Layout, Settings]
+) -> None:
+    """The revision is asked for, and the commit that the library made of it is recorded."""
+    commit, asked = "a" * 40, {}
+    cache = tmp_path / "cache" / "org___data" / "default" / "0.0.0" / commit
+    cache.mkdir(parents=True)
+    demo = load_split("demo", None, None, "train", 0)
+    demo.save_to_disk(tmp_path / "saved")
+    (arrow,) = (tmp_path / "saved").glob("*.arrow")
+    arrow.rename(cache / "data-train.arrow")
+
+    def load(path: str, *_: Any, **given: Any) -> datasets.Dataset:
+        asked.update(given, path=path)
+        return datasets.Dataset.from_file(str(cache / "data-train.arrow"))
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    settings = small_settings(
+        dataset={"path": "org/data", "revision": "v2", "text": ["question", "sentence"]}
+    )
+    layout = Layout(tmp_path / "run")
+    shutil.copytree(small_run[0].model, layout.model)
+    prepare.run_train(layout, settings)
+    assert (asked["path"], asked["revision"]) == ("org/data", "v2")
+    manifest = PreparedRows.open(layout.train).manifest
+    assert manifest.details["revision"] == commit
+    assert manifest.settings["dataset"]["revision"] == "v2"
+    of_demo = PreparedRows.open(small_run[0].train).manifest
+    assert "revision" not in {**of_demo.details, **of_demo.settings["dataset"]}
+
+
+def test_a_revision_that_the_hub_does_not_have_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class RevisionNotFoundError(Exception):
+        pass
+
+    def load(*_: Any, **__: Any) -> None:
+        raise ConnectionError("wrapped") from RevisionNotFoundError("404")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(TrakError, match=r"dataset\.revision: org/data has no revision `v9`"):
+        load_split("org/data", None, None, "train", 0, revision="v9")
+
+
+def test_what_is_fetched_from_the_hub_is_known_beforehand(tmp_path: Path) -> None:
+    def steps(**settings: Any) -> set[str]:
+        return downloading(parse_settings(settings))
+
+    rows = {"prepare", "prepare-targets"}
+    local = {"path": "csv", "data_files": {"train": "train.csv", "validation": "dev.csv"}}
+    of_hub = {"path": "org/data", "text": ["a"]}
+    model, folder = {"name_or_path": "org/model"}, {"name_or_path": str(tmp_path)}
+    assert steps() == steps(dataset=local) == steps(dataset=local, model=folder) == set()
+    assert steps(dataset={"path": str(tmp_path)}) == set()
+    # The demo's vocabulary is made from the rows.
+    assert steps(dataset=of_hub) == {"model", *rows}
+    assert steps(dataset=of_hub, model=folder) == rows
+    assert steps(dataset={**local, "data_files": {"train": "hf://a/b"}}, model=folder) == rows
+    assert steps(model=model) == {"model"}
+    existing = {"existing": [str(tmp_path), "org/classifier@v1"]}
+    assert steps(checkpoints=existing) == {"model", "import-checkpoint"}
+    assert steps(checkpoints={"existing": [str(tmp_path)]}) == set()
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/model"}')
+    assert steps(checkpoints={"existing": [str(tmp_path)]}) == {"model", "import-checkpoint"}

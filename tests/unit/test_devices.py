@@ -149,6 +149,18 @@ def test_jobs_ask_for_the_gpu_that_they_use(pretend: Path, name: str, asked: int
     assert set(STEPS) - set(steps.values()) == {"import-checkpoint", "check-recipe"}
 
 
+def test_what_is_fetched_runs_where_the_workflow_is_started(pretend: Path) -> None:
+    """And what is not may run anywhere."""
+    with (pretend / "workflow" / "Snakefile").open("a") as snakefile:
+        snakefile.write("\nprint('here:', *workflow._localrules)\n")
+    for path, local in (("org/data", {"model", "prepare", "prepare_targets"}), ("demo", set())):
+        dataset = {"path": path, "text": ["a"], "train_size": 40} if local else {"path": path}
+        planned = Workspace(pretend).snakemake("-n", "features", dataset=dataset)
+        assert planned.returncode == 0, planned.stdout
+        (line,) = re.findall(r"^here:(.*)$", planned.stdout, re.MULTILINE)
+        assert set(line.split()) - set(STAGES) == local
+
+
 def test_steps_that_compute_on_a_device_are_those_that_are_said_to() -> None:
     """A step does where it, or what it imports of the package, asks for the device."""
 

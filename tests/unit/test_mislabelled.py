@@ -1,6 +1,5 @@
 """Train rows whose labels look wrong and what argues against them; and how files are shown."""
 
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,7 +12,6 @@ import pytest
 import torch
 from conftest import small_settings
 from typer.testing import CliRunner
-from versions.digest import depends_on
 
 from trak_steps.cli import app
 from trak_steps.config import Settings
@@ -32,7 +30,6 @@ from trak_steps.store.features import TrainFeatures
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.table import load_table, save_table
 from trak_steps.store.texts import LONGEST
-from trak_steps.workflow.registry import STEPS
 
 SUSPECTS = 8
 
@@ -288,15 +285,6 @@ def test_support_is_on_one_scale_and_defined_everywhere() -> None:
     torch.testing.assert_close(found[3:5], torch.ones(2, dtype=found.dtype))
     assert found[[5, 7, 8, 9]].tolist() == [0.0] * 4
     torch.testing.assert_close(support(torch.where(labels == 0, 100.0, 1.0)), found)
-
-
-def test_no_job_of_the_evaluation_asks_for_a_gpu_that_its_step_cannot_use() -> None:
-    rules = (Path(__file__).parents[2] / "workflow" / "rules" / "evaluation.smk").read_text()
-    found = re.findall(r"^rule (?:(?!^rule ).)*?gpu=(\w+).*?step\(\"([\w-]+)\"\)", rules, re.M | re.S)
-    assert dict(reversed(one) for one in found)["find-mislabelled"] == "0"
-    for gpu, step in found:
-        if gpu != "0":
-            assert "trak_steps.model.device" in depends_on(f"steps.{STEPS[step].module}"), step
 
 
 def against_table(stable: list[bool | None]) -> pa.Table:

@@ -99,8 +99,8 @@ class Hub:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def download(self, name: str, allow_patterns: list[str]) -> str:
-        assert name == self.name
+    def download(self, name: str, revision: str | None, allow_patterns: list[str]) -> str:
+        assert (name, revision) == (self.name, None)
         copy = self.folder.parent / "cache"
         shutil.rmtree(copy, ignore_errors=True)
         copy.mkdir()
@@ -109,8 +109,8 @@ class Hub:
                 shutil.copyfile(file, copy / file.name)
         return str(copy)
 
-    def list_repo_files(self, name: str) -> list[str]:
-        assert name == self.name
+    def list_repo_files(self, name: str, revision: str | None) -> list[str]:
+        assert (name, revision) == (self.name, None)
         return ["onnx/other.bin", *(file.name for file in self.folder.iterdir())]
 
 
@@ -144,6 +144,84 @@ def test_a_hub_that_does_not_list_its_files_leaves_what_was_known(
     monkeypatch.setattr(fetch_module, "HfApi", offline)
     with pytest.raises(TrakError, match=r"some/model has no weights"):
         fetch(Path("some/model"), tmp_path)
+
+
+FIRST, SECOND = "1" * 40, "2" * 40
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the hub's client keeps of a model with two commits, of which a tag names the first."""
+    cache = tmp_path / "hub"
+    of_model = cache / "models--org--model"
+    (of_model / "refs").mkdir(parents=True)
+    for name, commit, outputs in (("v1", FIRST, 2), ("main", SECOND, 3)):
+        (of_model / "refs" / name).write_text(commit)
+        classifier("bert", outputs).save_pretrained(of_model / "snapshots" / commit)
+        shutil.copy(of_model / "snapshots" / commit / "config.json", of_model / f"{name}.json")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return cache
+
+
+@pytest.mark.parametrize(
+    ("revision", "commit", "outputs"),
+    [(None, SECOND, 3), ("v1", FIRST, 2), (FIRST, FIRST, 2), ("main", SECOND, 3)],
+)
+@pytest.mark.usefixtures("cache")
+def test_a_revision_is_fetched_and_its_commit_recorded(
+    tmp_path: Path,
+    small_run: tuple[Layout, Settings],
+    revision: str | None,
+    commit: str,
+    outputs: int,
+) -> None:
+    settings = small_settings(model={"name_or_path": "org/model", "revision": revision})
+    layout = Layout(tmp_path / "run")
+    base_model.run(layout, settings)
+    manifest = json.loads((layout.model / "manifest.json").read_text())
+    assert manifest["details"]["revisions"] == {"org/model": commit}
+    load(layout.model, outputs)
+    own = json.loads((small_run[0].model / "manifest.json").read_text())
+    assert "revisions" not in own["details"]
+    named = f"org/model@{revision}" if revision else "org/model"
+    copy = tmp_path / "imported"
+    found = fetch_model(
+        named, copy, setting="checkpoints.existing", weights=True, trust_remote_code=False
+    )
+    assert found == {"org/model": commit}
+    load(copy, outputs)
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_revision_that_cannot_be_had_is_named(tmp_path: Path) -> None:
+    settings = small_settings(model={"name_or_path": "org/model", "revision": "v3"})
+    with pytest.raises(TrakError, match=r"model\.name_or_path: `org/model` at revision `v3`"):
+        base_model.run(Layout(tmp_path / "run"), settings)
+    assert not (tmp_path / "run" / "model").exists()
+
+
+def test_a_folder_has_no_revision(folder: Path, tmp_path: Path) -> None:
+    settings = small_settings(model={"name_or_path": str(folder), "revision": "v1"})
+    with pytest.raises(TrakError, match=r"model\.revision: .*is a folder here"):
+        base_model.run(Layout(tmp_path / "run"), settings)
+    for section in ({"model": {"revision": "v1"}}, {"dataset": {"revision": "v1"}}):
+        with pytest.raises(TrakError, match="revision is of a hub id"):
+            small_settings(**section)
+
+
+def test_an_adapter_names_the_revision_of_its_model(cache: Path, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_model.safetensors").write_bytes(b"")
+    values = {"base_model_name_or_path": "org/model", "revision": "v1"}
+    (adapter / "adapter_config.json").write_text(json.dumps(values))
+    copy = tmp_path / "copy"
+    found = fetch_model(
+        str(adapter), copy, setting="checkpoints.existing", weights=True, trust_remote_code=False
+    )
+    assert found == {"org/model": FIRST}
+    assert (copy / "config.json").read_bytes() == (cache / "models--org--model" / "v1.json").read_bytes()
 
 
 def test_a_folder_without_weights_is_refused(folder: Path, tmp_path: Path) -> None:

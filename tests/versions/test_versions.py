@@ -15,6 +15,7 @@ from versions.record import now, recorded
 _SETTINGS = {
     f"{PACKAGE}.{name}"
     for name in (
+        *("data", "data.patterns"),
         *("kernel", "kernel.blocks"),
         *("model", "model.device", "model.files", "model.schedule", "model.trainer_folder"),
     )

@@ -88,7 +88,11 @@ OTHER_VALUES: dict[str, Any] = {
     "execution.batch_tokens": 512,
     "execution.memory_mb": 512,
 }
-ELSEWHERE = {"run", "checkpoints.existing", "checkpoints.classes", "evaluation.retrain_imported"}
+# A run has no other value for them, or not beside the others here.
+ELSEWHERE = {
+    *("run", "checkpoints.existing", "checkpoints.classes", "evaluation.retrain_imported"),
+    *("dataset.revision", "model.revision"),
+}
 # Rules by the step that they run; several run the same.
 RULES = {"featurize_targets": "featurize"}
 ABSENT = {"import-checkpoint", "check-recipe"}  # a run has these or fine-tuning

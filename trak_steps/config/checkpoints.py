@@ -102,7 +102,7 @@ class CheckpointSettings(Section):
         [],
         description="imported, and nothing is trained: `{run: folder}` for a training, of which "
         "`transformers.Trainer` left checkpoints in a folder; or a folder or hub id of a single "
-        "classifier, or of a PEFT adapter of one",
+        "classifier, or of a PEFT adapter of one (`org/name@revision` for a commit, tag or branch)",
     )
     classes: _Classes = Field(
         [],

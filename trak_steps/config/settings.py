@@ -16,6 +16,7 @@ from pydantic import (
 
 from trak_steps.config.checkpoints import CheckpointSettings
 from trak_steps.config.section import Name, Section, TargetName, Text
+from trak_steps.data.patterns import BUILDERS
 from trak_steps.kernel import blocks
 from trak_steps.model.device import is_device, refused_use
 from trak_steps.model.schedule import falling_together, training_steps
@@ -61,12 +62,17 @@ def _laid_under(preset: dict[str, dict[str, Any]], values: Any) -> Any:
 class DatasetSettings(Section):
     """Where the rows come from."""
 
+    ADDED: ClassVar[frozenset[str]] = frozenset({"revision"})
+
     path: Text = Field(
         DEMO,
         description="what `datasets.load_dataset` takes: a hub id, `parquet`, `csv` or `json`; "
         "or `demo`, the built-in set",
     )
     name: Text | None = Field(None, description="the dataset's configuration, such as `qnli` of `glue`")
+    revision: Text | None = Field(
+        None, description="of a hub id: a commit, tag or branch; null: the newest, which is recorded"
+    )
     data_files: dict[Text, Text | list[Text]] | None = Field(
         None, description="local files of each split, for `parquet`, `csv` and `json` (JSON lines)"
     )
@@ -108,6 +114,12 @@ class DatasetSettings(Section):
         return values
 
     @model_validator(mode="after")
+    def _files_have_no_revision(self) -> Self:
+        if self.revision is not None and self.path in BUILDERS:
+            raise ValueError(f"revision is of a hub id, and path is {self.path}; leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _texts_are_no_labels(self) -> Self:
         columns = self.text or []
         if len(set(columns)) < len(columns):
@@ -130,16 +142,27 @@ class TargetSettings(Section):
 class ModelSettings(Section):
     """The model that is fine-tuned."""
 
+    ADDED: ClassVar[frozenset[str]] = frozenset({"revision"})
+
     name_or_path: Text = Field(
         DEMO,
         description="a hub id or a folder (safetensors only); or `demo`, a small BERT and a "
         "WordPiece vocabulary made from the train texts. With `checkpoints.existing`, the model that "
         "those were fine-tuned from: its tokenizer serves where they have none",
     )
+    revision: Text | None = Field(
+        None, description="of a hub id: a commit, tag or branch; null: the newest, which is recorded"
+    )
     max_length: int = Field(128, ge=4, le=131072, description="tokens a row is cut to")
     trust_remote_code: bool = Field(
         False, description="run Python code that comes with the model's folder"
     )
+
+    @model_validator(mode="after")
+    def _the_demo_has_no_revision(self) -> Self:
+        if self.revision is not None and self.name_or_path == DEMO:
+            raise ValueError("revision is of a hub id, and name_or_path is demo; leave it out")
+        return self
 
 
 class FinetuneSettings(Section):

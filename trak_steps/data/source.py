@@ -1,6 +1,8 @@
 """Read one split of a data set, whatever kind it is, and say clearly when that fails."""
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import datasets
 import pyarrow as pa
@@ -19,6 +21,8 @@ def load_split(
     data_files: Mapping[str, str | list[str]] | None,
     split: str,
     seed: int,
+    *,
+    revision: str | None = None,
 ) -> datasets.Dataset:
     """One split as ``datasets`` gives it, or of the built-in demo set.
 
@@ -26,10 +30,11 @@ def load_split(
         path, name, data_files: as in :class:`~trak_steps.config.settings.DatasetSettings`.
         split: a split's name.
         seed: only the demo set depends on it.
+        revision: of a data set of the hub.
 
     Raises:
-        TrakError: if the data set or the split cannot be had, the split has no rows, or its texts
-            are not UTF-8.
+        TrakError: if the data set, the revision or the split cannot be had, the split has no rows, or
+            its texts are not UTF-8.
     """
     if path == "demo":
         rows = _demo(split, seed)
@@ -37,7 +42,7 @@ def load_split(
         raise TrakError("dataset.path: pandas reads pickles, which can run code; save them as parquet")
     else:
         check_files(path, data_files)
-        rows = _load(path, name, data_files, split)
+        rows = _load(path, name, data_files, split, revision)
         _check_columns(rows, _named(path, name))
     if len(rows) == 0:
         raise TrakError(f"dataset {_named(path, name)}: the split `{split}` has no rows")
@@ -52,13 +57,17 @@ def _demo(split: str, seed: int) -> datasets.Dataset:
 
 
 def _load(
-    path: str, name: str | None, data_files: Mapping[str, str | list[str]] | None, split: str
+    path: str,
+    name: str | None,
+    data_files: Mapping[str, str | list[str]] | None,
+    split: str,
+    revision: str | None,
 ) -> datasets.Dataset:
     files = dict(data_files) if data_files else None
     try:
-        rows = datasets.load_dataset(path, name, data_files=files, split=split)
+        rows = datasets.load_dataset(path, name, data_files=files, split=split, revision=revision)
     except Exception as error:  # a data set's loader may raise anything; the user gets its words
-        raise TrakError(_explain(path, name, split, error)) from error
+        raise TrakError(_explain(path, name, split, revision, error)) from error
     if not isinstance(rows, datasets.Dataset):
         raise TrakError(f"dataset {_named(path, name)}: `{split}` is not one split")
     return rows
@@ -94,12 +103,23 @@ def _is_utf8(texts: pa.Array) -> bool:
     return True
 
 
-def _explain(path: str, name: str | None, split: str, error: Exception) -> str:
+def commit_of(rows: datasets.Dataset) -> str | None:
+    """The commit that rows of the hub are of: their library names the folder of its cache by it."""
+    for file in rows.cache_files:
+        folder = Path(file["filename"]).parent.name
+        if re.fullmatch("[0-9a-f]{40}", folder):
+            return folder
+    return None
+
+
+def _explain(path: str, name: str | None, split: str, revision: str | None, error: Exception) -> str:
     chain: list[BaseException] = [error]
     while following := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(following)
     kinds = {type(link).__name__ for link in chain}
     named = _named(path, name)
+    if "RevisionNotFoundError" in kinds:
+        return f"dataset.revision: {named} has no revision `{revision}` on the hub"
     # Loaders wrap what went wrong; the innermost words are the ones that help. But where JSON lines
     # could not be read, the reader tries again as if they were one value, and only its first words help.
     tried = [link for link in chain if isinstance(link, pa.ArrowInvalid)]

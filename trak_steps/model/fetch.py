@@ -6,11 +6,12 @@ adapter's own files go to a folder :data:`~trak_steps.model.files.ADAPTER` withi
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import RevisionNotFoundError
 
 from trak_steps.errors import TrakError
 from trak_steps.model.files import (
@@ -32,26 +33,29 @@ from trak_steps.model.trainer_folder import has_checkpoints
 
 def fetch_model(
     name_or_path: str, destination: Path, *, setting: str, weights: bool, trust_remote_code: bool
-) -> None:
+) -> dict[str, str]:
     """Copy a model's configuration, tokenizer and safetensors weights into a new folder.
 
     Args:
-        name_or_path: a local folder or a hub id.
+        name_or_path: a local folder, or a hub id, alone or with a revision: ``org/name@revision``.
         destination: the folder to make.
         setting: the setting that names the model, for messages.
         weights: whether weights are needed.
         trust_remote_code: whether to bring Python files along.
 
+    Returns:
+        Of what is from the hub, the commits by name.
+
     Raises:
-        TrakError: if there is no such model, it lacks weights, has only pickled ones, or a file of
-            it cannot be read.
+        TrakError: if there is no such model or revision, it lacks weights, has only pickled ones, or a
+            file of it cannot be read.
     """
     patterns = [*SMALL, *(WEIGHTS if weights else ()), *(CODE if trust_remote_code else ())]
     source = _find(name_or_path, patterns, setting)
     if not (source / ADAPTER_CONFIG).is_file():
         _check(source, name_or_path, setting, weights)
         _copy(source, destination, patterns)
-        return
+        return _commits({name_or_path: source})
     if setting != "checkpoints.existing":
         raise TrakError(
             f"{setting}: {name_or_path} is an adapter, which is not trained further here; name it in "
@@ -70,6 +74,27 @@ def fetch_model(
     _copy(source, destination, SMALL, but=ADAPTER_CONFIG)
     if weights:
         _copy(source, destination / ADAPTER, (ADAPTER_CONFIG, *WEIGHTS))
+    return _commits({name_or_path: source, base: found})
+
+
+def with_revision(name_or_path: str, revision: str | None) -> str:
+    """A hub id with its revision, if it has one. Raises TrakError for a folder, which has none."""
+    if revision is None:
+        return name_or_path
+    if _is_folder(name_or_path, "model.name_or_path"):
+        raise TrakError(
+            f"model.revision: {name_or_path} is a folder here, which has no revisions; leave it out"
+        )
+    return f"{name_or_path}@{revision}"
+
+
+def _commits(sources: Mapping[str, Path]) -> dict[str, str]:
+    """The commits of those that lie in the hub's cache, where a folder is named by its commit."""
+    return {
+        name.partition("@")[0]: source.name
+        for name, source in sources.items()
+        if source.parent.name == "snapshots"
+    }
 
 
 def fetch_tokenizer(destination: Path, named: str, base: str | None) -> str:
@@ -106,6 +131,8 @@ def _base_of(adapter: Path, named: str, setting: str) -> str:
     try:
         values = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         base = values["base_model_name_or_path"]
+        if isinstance(revision := values.get("revision"), str) and revision:
+            base = f"{base}@{revision}"
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         base = None
     if not base or not isinstance(base, str):
@@ -133,25 +160,34 @@ def _copy(source: Path, destination: Path, patterns: Iterable[str], but: str = "
 
 def _find(name_or_path: str, patterns: list[str], setting: str) -> Path:
     """The local folder, or the hub's files."""
+    if _is_folder(name_or_path, setting):
+        return Path(name_or_path).expanduser()
+    name, _, revision = name_or_path.partition("@")
+    source = Path(name_or_path)
+    if source.is_absolute() or name_or_path.startswith((".", "~")) or name.count("/") > 1:
+        raise TrakError(f"{setting}: there is no folder {source.expanduser().absolute()}")
+    return _download(name, revision or None, patterns, setting)
+
+
+def _is_folder(name_or_path: str, setting: str) -> bool:
     try:
-        source = Path(name_or_path).expanduser()
-        if source.is_dir():
-            return source
+        return Path(name_or_path).expanduser().is_dir()
     except (OSError, RuntimeError) as error:  # a name that is too long, or the home of nobody
         raise TrakError(f"{setting}: {name_or_path[:80]!r} is not a folder ({error})"[:400]) from None
-    if source.is_absolute() or name_or_path.startswith((".", "~")) or name_or_path.count("/") > 1:
-        raise TrakError(f"{setting}: there is no folder {source.absolute()}")
-    return _download(name_or_path, patterns, setting)
 
 
-def _download(name: str, patterns: list[str], setting: str) -> Path:
+def _download(name: str, revision: str | None, patterns: list[str], setting: str) -> Path:
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except RevisionNotFoundError as error:
+        raise TrakError(f"{setting}: `{name}` has no revision `{revision}` on the hub") from error
     except Exception as error:  # a hub's client raises many kinds; all mean that it is not there
         words = str(error).strip().split("\n")[0][:200]
+        at = f" at revision `{revision}`" if revision else ""
         raise TrakError(
-            f"{setting}: `{name}` is not a folder here and could not be fetched from the hub "
-            f"({type(error).__name__}: {words}); set {setting} to a local folder"
+            f"{setting}: `{name}`{at} is not a folder here and could not be fetched from the hub "
+            f"({type(error).__name__}: {words}); set {setting} to a local folder, or HF_TOKEN if it "
+            "needs one"
         ) from error
 
 
@@ -183,7 +219,8 @@ def _pickled_on_the_hub(named: str) -> list[str]:
     if Path(named).expanduser().is_dir():
         return []
     try:
-        names = HfApi().list_repo_files(named)
+        name, _, revision = named.partition("@")
+        names = HfApi().list_repo_files(name, revision=revision or None)
     except Exception:  # a hub's client raises many kinds; all mean that it does not say
         return []
     return sorted(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from trak_steps.config import Settings
 from trak_steps.config.settings import DEMO
-from trak_steps.data.patterns import files_named, local_folder
+from trak_steps.data.patterns import BUILDERS, files_named, local_folder
 from trak_steps.errors import TrakError
 from trak_steps.model.files import ADAPTER_CONFIG, COPIED, OPTIMIZER, TRAINER_STATE, tokenizer_files
 from trak_steps.run.layout import Layout, imported
@@ -84,6 +84,37 @@ def _files_below(path: str) -> list[str]:
         return [str(file) for file in folder.rglob("*") if file.is_file()] if folder else []
     except OSError:
         return []
+
+
+def downloading(settings: Settings) -> set[str]:
+    """The steps that may fetch something from the hub, which they do where the workflow is started.
+
+    The nodes of a cluster seldom reach the internet.
+    """
+    dataset, named = settings.dataset, settings.model.name_or_path
+    files = str(dataset.data_files or "")
+    rows = "://" in files or not (dataset.path in BUILDERS or local_folder(dataset.path))
+    steps = {"prepare", "prepare-targets"} if rows else set()
+    existing = list(imported(settings.checkpoints).values())
+    if any(_of_hub(source) for source in existing):
+        steps |= {"model", "import-checkpoint"}
+    if _of_hub(named) if named != DEMO else rows and not existing:
+        steps.add("model")
+    return steps
+
+
+def _of_hub(named: str) -> bool:
+    """Whether a model is no folder here, or adapts one that is none."""
+    try:
+        folder = Path(named).expanduser()
+        if not folder.is_dir():
+            return True
+        adapter = folder / ADAPTER_CONFIG
+        base = json.loads(adapter.read_bytes()) if adapter.is_file() else {}
+        of = base.get("base_model_name_or_path") if isinstance(base, dict) else None
+        return isinstance(of, str) and not Path(of).expanduser().is_dir()
+    except (OSError, RuntimeError, ValueError):  # the step says what is wrong
+        return False
 
 
 def known(layout: Layout, name: str) -> str:

@@ -37,7 +37,7 @@ class Step:
     gpu: bool = False
 
 
-_TEXTS = ("dataset.path", "dataset.name", "dataset.data_files", "dataset.text")
+_TEXTS = ("dataset.path", "dataset.name", "dataset.revision", "dataset.data_files", "dataset.text")
 _ROWS = (
     "seed",
     *_TEXTS,
@@ -66,7 +66,9 @@ _ANSWERS = ("targets", *_RECIPE, "evaluation.models_per_job", "evaluation.bootst
 
 STEPS = {
     # Where checkpoints are imported, a tokenizer may be that of the model named.
-    "model": Step("data.model", ("run", "model.trust_remote_code", "model.name_or_path")),
+    "model": Step(
+        "data.model", ("run", "model.trust_remote_code", "model.name_or_path", "model.revision")
+    ),
     "prepare": Step(
         "data.prepare",
         (

@@ -13,6 +13,7 @@ if IMPORTED:
             log_of("checkpoints/{training}"),
         benchmark:
             time_of("checkpoints/{training}")
+        localrule: "import-checkpoint" in FETCH
         threads: 1
         resources:
             mem_mb=memory("import-checkpoint"),

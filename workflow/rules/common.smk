@@ -16,6 +16,7 @@ from trak_steps.workflow.gpus import let_jobs_choose
 from trak_steps.workflow.housekeeping import Turn, drop_empty, drop_surplus
 from trak_steps.workflow.inputs import (
     base_files,
+    downloading,
     imported_files,
     known,
     known_count,
@@ -135,6 +136,10 @@ def device():
 def gpus(step):
     """How many GPUs a rule's jobs ask for."""
     return lambda wildcards: int(STEPS[step].gpu and device().startswith("cuda"))
+
+
+# What is fetched from the hub is fetched here: nodes of a cluster seldom reach the internet.
+FETCH = downloading(settings)
 
 
 # Where and how to compute goes to the jobs beside their params, so that a change reruns nothing.

@@ -10,6 +10,7 @@ rule model:
         log_of("model"),
     benchmark:
         time_of("model")
+    localrule: "model" in FETCH
     threads: 1
     resources:
         mem_mb=memory("model"),
@@ -35,6 +36,7 @@ checkpoint prepare:
         log_of("data/train"),
     benchmark:
         time_of("data/train")
+    localrule: "prepare" in FETCH
     threads: 1
     resources:
         mem_mb=memory("prepare"),
@@ -61,6 +63,7 @@ checkpoint prepare_targets:
         log_of("data/targets/{targets}"),
     benchmark:
         time_of("data/targets/{targets}")
+    localrule: "prepare-targets" in FETCH
     threads: 1
     resources:
         mem_mb=memory("prepare-targets"),

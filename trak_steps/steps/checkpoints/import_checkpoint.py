@@ -52,7 +52,9 @@ def run(layout: Layout, settings: Settings, checkpoint: str, named: str) -> None
     trust = settings.model.trust_remote_code
     path = layout.checkpoint(checkpoint)
     with complete_or_absent(path) as folder:
-        fetch_model(named, folder, setting="checkpoints.existing", weights=True, trust_remote_code=trust)
+        revisions = fetch_model(
+            named, folder, setting="checkpoints.existing", weights=True, trust_remote_code=trust
+        )
         if has_checkpoints(Path(named).expanduser()):
             say(
                 f"{named} holds checkpoint-* folders, and is imported as the end of a training alone; "
@@ -89,7 +91,12 @@ def run(layout: Layout, settings: Settings, checkpoint: str, named: str) -> None
             "checkpoint",
             made_from=made_from,
             version=VERSION,
-            details={"source": named, "checkpoint": path.name, "parameters": parameters},
+            details={
+                "source": named,
+                "checkpoint": path.name,
+                "parameters": parameters,
+                **({"revisions": revisions} if revisions else {}),
+            },
         ).save(folder)
     say(f"wrote {path}")
 

@@ -15,7 +15,7 @@ from trak_steps.data.source import load_split
 from trak_steps.data.tasks import text_columns
 from trak_steps.errors import TrakError
 from trak_steps.model.demo import make_demo_model
-from trak_steps.model.fetch import fetch_model, fetch_tokenizer
+from trak_steps.model.fetch import fetch_model, fetch_tokenizer, with_revision
 from trak_steps.model.files import ADAPTER_CONFIG, tokenizer_files
 from trak_steps.model.load import count_parameters, load_config
 from trak_steps.run.layout import Layout
@@ -37,21 +37,27 @@ def run(layout: Layout, settings: Settings, existing: str | None = None) -> None
     # What the memory of later jobs is reckoned from.
     parameters: int | None = None
     details: dict[str, Any] = {}
+    named = model.name_or_path
+    if named != DEMO:
+        named = with_revision(named, model.revision)
+    revisions: dict[str, str] = {}
     with complete_or_absent(layout.model) as folder:
         if existing and settings.evaluation.retrain_imported:
             # What models are trained from, beside those that are imported; these say the classes.
-            _fetch(settings, model.name_or_path, folder, weights=True)
+            revisions = _fetch(settings, named, folder, weights=True)
             details["classes"] = _classes(settings, existing)
         elif existing:
-            _fetch(settings, existing, folder, weights=False)
+            revisions = _fetch(settings, existing, folder, weights=False)
             if not tokenizer_files(folder):
-                base = None if model.name_or_path == DEMO else model.name_or_path
+                base = None if named == DEMO else named
                 found = fetch_tokenizer(folder, existing, base)
                 say(f"{existing} has no tokenizer; took that of {found}")
-        elif model.name_or_path == DEMO:
+        elif named == DEMO:
             parameters = make_demo_model(_train_texts(settings), folder)
         else:
-            _fetch(settings, model.name_or_path, folder, weights=True)
+            revisions = _fetch(settings, named, folder, weights=True)
+        if revisions:
+            details["revisions"] = revisions
         if parameters is None:
             parameters = count_parameters(folder, trust_remote_code=model.trust_remote_code)
         source = existing or model.name_or_path
@@ -69,8 +75,8 @@ def run(layout: Layout, settings: Settings, existing: str | None = None) -> None
     say(f"wrote {layout.model}")
 
 
-def _fetch(settings: Settings, named: str, folder: Path, *, weights: bool) -> None:
-    fetch_model(
+def _fetch(settings: Settings, named: str, folder: Path, *, weights: bool) -> dict[str, str]:
+    return fetch_model(
         named,
         folder,
         setting="model.name_or_path" if weights else "checkpoints.existing",
@@ -99,7 +105,14 @@ def _classes(settings: Settings, existing: str) -> list[str]:
 
 def _train_texts(settings: Settings) -> list[str]:
     dataset = settings.dataset
-    rows = load_split(dataset.path, dataset.name, dataset.data_files, dataset.train_split, settings.seed)
+    rows = load_split(
+        dataset.path,
+        dataset.name,
+        dataset.data_files,
+        dataset.train_split,
+        settings.seed,
+        revision=dataset.revision,
+    )
     columns = text_columns(dataset.path, dataset.name, dataset.text)
     for column in columns:
         require_column(rows, column, f"split `{dataset.train_split}`", "dataset.text")

@@ -20,7 +20,7 @@ from trak_steps.console.progress import counter, say
 from trak_steps.data.labels import Labels, encode, in_the_order_of, labels_of, require_column
 from trak_steps.data.prepared import BATCH, TOKENS, PreparedRows, save
 from trak_steps.data.select import check_texts, choose_rows, flip_labels, row_ids
-from trak_steps.data.source import load_split
+from trak_steps.data.source import commit_of, load_split
 from trak_steps.data.tasks import text_columns
 from trak_steps.errors import TrakError
 from trak_steps.model.load import load_config, load_tokenizer
@@ -45,6 +45,7 @@ class _ChosenRows:
         numbers: their class numbers, or numbers to regress on, [n].
         flipped: which labels were replaced by a wrong one, [n].
         labels: what the numbers mean.
+        commit: of the hub that they are of; none for other sources.
     """
 
     rows: datasets.Dataset
@@ -52,6 +53,7 @@ class _ChosenRows:
     numbers: NDArray[Any]
     flipped: NDArray[np.bool_]
     labels: Labels
+    commit: str | None
 
 
 def run_train(layout: Layout, settings: Settings) -> None:
@@ -85,7 +87,7 @@ def run_train(layout: Layout, settings: Settings) -> None:
             raise TrakError("dataset.flip_labels: regression has no labels to flip; set it to 0")
         classes = len(labels.names)
         numbers, flipped = flip_labels(numbers, places, classes, dataset.flip_labels, settings.seed)
-    chosen = _ChosenRows(rows, ids[places], numbers, flipped, labels)
+    chosen = _ChosenRows(rows, ids[places], numbers, flipped, labels, commit_of(source))
     _write(layout, settings, layout.train, chosen)
 
 
@@ -104,7 +106,7 @@ def run_targets(layout: Layout, settings: Settings, targets: str) -> None:
     rows = source.select(places)
     numbers = _labelled(rows, labels, ids[places], settings, where)
     flipped = np.zeros(len(rows), dtype=bool)
-    picked = _ChosenRows(rows, ids[places], numbers, flipped, labels)
+    picked = _ChosenRows(rows, ids[places], numbers, flipped, labels, commit_of(source))
     _write(layout, settings, layout.targets(targets), picked, train=train)
 
 
@@ -119,7 +121,14 @@ def _load_source(settings: Settings, split: str) -> datasets.Dataset:
     say(f"reading {dataset.path}{'/' + dataset.name if dataset.name else ''}, split {split}")
     # What the steps derive is kept in the run's own folder, not in a cache of the library.
     datasets.disable_caching()
-    return load_split(dataset.path, dataset.name, dataset.data_files, split, settings.seed)
+    return load_split(
+        dataset.path,
+        dataset.name,
+        dataset.data_files,
+        split,
+        settings.seed,
+        revision=dataset.revision,
+    )
 
 
 def _labelled(
@@ -169,7 +178,12 @@ def _write(
             **({"classes": settings.checkpoints.classes} if train is None else {}),
         },
         version=VERSION,
-        details={"text": texts, "group": dataset.group, "flipped": int(chosen.flipped.sum())},
+        details={
+            "text": texts,
+            "group": dataset.group,
+            "flipped": int(chosen.flipped.sum()),
+            **({"revision": chosen.commit} if chosen.commit else {}),
+        },
     )
     labels = chosen.labels
     classes = {
