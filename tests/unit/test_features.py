@@ -6,6 +6,7 @@ They come window by window, and what is held does not grow with their number.
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from trak_steps.errors import TrakError
+from trak_steps.gradients import featurize as featurize_module
 from trak_steps.gradients.errors import GradientError, Remedy
 from trak_steps.gradients.featurize import Features, compute_features
 from trak_steps.gradients.rows import WINDOW, Row, window_slices
@@ -200,6 +202,45 @@ def test_windows_give_what_all_rows_at_once_give() -> None:
         assert np.array_equal(together, getattr(whole, name))
     features = np.concatenate([part.features for part in parts])
     assert np.abs(features - whole.features).max() < 1e-6 * np.abs(whole.features).max()
+
+
+class Late(featurize_module._Window):
+    """As if a device computed it."""
+
+    def add(self, *given: Any) -> None:
+        super().add(*given)
+        self.on_device = True
+
+
+@pytest.mark.parametrize("n", [0, 16, 50])
+def test_a_device_begins_a_window_before_the_last_one_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch, n: int
+) -> None:
+    projection = DenseProjection("normal", size=SIZE, dim=DIM, key=1, device=torch.device("cpu"))
+    begun: list[int] = []
+
+    def run() -> Iterator[Features]:
+        begun.clear()
+        return compute_features(
+            Lengths(),
+            projection,
+            windows(n, 16),
+            memory=10**3,
+            dtype="float32",
+            advance=begun.append,
+            say=pytest.fail,
+        )
+
+    at_once = list(run())
+    monkeypatch.setattr(featurize_module, "_Window", Late)
+    late = []
+    for found in run():
+        late.append(found)
+        assert sum(begun) == min(n, 16 * (len(late) + 1))
+    assert len(late) == len(at_once)
+    for found, expected in zip(late, at_once, strict=True):
+        for name, values in vars(expected).items():
+            assert np.array_equal(getattr(found, name), values)
 
 
 def _peak(path: Path, n: int, dim: int) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from trak_steps.errors import TrakError
 from trak_steps.gradients.errors import GradientError, Remedy
@@ -68,51 +69,104 @@ def compute_features(
         GradientError: naming a row whose features overflow in ``dtype``, or that does not fit into
             memory alone.
     """
+    waiting: _Window | None = None
     for rows, row_ids in windows:
-        yield _window(source, projection, rows, row_ids, memory, dtype, advance, say)
+        window = _begin(source, projection, rows, row_ids, memory, advance, say)
+        # A device has its work for some time; meanwhile the window before it is looked at here.
+        if waiting:
+            yield waiting.finish(dtype)
+        waiting = window
+        if not window.on_device:
+            yield window.finish(dtype)
+            waiting = None
+        del window  # or its features would be held while the next are computed
+    if waiting:
+        yield waiting.finish(dtype)
 
 
-def _window(
+class _Window:
+    """A window's results, batch after batch; from a device they are on their way.
+
+    Args:
+        row_ids: of its n rows.
+        dim: k.
+    """
+
+    def __init__(self, row_ids: NDArray[np.int64], dim: int) -> None:
+        self.on_device = False
+        self._row_ids = row_ids
+        self._dim = dim
+        self._parts: list[tuple[NDArray[np.intp], list[Tensor], torch.cuda.Event | None]] = []
+
+    def add(self, places: NDArray[np.intp], outputs: Outputs, projected: Tensor) -> None:
+        """Take the rows of some places. The tensors may be written over when this returns."""
+        given = [projected, outputs.margin.float(), outputs.loss_weight.float(), outputs.prediction]
+        arrived = None
+        if projected.device.type == "cuda":
+            self.on_device = True
+            given = [_begin_copy(tensor) for tensor in given]
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            arrived.record(torch.cuda.current_stream(projected.device))
+        else:
+            given[0] = projected.clone()
+        self._parts.append((places, given, arrived))
+
+    def finish(self, dtype: str) -> Features:
+        """Wait for the results, and look at them."""
+        n = len(self._row_ids)
+        features = np.empty((n, self._dim), dtype)
+        loss_weight = np.empty(n, np.float32)
+        margin = np.empty(n, np.float32)
+        prediction = np.empty(n, np.float64)
+        classes = True
+        while self._parts:
+            places, tensors, arrived = self._parts.pop(0)
+            if arrived:
+                arrived.synchronize()
+            projected, margin[places], loss_weight[places], predicted = (of.numpy() for of in tensors)
+            prediction[places] = predicted
+            classes = not np.issubdtype(predicted.dtype, np.floating)
+            with np.errstate(over="ignore"):
+                features[places] = projected
+            row_ids = self._row_ids[places]
+            _require_finite("margin", margin[places], row_ids)
+            _require_finite("loss weight", loss_weight[places], row_ids)
+            _require_finite("gradient", projected, row_ids)
+            lost = _not_finite(features[places])
+            if lost.size:
+                raise GradientError(
+                    f"row {row_ids[lost[0]]}: its projected gradient is not finite in {dtype}",
+                    Remedy.WIDER_NUMBERS,
+                )
+        prediction = prediction.astype(np.int64 if classes else np.float32)
+        return Features(features, loss_weight, margin, prediction, self._row_ids)
+
+
+def _begin_copy(tensor: Tensor) -> Tensor:
+    """A copy on the host, which is not there before what the device has to do is done."""
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
+
+
+def _begin(
     source: GradientSource,
     projection: Projection,
     rows: Sequence[Row],
     row_ids: NDArray[np.int64],
     memory: int,
-    dtype: str,
     advance: Callable[[int], None],
     say: Callable[[str], None],
-) -> Features:
-    n = len(rows)
-    features = np.empty((n, projection.dim), dtype)
-    loss_weight = np.empty(n, np.float32)
-    margin = np.empty(n, np.float32)
-    prediction = np.empty(n, np.float64)
-    classes = True
+) -> _Window:
+    """Compute a window, or let a device compute it."""
+    window = _Window(row_ids, projection.dim)
     order = np.argsort([len(row) for row in rows], kind="stable")
     together = projection.rows_at_once(memory)
-    for start in range(0, n, together):
+    for start in range(0, len(rows), together):
         places = order[start : start + together]
-        batch_ids = row_ids[places]
         sketch = projection.sketch(len(places))
-        outputs = _run(source, [rows[place] for place in places], batch_ids, sketch, advance, say)
-        margin[places] = outputs.margin.float().cpu().numpy()
-        loss_weight[places] = outputs.loss_weight.float().cpu().numpy()
-        prediction[places] = outputs.prediction.cpu().numpy()
-        classes = not outputs.prediction.is_floating_point()
-        projected = sketch.finish().cpu().numpy()
-        with np.errstate(over="ignore"):
-            features[places] = projected
-        _require_finite("margin", margin[places], batch_ids)
-        _require_finite("loss weight", loss_weight[places], batch_ids)
-        _require_finite("gradient", projected, batch_ids)
-        lost = _not_finite(features[places])
-        if lost.size:
-            raise GradientError(
-                f"row {batch_ids[lost[0]]}: its projected gradient is not finite in {dtype}",
-                Remedy.WIDER_NUMBERS,
-            )
-    prediction = prediction.astype(np.int64 if classes else np.float32)
-    return Features(features, loss_weight, margin, prediction, row_ids)
+        outputs = _run(source, [rows[i] for i in places], row_ids[places], sketch, advance, say)
+        window.add(places, outputs, sketch.finish())
+    return window
 
 
 def _run(

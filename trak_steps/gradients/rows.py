@@ -27,7 +27,8 @@ class Row:
 def collate(rows: Sequence[Row], device: torch.device, pad: int = 0) -> dict[str, Tensor]:
     """Rows as tensors [b, longest], padded at the end, and their labels [b].
 
-    There is an ``attention_mask`` only where something is padded: models take shorter ways without.
+    There is an ``attention_mask`` only where something is padded: models take shorter ways without. A
+    GPU gets them from pinned memory: so it is not waited for, and goes on with the batch before.
     """
     length = max(len(row) for row in rows)
     batch = {"input_ids": _padded([row.input_ids for row in rows], length, pad)}
@@ -36,6 +37,10 @@ def collate(rows: Sequence[Row], device: torch.device, pad: int = 0) -> dict[str
     if any(len(row) < length for row in rows):
         batch["attention_mask"] = _padded([[1] * len(row) for row in rows], length, 0)
     batch["label"] = torch.tensor([row.label for row in rows])
+    if device.type == "cuda":
+        return {
+            name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in batch.items()
+        }
     return {name: tensor.to(device) for name, tensor in batch.items()}
 
 

@@ -50,12 +50,13 @@ def forward(model: PreTrainedModel, rows: Sequence[Row], *, hidden: bool = False
         batch = collate(ordered[start:stop], model.device, pad)
         del batch["label"]
         given = model(**batch, output_hidden_states=hidden)
-        logits.append(given.logits.float().cpu())
+        # Left where they are: a device that is asked for each batch waits between them.
+        logits.append(given.logits.float())
         if hidden:
-            states.append(_mean_state(given, batch).float().cpu())
+            states.append(_mean_state(given, batch).float())
         start = stop
     back = torch.tensor(order).argsort()
-    return Forward(torch.cat(logits)[back], torch.cat(states)[back] if hidden else None)
+    return Forward(torch.cat(logits).cpu()[back], torch.cat(states).cpu()[back] if hidden else None)
 
 
 def _mean_state(given: ModelOutput, batch: dict[str, Tensor]) -> Tensor:
