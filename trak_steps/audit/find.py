@@ -5,9 +5,8 @@ from pathlib import Path
 
 from trak_steps.config import Settings
 from trak_steps.errors import TrakError
+from trak_steps.run.jobs import known_parts, known_shards, prepared_rows
 from trak_steps.run.layout import Layout, checkpoint_names, planned_parts, shard_names
-from trak_steps.run.shards import shard_size
-from trak_steps.run.tiles import tiles
 from trak_steps.store.document import load_document
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.tree import is_there
@@ -68,28 +67,21 @@ def find(layout: Layout, settings: Settings | None = None) -> Found:
 
 
 def _by_settings(layout: Layout, settings: Settings, there: list[Path]) -> list[Path]:
-    rows = settings.dataset.train_size or _rows(layout.train)
     checkpoints = checkpoint_names(settings.checkpoints)
-    try:
-        shards = shard_names(rows, shard_size(settings.features, layout))
-    except TrakError:
-        shards = []
-    if not shards:  # not known, so those that are there
+    shards = known_shards(settings, layout)
+    if shards is None:  # so those that are there
         folders = {layout.train_features(name) for name in checkpoints}
         shards = sorted({path.stem for path in there if path.parent in folders})
-    parts = {name: _parts(layout, settings, name, rows, there) for name in settings.targets}
+    parts = {name: _parts(layout, settings, name, there) for name in settings.targets}
     return [*layout.outputs(checkpoints, shards, parts), layout.provenance]
 
 
-def _parts(layout: Layout, settings: Settings, targets: str, n: int, there: list[Path]) -> list[str]:
+def _parts(layout: Layout, settings: Settings, targets: str, there: list[Path]) -> list[str]:
     """The parts that a target set is to be scored in; where that is not known, those that are there."""
-    t = settings.targets[targets].size or _rows(layout.targets(targets))
-    try:
-        if n and t:
-            return [tile.name for tile in tiles(settings, layout, n, t)]
-    except TrakError:
-        pass
-    return [path.stem for path in there if path.parent == layout.score_part(targets, "x").parent]
+    known = known_parts(settings, layout, targets)
+    if known is None:
+        return [path.stem for path in there if path.parent == layout.score_part(targets, "x").parent]
+    return known
 
 
 def _planned(layout: Layout, settings: Settings) -> set[Path]:
@@ -122,18 +114,10 @@ def _by_names(layout: Layout, there: list[Path]) -> list[Path]:
 
 def _shards(layout: Layout, checkpoints: list[str]) -> list[str]:
     """The names of the shards: as many rows as are prepared, in shards as large as the first."""
-    rows = _rows(layout.train)
+    rows = prepared_rows(layout.train)
     firsts = (layout.train_shard(name, "00000") for name in checkpoints)
     try:
         found = [Manifest.load(path, "features").details for path in firsts if is_there(path)]
         return shard_names(rows, max((of["stop"] - of["start"] for of in found), default=rows))
     except (TrakError, KeyError, TypeError, ZeroDivisionError):
         return []
-
-
-def _rows(folder: Path) -> int:
-    """How many rows a prepared set has; 0 where it is not there, or damaged."""
-    try:
-        return int(Manifest.load(folder, "data").details["rows"])
-    except (TrakError, KeyError, TypeError, ValueError):
-        return 0

@@ -37,6 +37,19 @@ class Layout:
         return self.root / ".refused"
 
     @property
+    def asked(self) -> Path:
+        """What the workflow was last asked for."""
+        return self.root / ".asked.json"
+
+    def log(self, job: str) -> Path:
+        """What a job says."""
+        return self.root / "logs" / f"{job}.log"
+
+    def times(self, job: str) -> Path:
+        """A job's time and memory, written when it has ended well."""
+        return self.root / "benchmarks" / f"{job}.tsv"
+
+    @property
     def model(self) -> Path:
         """The model to fine-tune: configuration, tokenizer and, unless from scratch, weights."""
         return self.root / "model"

@@ -3,11 +3,16 @@
 import fcntl
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from trak_steps.errors import TrakError
+
+# Whoever only asks whether a lock is held has it for a moment: so often, and so many seconds apart, is
+# it tried.
+ATTEMPTS, PAUSE = 5, 0.02
 
 
 def try_lock(path: Path, *, sign: bool = True, wait: bool = False) -> int | None:
@@ -31,19 +36,58 @@ def try_lock(path: Path, *, sign: bool = True, wait: bool = False) -> int | None
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise TrakError(f"{path}: cannot be written ({error.strerror or error})") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
+    if not _lock(descriptor, wait=wait):
         os.close(descriptor)
         return None
-    except OSError:
-        return descriptor
     if not sign:
         return descriptor
     with suppress(OSError):  # on a full disk the lock holds, and only the name of its holder is lost
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"{os.getpid()} on {socket.gethostname()}".encode())
     return descriptor
+
+
+def mark_alive(descriptor: int) -> None:
+    """Lock an open file for as long as this process has it open, or one that it started.
+
+    If another process does the same, this one goes without.
+    """
+    _lock(descriptor, wait=False)
+
+
+def is_held(path: Path) -> bool | None:
+    """Whether a process holds the lock ``path``; none where that is not known.
+
+    Nothing is written or made. On a network's file system another machine's locks may not be seen.
+
+    Raises:
+        OSError: if there is no such file, or it cannot be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _lock(descriptor: int, *, wait: bool) -> bool:
+    """Lock an open file. False if another process has it locked."""
+    for attempt in range(ATTEMPTS):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            if attempt < ATTEMPTS - 1:
+                time.sleep(PAUSE)
+        except OSError:
+            return True
+        else:
+            return True
+    return False
 
 
 def holder(path: Path) -> str:

@@ -1,0 +1,216 @@
+"""The jobs that a run is made by, as the rules of the workflow have them.
+
+For who looks at a run from outside; the rules themselves are in ``workflow/rules``.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from trak_steps.config import Settings
+from trak_steps.errors import TrakError
+from trak_steps.run.layout import (
+    Layout,
+    checkpoint_names,
+    checkpoints_of_job,
+    planned_parts,
+    shard_names,
+    trainings,
+)
+from trak_steps.run.shards import shard_size
+from trak_steps.run.tiles import tiles
+from trak_steps.store.manifest import Manifest
+from trak_steps.store.tree import RECEIPT
+
+STAGES = ("data", "checkpoints", "features", "kernels", "scores", "summary", "evaluation")
+ALL = "all"
+# Of each rule, the rules whose jobs it waits for.
+_AFTER = {
+    "model": (),
+    "prepare": ("model",),
+    "prepare_targets": ("prepare",),
+    "finetune": ("prepare",),
+    "import_checkpoint": ("prepare",),
+    "featurize": ("finetune", "import_checkpoint"),
+    "featurize_targets": ("prepare_targets", "finetune", "import_checkpoint"),
+    "kernel": ("featurize",),
+    "calibrate": ("kernel",),
+    "score": ("calibrate", "featurize_targets"),
+    "gather": ("score",),
+    "rank": ("gather",),
+    "summarize": ("rank",),
+    "provenance": ("summarize",),
+    "check_recipe": ("featurize_targets",),
+    "plan_subsets": ("prepare", "check_recipe"),
+    "plan_removal": ("calibrate", "featurize_targets", "check_recipe"),
+    "retrain_subsets": ("plan_subsets", "prepare_targets"),
+    "retrain_removal": ("plan_removal",),
+    "measure_lds": ("retrain_subsets", "calibrate", "featurize_targets"),
+    "measure_removal": ("retrain_removal",),
+    "find_mislabelled": ("calibrate",),
+    "measure_stability": ("calibrate", "featurize_targets"),
+}
+# Of each target of the workflow, the last rules.
+_LAST = {
+    "data": ("prepare_targets",),
+    "checkpoints": ("finetune", "import_checkpoint"),
+    "features": ("featurize", "featurize_targets"),
+    "kernels": ("kernel",),
+    "scores": ("rank",),
+    "summary": ("provenance",),
+    "evaluation": ("measure_lds", "measure_removal", "find_mislabelled", "measure_stability"),
+    ALL: ("provenance",),
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job.
+
+    Attributes:
+        rule: of the workflow.
+        name: of its log and its times.
+        outputs: the files that it is done with: for a folder its receipt.
+    """
+
+    rule: str
+    name: str
+    outputs: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """The jobs of a rule.
+
+    Attributes:
+        rule: of the workflow.
+        stage: that it belongs to.
+        jobs: none where their number is not known before the rows are prepared.
+    """
+
+    rule: str
+    stage: str
+    jobs: list[Job] | None
+
+
+def asked_rules(targets: Iterable[str]) -> set[str]:
+    """The rules whose jobs are needed for some targets of the workflow.
+
+    A target that is a file, and no stage, is taken for all of the pipeline.
+    """
+    rules, waiting = set[str](), [rule for name in targets for rule in _LAST.get(name, _LAST[ALL])]
+    while waiting:
+        rule = waiting.pop()
+        if rule not in rules:
+            rules.add(rule)
+            waiting += _AFTER[rule]
+    return rules
+
+
+def jobs_of(settings: Settings, layout: Layout) -> list[Jobs]:
+    """All jobs of a run, by rule, in the order of the pipeline; those of its evaluation too.
+
+    Args:
+        settings: of the run.
+        layout: of the run, whose prepared rows say how many jobs there are where the settings do not.
+    """
+    chosen = settings.checkpoints
+    names = checkpoint_names(chosen) if chosen.existing else trainings(chosen)
+    # Of each job that trains or imports, the checkpoints.
+    groups = {name: checkpoints_of_job(chosen, name) for name in names}
+    sets = list(settings.targets)
+    shards = known_shards(settings, layout)
+    parts = {of: known_parts(settings, layout, of) for of in sets}
+    train = "import_checkpoint" if chosen.existing else "finetune"
+    checkpoints = {f"checkpoints/{i}": map(layout.checkpoint, kept) for i, kept in groups.items()}
+    featurize = {
+        f"features/{i}/train/{shard}": [layout.train_shard(name, shard) for name in kept]
+        for i, kept in groups.items()
+        for shard in shards or ()
+    }
+    featurize_targets = {
+        f"features/{i}/targets/{of}": [layout.target_features(name, of) for name in kept]
+        for i, kept in groups.items()
+        for of in sets
+    }
+    kernels = {f"kernel/{i}": map(layout.kernel, kept) for i, kept in groups.items()}
+    score = {
+        f"scores/{of}/{part}": [layout.score_part(of, part)] for of in sets for part in parts[of] or ()
+    }
+    known = all(found is not None for found in parts.values())
+    return [
+        _jobs("model", "data", {"model": [layout.model]}),
+        _jobs("prepare", "data", {"data/train": [layout.train]}),
+        _jobs("prepare_targets", "data", {f"data/targets/{of}": [layout.targets(of)] for of in sets}),
+        _jobs(train, "checkpoints", checkpoints),
+        _jobs("featurize", "features", featurize if shards is not None else None),
+        _jobs("featurize_targets", "features", featurize_targets),
+        _jobs("kernel", "kernels", kernels),
+        _jobs("calibrate", "scores", {"calibration": [layout.calibration]}),
+        _jobs("score", "scores", score if known else None),
+        _jobs("gather", "scores", {f"scores/{of}": [layout.scores(of)] for of in sets}),
+        _jobs("rank", "scores", {f"scores/{of}.top": [layout.top(of)] for of in sets}),
+        _jobs("summarize", "summary", {"summary": [layout.summary]}),
+        _jobs("provenance", "summary", {"provenance": [layout.provenance]}),
+        *_evaluation(settings, layout),
+    ]
+
+
+def _evaluation(settings: Settings, layout: Layout) -> list[Jobs]:
+    stage, imported = "evaluation", bool(settings.checkpoints.existing)
+    found = []
+    if imported and settings.evaluation.retrain_imported:
+        found.append(_jobs("check_recipe", stage, {"evaluation/recipe": [layout.recipe]}))
+    if not imported or settings.evaluation.retrain_imported:
+        for plan, parts in planned_parts(settings.evaluation).items():
+            retrained = {
+                f"evaluation/retrained/{plan}/{part}": [layout.retrained(plan, part)] for part in parts
+            }
+            found.append(_jobs(f"plan_{plan}", stage, {f"evaluation/{plan}.plan": [layout.plan(plan)]}))
+            found.append(_jobs(f"retrain_{plan}", stage, retrained))
+        figures = {"lds": [layout.lds, layout.lds_curves], "removal": [layout.removal, layout.removals]}
+        for name, made in figures.items():
+            found.append(_jobs(f"measure_{name}", stage, {f"evaluation/{name}": made}))
+    suspects = [layout.suspects, layout.mislabelled]
+    found.append(_jobs("find_mislabelled", stage, {"evaluation/mislabelled": suspects}))
+    found.append(_jobs("measure_stability", stage, {"evaluation/stability": [layout.stability]}))
+    return found
+
+
+def known_shards(settings: Settings, layout: Layout) -> list[str] | None:
+    """The names of the train set's shards; none where they are not known yet."""
+    n = settings.dataset.train_size or prepared_rows(layout.train)
+    try:
+        return shard_names(n, shard_size(settings.features, layout)) if n else None
+    except TrakError:
+        return None
+
+
+def known_parts(settings: Settings, layout: Layout, targets: str) -> list[str] | None:
+    """The parts that a target set is to be scored in; none where they are not known yet."""
+    n = settings.dataset.train_size or prepared_rows(layout.train)
+    t = settings.targets[targets].size or prepared_rows(layout.targets(targets))
+    try:
+        return [tile.name for tile in tiles(settings, layout, n, t)] if n and t else None
+    except TrakError:
+        return None
+
+
+def prepared_rows(folder: Path) -> int:
+    """How many rows a prepared set has; 0 where it is not there, or damaged."""
+    try:
+        return int(Manifest.load(folder, "data").details["rows"])
+    except (TrakError, KeyError, TypeError, ValueError):
+        return 0
+
+
+def _jobs(rule: str, stage: str, made: Mapping[str, Iterable[Path]] | None) -> Jobs:
+    """The jobs of a rule, of the outputs of each by its name."""
+    if made is None:
+        return Jobs(rule, stage, None)
+    waited_for = {name: tuple(map(_waited_for, outputs)) for name, outputs in made.items()}
+    return Jobs(rule, stage, [Job(rule, name, files) for name, files in waited_for.items()])
+
+
+def _waited_for(output: Path) -> Path:
+    return output if output.suffix in (".json", ".parquet") else output / RECEIPT
