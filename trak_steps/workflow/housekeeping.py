@@ -1,10 +1,11 @@
 """Keep a run's folder tidy, and one Snakemake at work in it."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout
@@ -34,6 +35,19 @@ def drop_surplus(layout: Layout, parts: Mapping[str, Sequence[str]]) -> list[Pat
     for path in surplus:
         path.unlink()
     return surplus
+
+
+def made_again(layout: Layout, jobs: Iterable[Any]) -> Iterator[str]:
+    """The names of those of Snakemake's jobs that are to make what is there already.
+
+    Args:
+        layout: of the run.
+        jobs: that are to run.
+    """
+    logs = layout.log("x").parent
+    for job in jobs:
+        if job.log and all(Path(str(output)).exists() for output in job.output):
+            yield Path(str(job.log[0])).relative_to(logs).as_posix().removesuffix(".log")
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,11 @@ from snakemake.exceptions import WorkflowError
 
 from trak_steps.config import arguments, parse_settings
 from trak_steps.errors import TrakError
+from trak_steps.run.asked import Asked
 from trak_steps.run.custom_code import custom_code
 from trak_steps.run.identity import rows_listed
 from trak_steps.workflow.gpus import let_jobs_choose
-from trak_steps.workflow.housekeeping import Turn, drop_empty, drop_surplus
+from trak_steps.workflow.housekeeping import Turn, drop_empty, drop_surplus, made_again
 from trak_steps.workflow.inputs import (
     base_files,
     downloading,
@@ -74,6 +75,7 @@ turn = Turn.begin(run)
 onstart:
     try:
         held = turn.take()
+        asked_for(made_again(run, workflow.dag.needrun_jobs())).save(run)
     except TrakError as error:
         raise WorkflowError(str(error))
     forget_refusals(run.refused)
@@ -90,11 +92,18 @@ onstart:
 
 
 onsuccess:
+    asked_for().save(run)
     sweep(run.root)
 
 
 onerror:
     drop_empty(run)
+
+
+def asked_for(again=()):
+    """What this Snakemake is asked for; and which jobs make anew what is there."""
+    targets = map(str, workflow.dag_settings.targets or ["all"])
+    return Asked(settings, tuple(sorted(targets)), frozenset(again))
 
 
 BASE_MODEL = [*IMPORTED.values(), settings.model.name_or_path][0]
@@ -294,9 +303,9 @@ def seals(wildcards):
 
 def log_of(name):
     """A job's log, beside the run's results."""
-    return str(run.root / "logs" / f"{name}.log")
+    return str(run.log(name))
 
 
 def time_of(name):
     """Where a job's time and memory are recorded."""
-    return str(run.root / "benchmarks" / f"{name}.tsv")
+    return str(run.times(name))

@@ -1,0 +1,152 @@
+"""How a run stands, as text and as JSON."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from trak_steps.audit.status import DONE, FAILED, LEFT, RUNNING, STOPPED, StageStatus, Status
+from trak_steps.run.jobs import ALL
+from trak_steps.run.layout import Layout
+
+COLUMNS = ("stage", "jobs", "done", "running", "failed", "left", "took", "to go")
+# Of how many jobs more is said than that they run, failed or stopped.
+SHOWN = {RUNNING: 10, FAILED: 3, STOPPED: 3}
+LAST_LINES = 5
+
+
+def status_lines(status: Status, width: int) -> Iterator[str]:
+    """Lines for a person.
+
+    Args:
+        status: of a run.
+        width: of the terminal; only what running jobs say is cut.
+    """
+    yield _headline(status)
+    if status.asked != (ALL,):
+        yield f"asked for: {', '.join(status.asked)}"
+    yield ""
+    yield from _table([COLUMNS, *map(_row, status.stages)])
+    layout = Layout(status.root)
+    for state in (FAILED, STOPPED, RUNNING):
+        jobs = status.jobs(state)
+        if jobs:
+            yield ""
+            yield f"{state}:"
+        names = max((len(one.job.name) for one in jobs[: SHOWN[state]]), default=0)
+        for one in jobs[: SHOWN[state]]:
+            if state == RUNNING:
+                took = "" if one.seconds is None else duration(one.seconds)
+                line = f"  {one.job.name:<{names}}  {took:<6}  {one.said[-1] if one.said else ''}"
+                yield line.rstrip() if len(line) <= width else f"{line[: width - 1]}…"
+                continue
+            after = "" if one.seconds is None else f" after {duration(one.seconds)}"
+            yield f"  {one.job.name}{after}, see {layout.log(one.job.name)}"
+            yield from (f"    {line}" for line in one.said[-LAST_LINES:])
+        if len(jobs) > SHOWN[state]:
+            yield f"  … and {len(jobs) - SHOWN[state]} more"
+    if status.state in (FAILED, STOPPED):
+        first = "remove the cause of what failed, and " if status.state == FAILED else ""
+        yield ""
+        yield f"to go on: {first}run the same snakemake command again; what is done is kept"
+
+
+def status_values(status: Status) -> dict[str, Any]:
+    """The same as JSON values.
+
+    ``run``; ``state``: complete, running, failed or stopped; ``asked``: targets of the workflow;
+    ``workflow``: the process that runs it, or null; ``started``: when it was last started, in seconds
+    since 1970. ``stages``, each with ``name``; ``jobs``, ``done``, ``running``, ``failed``, ``stopped``
+    and ``left`` (stopped ones too), which count jobs; ``more``: whether there will be others;
+    ``seconds``: what its jobs took; ``to_go``: seconds, or null; ``at_least``: whether it is more. And
+    ``jobs``: those that run, failed or stopped, with ``name``, ``rule``, ``state``, ``seconds``, ``log``
+    and ``said``, its last lines.
+    """
+    layout = Layout(status.root)
+    begun = [one for state in (FAILED, STOPPED, RUNNING) for one in status.jobs(state)]
+    return {
+        "run": status.root.resolve().name,
+        "state": status.state,
+        "asked": list(status.asked),
+        "workflow": status.process,
+        "started": status.since or None,
+        "stages": [
+            {
+                "name": stage.name,
+                "jobs": len(stage.jobs),
+                **{state: stage.count(state) for state in (DONE, RUNNING, FAILED, STOPPED, LEFT)},
+                "more": stage.more,
+                "seconds": stage.seconds,
+                "to_go": stage.to_go,
+                "at_least": stage.at_least,
+            }
+            for stage in status.stages
+        ],
+        "jobs": [
+            {
+                "name": one.job.name,
+                "rule": one.job.rule,
+                "state": one.state,
+                "seconds": one.seconds,
+                "log": str(layout.log(one.job.name)),
+                "said": list(one.said[-LAST_LINES:]),
+            }
+            for one in begun
+        ],
+    }
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: ``42 s``, ``12 min``, ``3 h 05 min``."""
+    whole = round(seconds)
+    if whole < 100:
+        return f"{whole} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _headline(status: Status) -> str:
+    done = sum(stage.count(DONE) for stage in status.stages)
+    jobs = sum(len(stage.jobs) for stage in status.stages)
+    more = " or more" if any(stage.more for stage in status.stages) else ""
+    said = f"{status.root}: {status.state}, {done} of {jobs}{more} jobs done"
+    if status.process is not None:
+        return f"{said}; started {duration(status.now - status.since)} ago, process {status.process}"
+    if status.state == RUNNING:
+        return f"{said}; the workflow was stopped, and jobs that it started go on"
+    return said if status.state == "complete" else f"{said}; nothing runs"
+
+
+def _row(stage: StageStatus) -> tuple[str, ...]:
+    if not stage.jobs and not stage.more:
+        return (stage.name, "not asked for")
+    more = "+?" if stage.more else ""
+    counts = [stage.count(state) for state in (DONE, RUNNING, FAILED)]
+    took = "" if stage.seconds is None else duration(stage.seconds)
+    return (
+        stage.name,
+        f"{len(stage.jobs) or ''}{more}".removeprefix("+"),
+        *(str(count) if count else "-" for count in counts),
+        f"{stage.count(LEFT) or ''}{more}".removeprefix("+") or "-",
+        took,
+        _to_go(stage),
+    )
+
+
+def _to_go(stage: StageStatus) -> str:
+    if stage.to_go is None:
+        return ""
+    return f"{'over' if stage.at_least else 'about'} {duration(stage.to_go)}"
+
+
+def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    """Rows in columns: the first and the last to the left, numbers to the right."""
+    whole = [row for row in rows if len(row) == len(COLUMNS)]
+    widths = [max(map(len, column)) for column in zip(*whole, strict=True)]
+    widths[0] = max(len(row[0]) for row in rows)
+    for row in rows:
+        cells = [row[0].ljust(widths[0])]
+        if len(row) == len(COLUMNS):
+            cells += [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1], strict=True)]
+            cells.append(row[-1])
+        else:
+            cells += row[1:]
+        yield "  ".join(cells).rstrip()
