@@ -14,8 +14,8 @@ What files cannot tell:
 * An output that the workflow would make anew because its settings changed counts as done until the
   workflow is started. Of what hangs on rows that are prepared anew, it is known when they are prepared.
 * A lock of another machine may not be seen. A log that was written to in the last five minutes then
-  tells that its job runs, and so does the workflow on that machine.
-* A job that was killed counts as running for those five minutes, if the workflow goes on without it.
+  tells that its job runs, and so does the workflow on that machine; a job that was killed counts as
+  running so long.
 * A cluster's job that waits in the queue is left.
 """
 
@@ -117,8 +117,11 @@ class Status:
 
     @property
     def state(self) -> str:
-        """``complete``, ``running``, ``failed`` or ``stopped``."""
-        if self.process is not None or self.jobs(RUNNING):
+        """``complete``, ``running``, ``failed`` or ``stopped``.
+
+        Without its workflow a run does not go on, though jobs may, which that one had started.
+        """
+        if self.process is not None:
             return RUNNING
         if all(stage.count(DONE) == len(stage.jobs) and not stage.more for stage in self.stages):
             return "complete"
@@ -162,11 +165,15 @@ def _look(layout: Layout, settings: Settings | None) -> Status:
         for group in rules
         for job in group.jobs or ()
     }
+    # How many run beside each other: now, or on average since the start.
+    here = [one for name, one in found.items() if _since(begun[name], asked.since)]
+    spent = sum(one.seconds or 0.0 for one in here)
     running = sum(one.state == RUNNING for one in found.values())
+    beside = max(running, spent / max(1.0, now - asked.since)) if process else 0.0
     stages = []
     for name in STAGES:
         groups = [group for group in rules if group.stage == name]
-        stages.append(_stage(name, groups, found, wanted, running if process else 0))
+        stages.append(_stage(name, groups, found, wanted, beside))
     return Status(layout.root, asked.targets, stages, process, asked.since, now)
 
 
@@ -188,35 +195,53 @@ def _asked(layout: Layout, settings: Settings | None) -> Asked:
     )
 
 
-def _begun(layout: Layout, job: Job, asked: Asked) -> JobLog | bool:
-    """Whether a job is done; or its log, if it began since the workflow did, and is not."""
-    made = [_written(file) for file in job.outputs]
-    if min(made) > NEVER and (job.name not in asked.again or min(made) >= asked.since):
-        return True
+def _begun(layout: Layout, job: Job, asked: Asked) -> "JobLog | float | None":
+    """When a job was done; its log, if it is not and began since the workflow did; or nothing."""
+    made = min(map(_written, job.outputs))
+    if made > NEVER and (job.name not in asked.again or made >= asked.since):
+        return made
     log = JobLog.read(layout.log(job.name))
     if log is None:
-        return False
+        return None
     # What it made may have been deleted after it ended well.
     past = log.changed < asked.since or _written(layout.times(job.name)) >= log.changed
-    return log if log.alive or not past else False
+    return log if log.alive or not past else None
 
 
-def _stands(layout: Layout, job: Job, begun: JobLog | bool, workflow: bool, now: float) -> JobStatus:
-    if begun is True:
-        return JobStatus(job, DONE, _seconds(layout.times(job.name)))
-    if begun is False:
+def _since(begun: "JobLog | float | None", when: float) -> bool:
+    """Whether a job was done, or at work, since then."""
+    return isinstance(begun, JobLog) or (begun is not None and begun >= when)
+
+
+def _stands(
+    layout: Layout, job: Job, begun: "JobLog | float | None", workflow: bool, now: float
+) -> JobStatus:
+    if begun is None:
         return JobStatus(job, LEFT)
-    alive = begun.alive or (workflow and not begun.failed and _is_recent(begun, now))
+    if not isinstance(begun, JobLog):
+        return JobStatus(job, DONE, _seconds(layout.times(job.name)))
+    alive = begun.alive
+    if alive is None:
+        alive = workflow and not begun.failed and _is_recent(begun, now)
     state = RUNNING if alive else FAILED if begun.failed else STOPPED
-    until = now if alive else begun.changed
-    seconds = None if begun.began is None else max(0.0, until - begun.began)
+    seconds = None
+    if begun.began is not None and (alive or begun.lines):  # of one killed without a word: not known
+        seconds = max(0.0, (now if alive else begun.changed) - begun.began)
     return JobStatus(job, state, seconds, begun.lines)
 
 
 def _stage(
-    name: str, groups: Iterable[Jobs], found: dict[str, JobStatus], wanted: set[str], running: int
+    name: str, groups: Iterable[Jobs], found: dict[str, JobStatus], wanted: set[str], beside: float
 ) -> StageStatus:
-    """A stage, of which so many jobs run beside each other with those of all stages; 0: none will."""
+    """A stage.
+
+    Args:
+        name: of the stage.
+        groups: its jobs.
+        found: how jobs stand, by name.
+        wanted: the rules that were asked for.
+        beside: how many jobs run at a time; 0 if none will.
+    """
     jobs: list[JobStatus] = []
     known, unknown, more = [], False, False
     for group in groups:
@@ -233,7 +258,7 @@ def _stage(
             known.append(len(to_do) * each - sum(min(each, seconds) for seconds in spent))
         else:
             unknown |= bool(to_do)
-    to_go = sum(known) / running if known and running else None
+    to_go = sum(known) / beside if known and beside else None
     return StageStatus(name, jobs, more, to_go, unknown or more)
 
 

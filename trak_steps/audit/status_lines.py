@@ -1,5 +1,6 @@
 """How a run stands, as text and as JSON."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ COLUMNS = ("stage", "jobs", "done", "running", "failed", "left", "took", "to go"
 # Of how many jobs more is said than that they run, failed or stopped.
 SHOWN = {RUNNING: 10, FAILED: 3, STOPPED: 3}
 LAST_LINES = 5
+# As :func:`trak_steps.console.progress.counter` writes them.
+PROGRESS = re.compile(r": \d+ of \d+ \(")
 
 
 def status_lines(status: Status, width: int) -> Iterator[str]:
@@ -33,14 +36,14 @@ def status_lines(status: Status, width: int) -> Iterator[str]:
             yield f"{state}:"
         names = max((len(one.job.name) for one in jobs[: SHOWN[state]]), default=0)
         for one in jobs[: SHOWN[state]]:
+            took = "" if one.seconds is None else duration(one.seconds)
             if state == RUNNING:
-                took = "" if one.seconds is None else duration(one.seconds)
-                line = f"  {one.job.name:<{names}}  {took:<6}  {one.said[-1] if one.said else ''}"
-                yield line.rstrip() if len(line) <= width else f"{line[: width - 1]}…"
-                continue
-            after = "" if one.seconds is None else f" after {duration(one.seconds)}"
-            yield f"  {one.job.name}{after}, see {layout.log(one.job.name)}"
-            yield from (f"    {line}" for line in one.said[-LAST_LINES:])
+                line = f"  {one.job.name:<{names}}  {took:<6}  {_progress(one.said)}".rstrip()
+                yield line if len(line) <= width else f"{line[: width - 1]}…"
+            else:
+                yield f"  {layout.log(one.job.name)}{took and f', after {took}'}"
+                last = one.said[-LAST_LINES:] if state == FAILED else one.said[-1:]
+                yield from (f"    {line}" for line in last)
         if len(jobs) > SHOWN[state]:
             yield f"  … and {len(jobs) - SHOWN[state]} more"
     if status.state in (FAILED, STOPPED):
@@ -103,6 +106,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def _progress(said: tuple[str, ...]) -> str:
+    """How far a job says that it is; or what it said last."""
+    return next(filter(PROGRESS.search, reversed(said)), said[-1] if said else "")
+
+
 def _headline(status: Status) -> str:
     done = sum(stage.count(DONE) for stage in status.stages)
     jobs = sum(len(stage.jobs) for stage in status.stages)
@@ -110,8 +118,8 @@ def _headline(status: Status) -> str:
     said = f"{status.root}: {status.state}, {done} of {jobs}{more} jobs done"
     if status.process is not None:
         return f"{said}; started {duration(status.now - status.since)} ago, process {status.process}"
-    if status.state == RUNNING:
-        return f"{said}; the workflow was stopped, and jobs that it started go on"
+    if status.jobs(RUNNING):
+        return f"{said}; jobs go on, without the workflow"
     return said if status.state == "complete" else f"{said}; nothing runs"
 
 

@@ -18,7 +18,7 @@ from trak_steps.store.lock import is_held, mark_alive
 # What is read of a log's end: the last lines of any step, or a traceback.
 TAIL = 16_384
 LONGEST = 200
-_BEGAN = re.compile(r"began (\S+) on \S+, process \d+")
+_BEGAN = re.compile(r"began (\S+) on (\S+), process \d+")
 # How a step ends that refuses, fails, or cannot be found; and how one that was stopped from outside.
 _FAILED = re.compile(r"error: |Error: |Traceback |([\w.]+(Error|Exception))\b|\S*sh: (line )?\d+: ")
 _STOPPED = ("KeyboardInterrupt", "Aborted")
@@ -45,9 +45,10 @@ class JobLog:
     Attributes:
         began: when its job did, in seconds since 1970; none if it does not say.
         changed: when it was last written to.
-        alive: whether a process holds it; none where that is not known.
-        lines: its last lines that are not empty, made safe to print; of a bar that was drawn again and
-            again, the last state.
+        alive: whether a process holds it; none where that is not known: it does not say that it began,
+            or did so on another machine, whose locks may not be seen.
+        lines: its last lines, made safe to print, without empty ones and that which says when it
+            began; of a bar that was drawn again and again, the last state.
     """
 
     began: float | None
@@ -73,24 +74,22 @@ class JobLog:
             return None
         drawn = (line.rstrip(b"\r").rpartition(b"\r")[2] for line in tail.split(b"\n"))
         lines = (printable(line.decode(errors="replace"), LONGEST) for line in drawn)
-        whole = tuple(line.rstrip() for line in lines if line.strip())
-        return cls(_began(head), changed, alive, whole)
-
-    @property
-    def said(self) -> str:
-        """The last line, but for that which says when the job began."""
-        return self.lines[-1] if self.lines and not _BEGAN.fullmatch(self.lines[-1]) else ""
+        whole = (line.rstrip() for line in lines if line.strip() and not _BEGAN.fullmatch(line))
+        began, host = _began(head)
+        known = alive if alive or host == socket.gethostname() else None
+        return cls(began, changed, known, tuple(whole))
 
     @property
     def failed(self) -> bool:
         """Whether it ends as that of a step does which refused or failed, and was not stopped."""
-        if self.said.startswith(_STOPPED):
-            return False
-        return any(_FAILED.match(line) for line in self.lines)
+        stopped = self.lines and self.lines[-1].startswith(_STOPPED)
+        return not stopped and any(_FAILED.match(line) for line in self.lines)
 
 
-def _began(head: bytes) -> float | None:
+def _began(head: bytes) -> tuple[float | None, str | None]:
+    """When and where a job did, by the first line of its log."""
     found = _BEGAN.fullmatch(head.decode(errors="replace").strip())
-    with suppress(ValueError):
-        return datetime.fromisoformat(found[1]).timestamp() if found else None
-    return None
+    if found:
+        with suppress(ValueError):
+            return datetime.fromisoformat(found[1]).timestamp(), found[2]
+    return None, None
