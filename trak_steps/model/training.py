@@ -11,8 +11,10 @@ The work folder holds one unfinished training:
 import json
 import re
 import shutil
+import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from transformers import (
     set_seed,
 )
 
-from trak_steps.console.progress import say
+from trak_steps.console.progress import counter, say
 from trak_steps.errors import TrakError
 from trak_steps.model.moments import OPTIMIZER, moments_of, save_moments
 from trak_steps.model.recipe import Recipe, trainer_of, training_rows
@@ -96,11 +98,37 @@ def finetune(
         )
         last = _last_complete(work / "trainer", before=min(at))
         say(f"training {max(at)} of {steps} steps" + (f", resuming at {last.name}" if last else ""))
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        done = int(last.name.removeprefix("checkpoint-")) if last else 0
+        with _counted(trainer, max(at) - done):
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
     missing = [fraction for fraction, folder in kept.items() if not folder.is_dir()]
     if missing:
         raise TrakError(f"{work}: the weights at {missing[0]:g} were not kept; delete it and rerun")
     return kept
+
+
+@contextmanager
+def _counted(trainer: Trainer, steps: int) -> Iterator[None]:
+    """Say in a log how many steps are done; a terminal has the Trainer's own bar."""
+    if sys.stderr.isatty():
+        yield
+        return
+    with counter(steps, "trained", "step") as advance:
+        trainer.add_callback(_Count(advance))
+        yield
+
+
+class _Count(TrainerCallback):  # type: ignore[misc]
+    """Counts steps."""
+
+    def __init__(self, advance: Callable[[int], None]) -> None:
+        self._advance = advance
+
+    def on_step_end(
+        self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Runs after each step."""
+        self._advance(1)
 
 
 class _Keep(TrainerCallback):  # type: ignore[misc]
