@@ -128,15 +128,16 @@ def status(
         ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="The same for programs, and of every job that has begun.")
+        bool, typer.Option("--json", help="The same for programs; docs/reliability.md names the keys.")
     ] = False,
 ) -> None:
     """Tell how far a run has come: by stage, what is done, runs, failed or is left, and for how long.
 
-    Also while the workflow runs, and after it was killed. Jobs count that were asked for or have begun.
+    Also while the workflow runs, and after it was killed. Jobs count that were asked for or have begun;
+    what they took is added up.
 
-    Ends with 0 if all is done, or on its way; with 1 if something failed, or if something is left and
-    nothing runs.
+    Ends with 0 if all is done or on its way; with 1 if something failed, or if something is left and no
+    workflow runs.
     """
     from trak_steps.audit.status import status_of
     from trak_steps.audit.status_lines import status_lines, status_values

@@ -53,16 +53,7 @@ def status_lines(status: Status, width: int) -> Iterator[str]:
 
 
 def status_values(status: Status) -> dict[str, Any]:
-    """The same as JSON values.
-
-    ``run``; ``state``: complete, running, failed or stopped; ``asked``: targets of the workflow;
-    ``workflow``: the process that runs it, or null; ``started``: when it was last started, in seconds
-    since 1970. ``stages``, each with ``name``; ``jobs``, ``done``, ``running``, ``failed``, ``stopped``
-    and ``left`` (stopped ones too), which count jobs; ``more``: whether there will be others;
-    ``seconds``: what its jobs took; ``to_go``: seconds, or null; ``at_least``: whether it is more. And
-    ``jobs``: those that run, failed or stopped, with ``name``, ``rule``, ``state``, ``seconds``, ``log``
-    and ``said``, its last lines.
-    """
+    """The same as JSON values, whose keys ``docs/reliability.md`` explains."""
     layout = Layout(status.root)
     begun = [one for state in (FAILED, STOPPED, RUNNING) for one in status.jobs(state)]
     return {
