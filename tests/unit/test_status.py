@@ -330,7 +330,9 @@ def test_of_another_machine_what_was_written_lately_is_what_is_known(run: Run) -
     status = run.status()
     assert (status.state, status.process) == ("running", "5 on elsewhere")
     assert _counts(status)["data"] == (3, 1, 1, 0, 1)
-    _age(log, RECENT + 1)
+    for path in (log, *run.jobs["model"].outputs):
+        assert run.status().state == "running"
+        _age(path, RECENT + 1)
     assert run.status().state == "stopped"
     # On this machine, whose locks are seen, such a job is over.
     _write(run.layout.lock("snakemake"), f"{os.getpid()} on {HERE}")

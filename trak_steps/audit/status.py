@@ -158,8 +158,9 @@ def _look(layout: Layout, settings: Settings | None) -> Status:
     wanted = asked_rules(asked.targets)
     rules = jobs_of(asked.settings, layout)
     begun = {job.name: _begun(layout, job, asked) for group in rules for job in group.jobs or ()}
-    logs = [log for log in begun.values() if isinstance(log, JobLog)]
-    process = _workflow(layout, any(log.alive or _is_recent(log, now) for log in logs))
+    to_do = [job for group in rules if group.rule in wanted for job in group.jobs or ()]
+    unfinished = any(not isinstance(begun[job.name], float) for job in to_do)
+    process = _workflow(layout, unfinished and any(_at_work(one, now) for one in begun.values()))
     found = {
         job.name: _stands(layout, job, begun[job.name], process is not None, now)
         for group in rules
@@ -197,15 +198,27 @@ def _asked(layout: Layout, settings: Settings | None) -> Asked:
 
 def _begun(layout: Layout, job: Job, asked: Asked) -> "JobLog | float | None":
     """When a job was done; its log, if it is not and began since the workflow did; or nothing."""
-    made = min(map(_written, job.outputs))
-    if made > NEVER and (job.name not in asked.again or made >= asked.since):
-        return made
-    log = JobLog.read(layout.log(job.name))
-    if log is None:
-        return None
+
+    def made() -> float | None:
+        when = min(map(_written, job.outputs))
+        return when if when > NEVER and (job.name not in asked.again or when >= asked.since) else None
+
+    done = made()
+    log = JobLog.read(layout.log(job.name)) if done is None else None
+    if log is not None:  # while it was read, the job may have ended
+        done = made()
+    if log is None or done is not None:
+        return done
     # What it made may have been deleted after it ended well.
     past = log.changed < asked.since or _written(layout.times(job.name)) >= log.changed
     return log if log.alive or not past else None
+
+
+def _at_work(begun: "JobLog | float | None", now: float) -> bool:
+    """Whether a job runs or was done lately, as far as files tell."""
+    if isinstance(begun, JobLog):
+        return bool(begun.alive) or (not begun.failed and now - begun.changed < RECENT)
+    return begun is not None and now - begun < RECENT
 
 
 def _since(begun: "JobLog | float | None", when: float) -> bool:
@@ -222,7 +235,7 @@ def _stands(
         return JobStatus(job, DONE, _seconds(layout.times(job.name)))
     alive = begun.alive
     if alive is None:
-        alive = workflow and not begun.failed and _is_recent(begun, now)
+        alive = workflow and _at_work(begun, now)
     state = RUNNING if alive else FAILED if begun.failed else STOPPED
     seconds = None
     if begun.began is not None and (alive or begun.lines):  # of one killed without a word: not known
@@ -267,7 +280,7 @@ def _workflow(layout: Layout, recent: bool) -> str | None:
 
     Args:
         layout: of the run.
-        recent: whether a job is at work, as far as its log tells.
+        recent: whether jobs run or were done lately, and others are left.
     """
     lock = layout.lock("snakemake")
     try:
@@ -288,10 +301,6 @@ def _lives(number: str, since: float) -> bool:
         return bool(psutil.Process(int(number)).create_time() <= since + CLOCKS)
     except (ValueError, psutil.Error):
         return False
-
-
-def _is_recent(log: JobLog, now: float) -> bool:
-    return now - log.changed < RECENT
 
 
 def _written(file: Path) -> float:

@@ -108,7 +108,8 @@ def _headline(status: Status) -> str:
     more = " or more" if any(stage.more for stage in status.stages) else ""
     said = f"{status.root}: {status.state}, {done} of {jobs}{more} jobs done"
     if status.process is not None:
-        return f"{said}; started {duration(status.now - status.since)} ago, process {status.process}"
+        ago = f"started {duration(max(0.0, status.now - status.since))} ago, " if status.since else ""
+        return f"{said}; {ago}process {status.process}"
     if status.jobs(RUNNING):
         return f"{said}; jobs go on, without the workflow"
     return said if status.state == "complete" else f"{said}; nothing runs"
