@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from trak_steps import __version__
-from trak_steps.cli_runs import clean, inspect, show, status, verify
+from trak_steps.cli_runs import clean, inspect, plan, show, status, verify
 from trak_steps.errors import TrakError
 
 if TYPE_CHECKING:
@@ -372,7 +372,7 @@ def measure_stability(given: Given) -> None:
     given.call("measure-stability")
 
 
-for _command_of_runs in (verify, clean, inspect, show, status):
+for _command_of_runs in (plan, status, verify, clean, inspect, show):
     app.command()(_command_of_runs)
 
 

@@ -151,3 +151,51 @@ def status(
             typer.echo(line)
     if not found.good:
         raise typer.Exit(1)
+
+
+def plan(
+    config: Annotated[
+        Path,
+        typer.Option("--config", "-c", metavar="FILE", help="The run's settings, as YAML."),
+    ] = Path("config/config.yaml"),
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override one setting.")
+    ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(help="The folder of a workflow profile, such as workflow/profiles/slurm."),
+    ] = None,
+    evaluation: Annotated[
+        bool, typer.Option("--evaluation", help="Also what `snakemake evaluation` costs.")
+    ] = False,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A machine's speed: read if the file is there, else measured and written to it.",
+        ),
+    ] = None,
+    rough: Annotated[
+        bool, typer.Option("--rough", help="Measure nothing: orders of magnitude alone.")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="As JSON: seconds, MB, bytes.")] = False,
+) -> None:
+    """Say what a run will cost before it is begun: jobs, hours, memory, disk, and what is refused.
+
+    Measures this machine with the run's own model and rows, in less than a minute; nothing is fetched
+    from the hub, and nothing is written but the calibration.
+    """
+    from trak_steps.config import load_settings
+    from trak_steps.console.progress import quiet_libraries
+    from trak_steps.planning.lines import plan_lines
+    from trak_steps.planning.plan import plan_values
+    from trak_steps.planning.run import plan_of
+
+    quiet_libraries()
+    settings = load_settings(config, set_ or [])
+    made = plan_of(settings, profile, evaluation=evaluation, calibration=calibration, rough=rough)
+    if json_:
+        typer.echo(json.dumps(plan_values(made), indent=2))
+        return
+    for line in plan_lines(made):
+        typer.echo(line)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from trak_steps.audit.status import DONE, FAILED, LEFT, RUNNING, STOPPED, StageStatus, Status
+from trak_steps.console.table import aligned, duration
 from trak_steps.run.jobs import ALL
 from trak_steps.run.layout import Layout
 
@@ -27,7 +28,7 @@ def status_lines(status: Status, width: int) -> Iterator[str]:
     if status.asked != (ALL,):
         yield f"asked for: {', '.join(status.asked)}"
     yield ""
-    yield from _table([COLUMNS, *map(_row, status.stages)])
+    yield from aligned([COLUMNS, *map(_row, status.stages)], left=(0, len(COLUMNS) - 1))
     layout = Layout(status.root)
     for state in (FAILED, STOPPED, RUNNING):
         jobs = status.jobs(state)
@@ -88,15 +89,6 @@ def status_values(status: Status) -> dict[str, Any]:
     }
 
 
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: ``42 s``, ``12 min``, ``3 h 05 min``."""
-    whole = round(seconds)
-    if whole < 100:
-        return f"{whole} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def _progress(said: tuple[str, ...]) -> str:
     """How far a job says that it is; or what it said last."""
     return next(filter(PROGRESS.search, reversed(said)), said[-1] if said else "")
@@ -135,18 +127,3 @@ def _to_go(stage: StageStatus) -> str:
     if stage.to_go is None:
         return ""
     return f"{'over' if stage.at_least else 'about'} {duration(stage.to_go)}"
-
-
-def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    """Rows in columns: the first and the last to the left, numbers to the right."""
-    whole = [row for row in rows if len(row) == len(COLUMNS)]
-    widths = [max(map(len, column)) for column in zip(*whole, strict=True)]
-    widths[0] = max(len(row[0]) for row in rows)
-    for row in rows:
-        cells = [row[0].ljust(widths[0])]
-        if len(row) == len(COLUMNS):
-            cells += [cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:-1], strict=True)]
-            cells.append(row[-1])
-        else:
-            cells += row[1:]
-        yield "  ".join(cells).rstrip()

@@ -109,14 +109,17 @@ def _arguments(
     recipe: Recipe, steps: int, folder: Path, *, cpu: bool, **saving: Any
 ) -> TrainingArguments:
     """The recipe as the Trainer takes it."""
+    if recipe.recompute:
+        # The other kind computes no gradients where the inputs are frozen, and is being retired.
+        saving |= {
+            "gradient_checkpointing": True,
+            "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        }
     made = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=recipe.batch_size // recipe.accumulation,
         gradient_accumulation_steps=recipe.accumulation,
-        gradient_checkpointing=recipe.recompute,
-        # The other kind computes no gradients where the inputs are frozen, and is being retired.
-        gradient_checkpointing_kwargs={"use_reentrant": False},
         bf16=recipe.precision == "bfloat16",
         fp16=recipe.precision == "float16",
         learning_rate=recipe.learning_rate,

@@ -93,6 +93,16 @@ class Jobs:
     jobs: list[Job] | None
 
 
+def rules_before(rule: str) -> tuple[str, ...]:
+    """The rules whose jobs a rule's jobs wait for."""
+    return _AFTER[rule]
+
+
+def step_of(rule: str) -> str:
+    """The step that a rule's jobs run."""
+    return "featurize" if rule == "featurize_targets" else rule.replace("_", "-")
+
+
 def asked_rules(targets: Iterable[str]) -> set[str]:
     """The rules whose jobs are needed for some targets of the workflow.
 

@@ -8,7 +8,7 @@ counts. A quarter more is asked for, since a job that is too large is killed, an
 import errno
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -282,6 +282,37 @@ _ARRAYS: dict[str, Callable[[Size], float]] = {
 }
 
 
+def size_of(settings: Settings, *, parameters: int, rows: int, targets: Iterable[int]) -> Size:
+    """What the memory of a run's jobs depends on.
+
+    Args:
+        settings: of the run.
+        parameters: of the model.
+        rows: n.
+        targets: t of each target set at hand.
+    """
+    features = settings.features
+    return Size(
+        parameters=parameters,
+        rows=rows,
+        targets=tuple(targets),
+        dim=features.dim,
+        checkpoints=len(checkpoint_names(settings.checkpoints)),
+        trainings=len(trainings(settings.checkpoints)),
+        memory=bytes_allowed(settings),
+        max_length=settings.model.max_length,
+        batch_size=settings.finetune.batch_size,
+        accumulation=settings.finetune.accumulation,
+        recompute=settings.finetune.recompute,
+        subsets=settings.evaluation.lds.subsets,
+        repeats=settings.evaluation.lds.repeats,
+        resamples=settings.evaluation.bootstrap,
+        top=settings.scores.top,
+        suspects=settings.evaluation.suspects,
+        whole_gradients=features.projection != "fold" or features.gradients != "hooks",
+    )
+
+
 def memory_of(step: str, settings: Settings, layout: Layout) -> Callable[[Any, Sequence[str], int], int]:
     """What Snakemake asks for the ``mem_mb`` of a rule's jobs.
 
@@ -302,25 +333,11 @@ def memory_of(step: str, settings: Settings, layout: Layout) -> Callable[[Any, S
         given = dict(wildcards.items())
         of_sets = [given["targets"]] if "targets" in given else list(settings.targets)
         of_model = LIBRARIES[step] == MODEL
-        features = settings.features
-        size = Size(
+        size = size_of(
+            settings,
             parameters=known(_parameters(settings, layout, given), PARAMETERS) if of_model else 0,
             rows=known(_rows(settings, layout, step), ROWS),
-            targets=tuple(known(_targets(settings, layout, name), ROWS) for name in of_sets),
-            dim=features.dim,
-            checkpoints=len(checkpoint_names(settings.checkpoints)),
-            trainings=len(trainings(settings.checkpoints)),
-            memory=bytes_allowed(settings),
-            max_length=settings.model.max_length,
-            batch_size=settings.finetune.batch_size,
-            accumulation=settings.finetune.accumulation,
-            recompute=settings.finetune.recompute,
-            subsets=settings.evaluation.lds.subsets,
-            repeats=settings.evaluation.lds.repeats,
-            resamples=settings.evaluation.bootstrap,
-            top=settings.scores.top,
-            suspects=settings.evaluation.suspects,
-            whole_gradients=features.projection != "fold" or features.gradients != "hooks",
+            targets=[known(_targets(settings, layout, name), ROWS) for name in of_sets],
         )
         return megabytes(step, size, attempt)
 

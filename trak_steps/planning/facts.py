@@ -1,0 +1,168 @@
+"""What a run's cost depends on, as far as it is known before the run.
+
+Where model and data are at hand, the first steps are done on some rows, in a folder that is thrown away:
+so what they would refuse is refused here. What only the hub has is not fetched; it is assumed, and said.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trak_steps.config import Settings
+from trak_steps.config.settings import DEMO
+from trak_steps.data.prepared import PreparedRows
+from trak_steps.data.source import load_split
+from trak_steps.errors import TrakError
+from trak_steps.run.jobs import prepared_rows
+from trak_steps.run.layout import Layout, imported
+from trak_steps.run.shards import rows_of_a_shard
+from trak_steps.store.manifest import Manifest
+from trak_steps.workflow.inputs import downloading
+from trak_steps.workflow.memory import PARAMETERS, ROWS
+
+# Rows that are prepared to see how long they are, and to measure with.
+SAMPLE = 256
+# Of the longest row allowed, what rows have of tokens on average where nothing is known: as QNLI's.
+SHARE = 0.4
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a run.
+
+    Attributes:
+        settings: of the run, with the numbers filled in that decide how many jobs there are.
+        parameters: of the model.
+        lengths: tokens of some train rows.
+        sample: a run that has the model and some rows; none where they are not at hand.
+        assumed: what is not known, in words.
+    """
+
+    settings: Settings
+    parameters: int
+    lengths: Sequence[int]
+    sample: Layout | None
+    assumed: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """n."""
+        assert self.settings.dataset.train_size is not None
+        return self.settings.dataset.train_size
+
+    @property
+    def targets(self) -> dict[str, int]:
+        """t of each target set."""
+        return {name: of.size or 0 for name, of in self.settings.targets.items()}
+
+    @property
+    def tokens(self) -> float:
+        """Of a row, on average."""
+        return sum(self.lengths) / len(self.lengths)
+
+
+def find_facts(settings: Settings, layout: Layout, folder: Path) -> Facts:
+    """What is known of a run.
+
+    Args:
+        settings: of the run.
+        layout: of the run, which may have begun.
+        folder: an empty one to work in.
+
+    Raises:
+        TrakError: if the first steps refuse something.
+    """
+    assumed: list[str] = []
+    sample = _prepared(layout) or _prepare(settings, Layout(folder / settings.run), assumed)
+    n = _count(settings, layout, settings.dataset.train_split, settings.dataset.train_size, assumed)
+    sizes = {
+        name: prepared_rows(layout.targets(name)) or _count(settings, layout, of.split, of.size, assumed)
+        for name, of in settings.targets.items()
+    }
+    parameters, lengths = None, None
+    if sample:
+        train = PreparedRows.open(sample.train)
+        first = train.inputs(0, min(SAMPLE, len(train)))
+        lengths = [len(tokens) for tokens in first["input_ids"].to_pylist()]
+        parameters = Manifest.load(sample.model, "model").details.get("parameters")
+    if lengths is None:
+        mean = max(2, round(SHARE * settings.model.max_length))
+        lengths = [mean]
+        assumed.append(f"rows have {mean} tokens on average")
+    if parameters is None:
+        parameters = PARAMETERS
+        assumed.append(f"the model has {parameters // 10**6} million parameters, as BERT-base")
+    size = settings.features.shard_size or rows_of_a_shard(parameters, sum(lengths) / len(lengths))
+    return Facts(_filled(settings, n, sizes, size), parameters, lengths, sample, assumed)
+
+
+def _prepared(layout: Layout) -> Layout | None:
+    """The run itself, if it has its model and rows."""
+    with suppress(TrakError):
+        Manifest.load(layout.model, "model")
+        Manifest.load(layout.train, "data")
+        return layout
+    return None
+
+
+def _prepare(settings: Settings, sample: Layout, assumed: list[str]) -> Layout | None:
+    """The first steps, on some rows."""
+    # Imported here, for they load what trains models.
+    from trak_steps.steps.data import model, prepare
+
+    few = _few(settings, SAMPLE)
+    of_hub = downloading(settings)
+    try:
+        model.run(sample, few, next(iter(imported(settings.checkpoints).values()), None))
+        try:
+            prepare.run_train(sample, few)
+        except TrakError as error:
+            # The split may have fewer rows than a sample, where all are asked for.
+            if settings.dataset.train_size is not None or "are asked for" not in str(error):
+                raise
+            few = settings
+            prepare.run_train(sample, few)
+        for name in settings.targets:
+            prepare.run_targets(sample, few, name)
+    except TrakError as error:
+        if not of_hub or "hub" not in str(error):
+            raise
+        assumed.append(f"nothing is fetched for a plan ({', '.join(sorted(of_hub))})")
+        return None
+    return sample
+
+
+def _few(settings: Settings, most: int) -> Settings:
+    """With the first rows of the train set, at most so many; of targets as many as are asked for."""
+    rows = min(most, settings.dataset.train_size or most)
+    changed = {"train_size": rows, "sample": "first"}
+    return settings.model_copy(update={"dataset": settings.dataset.model_copy(update=changed)})
+
+
+def _count(
+    settings: Settings, layout: Layout, split: str, chosen: int | None, assumed: list[str]
+) -> int:
+    """The rows of a set."""
+    known = prepared_rows(layout.train) if split == settings.dataset.train_split else 0
+    if chosen is not None or known:
+        return chosen or known
+    dataset = settings.dataset
+    if dataset.path != DEMO and "prepare" in downloading(settings):
+        assumed.append(f"the split {split} has {ROWS:,} rows")
+        return ROWS
+    rows = load_split(dataset.path, dataset.name, dataset.data_files, split, settings.seed)
+    return len(rows)
+
+
+def _filled(settings: Settings, n: int, sizes: dict[str, int], shard: int) -> Settings:
+    targets = {
+        name: of.model_copy(update={"size": sizes[name]}) for name, of in settings.targets.items()
+    }
+    changed: dict[str, Any] = {
+        "dataset": settings.dataset.model_copy(update={"train_size": n}),
+        "targets": targets,
+        "features": settings.features.model_copy(update={"shard_size": shard}),
+    }
+    return settings.model_copy(update=changed)

@@ -1,0 +1,280 @@
+"""Measure a machine with a run's own model and rows, in less than a minute."""
+
+import hashlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    PreTrainedModel,
+    TrainerCallback,
+)
+
+from trak_steps.config import Settings
+from trak_steps.console.progress import say
+from trak_steps.data.prepared import PreparedRows
+from trak_steps.gradients.budget import tokens_at_once
+from trak_steps.gradients.featurize import compute_features
+from trak_steps.gradients.functional import FunctionalGradients
+from trak_steps.gradients.hooks import HookedGradients
+from trak_steps.gradients.moments import mean_squares
+from trak_steps.gradients.rows import Row
+from trak_steps.gradients.selfcheck import check_gradients
+from trak_steps.gradients.source import GradientSource, select_parameters, tables_of
+from trak_steps.model.device import pick_device
+from trak_steps.model.forward import forward
+from trak_steps.model.load import load_for_training, load_tokenizer
+from trak_steps.model.moments import EPSILON
+from trak_steps.model.recipe import Recipe, trainer_of, training_rows
+from trak_steps.planning.costs import longest_of
+from trak_steps.planning.facts import Facts
+from trak_steps.planning.machine import KINDS, Machine
+from trak_steps.projection import DenseProjection, FoldProjection
+from trak_steps.projection.base import Projection, total_size
+from trak_steps.projection.metric import TABLES_SHARE, metric_of
+from trak_steps.run.model_inputs import read_rows
+from trak_steps.run.model_output import load_model_output
+
+# Multiply-adds of a parameter and token: a training step of so many takes a second or two on one core.
+A_STEP = 3.0e10
+STEPS = 5
+# Seconds for features, and for the forward pass.
+A_WHILE = 6.0
+PRODUCT = 1024
+DISK = 2**25
+
+
+def measure(facts: Facts) -> Machine:
+    """Measure this machine.
+
+    Args:
+        facts: of the run; where its model is not at hand, another is measured in its place.
+    """
+    settings = facts.settings
+    torch.set_num_threads(settings.execution.threads)
+    device = pick_device(settings.execution.device)
+    starts = {kind: _start(module) for kind, (_, module) in KINDS.items()}
+    model, rows, train = _model(facts)
+    model.to(device)
+    model.eval()
+    feature, check = _features(settings, model, rows)
+    single, double = (_product(dtype, device) for dtype in (torch.float32, torch.float64))
+    read, write = _disk()
+    return Machine(
+        threads=settings.execution.threads,
+        device=device.type,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        starts=starts,
+        train=train,
+        feature=feature,
+        forward=_repeated(lambda some: forward(model, some), rows),
+        check=check,
+        single=single,
+        double=double,
+        spectrum=_spectrum(min(settings.features.dim, PRODUCT)),
+        read=read,
+        write=write,
+    )
+
+
+def _start(module: str) -> float:
+    """Seconds until a step's command has loaded what it needs; the second time, as from the cache."""
+    code = f"import trak_steps.cli, {module}"
+    found = []
+    for _ in range(2):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def _model(facts: Facts) -> tuple[PreTrainedModel, list[Row], float]:
+    """The run's model, or one in its place; rows; and seconds of a token in a training step."""
+    settings = facts.settings
+    if facts.sample is None:
+        config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12)
+        config.intermediate_size = 4 * config.hidden_size
+        model = BertForSequenceClassification(config)
+        rows = [Row([7] * length, i % 2) for i, length in enumerate([*facts.lengths] * 16)]
+        return model, rows, _plain_step(model, rows)
+    train = PreparedRows.load(facts.sample.train)
+    model = load_for_training(
+        facts.sample.model,
+        outputs=train.outputs,
+        label_names=train.label_names,
+        dropout=settings.finetune.dropout,
+        trust_remote_code=settings.model.trust_remote_code,
+    )
+    return model, read_rows(train, 0, len(facts.lengths)), _train(facts, model, train)
+
+
+def _train(facts: Facts, model: PreTrainedModel, train: PreparedRows) -> float:
+    """Seconds of a token in a step of the run's own recipe; of a large model, with fewer rows."""
+    chosen = facts.settings.finetune
+    most = max(1, int(A_STEP / (facts.parameters * facts.tokens)))
+    recipe = Recipe(**chosen.model_dump(), seed=0)
+    size = min(chosen.batch_size, most, max(1, len(train) // 2))
+    recipe = replace(recipe, batch_size=size, accumulation=1, epochs=STEPS * size / len(train))
+    timer = _Timer()
+    settings = facts.settings.model
+    assert facts.sample is not None
+    tokenizer = load_tokenizer(
+        facts.sample.model, max_length=settings.max_length, trust_remote_code=settings.trust_remote_code
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        trainer_of(
+            model,
+            tokenizer,
+            training_rows(train.table),
+            recipe,
+            Path(folder),
+            cpu=pick_device(facts.settings.execution.device).type == "cpu",
+            callbacks=[timer],
+            save_strategy="no",
+        ).train()
+    padded = longest_of(np.asarray(facts.lengths, np.float64), size)
+    return mean(timer.seconds) / (size * padded)
+
+
+class _Timer(TrainerCallback):  # type: ignore[misc]
+    """Times steps, but for the first."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self._last: float | None = None
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Runs after each step."""
+        now = time.perf_counter()
+        if self._last is not None:
+            self.seconds.append(now - self._last)
+        self._last = now
+
+
+def _plain_step(model: PreTrainedModel, rows: Sequence[Row]) -> float:
+    optimizer = torch.optim.AdamW(model.parameters())
+    ids = torch.tensor([row.input_ids for row in rows[:16]])
+    labels = torch.tensor([row.label for row in rows[:16]])
+
+    def step() -> None:
+        model(input_ids=ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return _timed(step) / ids.numel()
+
+
+def _features(settings: Settings, model: PreTrainedModel, rows: list[Row]) -> tuple[float, float]:
+    """Seconds of a token's gradient, and of what comes before the first."""
+    chosen, device = settings.features, model.device
+    output = load_model_output(chosen.model_output, chosen.loss_temperature)
+    model.requires_grad_(True)
+    parameters = select_parameters(model, chosen.parameters.include, chosen.parameters.exclude)
+    ordered = sorted(rows, key=len)
+    memory = settings.execution.memory_mb * 2**20
+    start = time.perf_counter()
+    source: GradientSource
+    if chosen.gradients == "functional":
+        source = FunctionalGradients(model, output, parameters, memory // 4)
+    else:
+        tokens = settings.execution.batch_tokens or tokens_at_once(model, ordered[-1], memory // 4)
+        precision: torch.dtype = getattr(torch, chosen.precision)
+        source = HookedGradients(
+            model, output, parameters, tokens=tokens, example=ordered[0], precision=precision
+        )
+    metric = None
+    if chosen.metric == "adam":
+        moments = mean_squares(model, output, rows[:2])
+        tables = tables_of(model)
+        metric = metric_of(parameters, moments, epsilon=EPSILON, tables=tables, share=TABLES_SHARE)
+        start = time.perf_counter()
+    projection: Projection
+    if chosen.projection == "fold":
+        projection = FoldProjection(parameters, dim=chosen.dim, key=1, device=device, metric=metric)
+    else:
+        projection = DenseProjection(
+            chosen.projection,
+            size=total_size(parameters),
+            dim=chosen.dim,
+            key=1,
+            device=device,
+            metric=metric,
+        )
+    check_gradients(model, output, source, projection, [ordered[0], ordered[-1]])
+    check = time.perf_counter() - start
+
+    def featurize(some: list[Row]) -> None:
+        for _ in compute_features(
+            source,
+            projection,
+            [(some, np.arange(len(some)))],
+            memory=memory // 2,
+            dtype=chosen.dtype,
+            advance=lambda _: None,
+            say=say,
+        ):
+            pass
+
+    return _repeated(featurize, rows), check
+
+
+def _repeated(action: Callable[[list[Row]], Any], rows: list[Row]) -> float:
+    """Seconds of a token: of a few rows, then of as many as a while has room for."""
+    few = rows[: max(2, min(8, len(rows)))]
+    action(few[:2])
+    start = time.perf_counter()
+    action(few)
+    spent = time.perf_counter() - start
+    some = rows[: max(len(few), min(len(rows), int(len(few) * A_WHILE / spent)))]
+    start = time.perf_counter()
+    action(some)
+    return (time.perf_counter() - start) / sum(map(len, some))
+
+
+def _timed(action: Callable[[], Any], repeats: int = 3) -> float:
+    """Median seconds, after a first time."""
+    found = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        action()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        found.append(time.perf_counter() - start)
+    return median(found[1:])
+
+
+def _product(dtype: torch.dtype, device: torch.device) -> float:
+    """Multiply-adds a second."""
+    left = torch.randn(PRODUCT, PRODUCT, dtype=dtype, device=device)
+    return PRODUCT**3 / _timed(lambda: left @ left)
+
+
+def _spectrum(k: int) -> float:
+    """Seconds of the eigenvalues of a kernel, for each k³."""
+    values = torch.randn(k, k, dtype=torch.float64)
+    kernel = values @ values.T
+    return _timed(lambda: torch.linalg.eigvalsh(kernel), 1) / k**3
+
+
+def _disk() -> tuple[float, float]:
+    """Bytes a second: read, with their digest, from what was just written; and written through."""
+    values = np.random.default_rng(0).bytes(DISK)
+    with tempfile.NamedTemporaryFile(dir=".") as file:
+        start = time.perf_counter()
+        file.write(values)
+        file.flush()
+        written = time.perf_counter() - start
+        start = time.perf_counter()
+        hashlib.sha256(Path(file.name).read_bytes()).digest()
+        read = time.perf_counter() - start
+    return DISK / read, DISK / written
