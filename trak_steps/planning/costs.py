@@ -28,6 +28,8 @@ SINGLE, DOUBLE = 4, 8
 COLUMNS = 24
 # Of a row that is prepared: numbers, digest; and of a token, its ids and types.
 OF_ROW, OF_TOKEN = 60, 5
+# Of a checkpoint, over its weights: second moments are a number for each row and column of a matrix.
+MOMENTS = 1.01
 # Seconds of a row that is chosen and tokenised.
 TOKENISED = 1.0e-4
 # Of the calibration: train rows by which it is seen what chance lists.
@@ -155,13 +157,13 @@ class Costs:
         weights = kept * SINGLE * self._facts.parameters
         written = 2 * weights / self._machine.write + weights / self._machine.read
         seconds = self._trained(steps * chosen.batch_size)
-        return _Work(seconds, written, disk=1.05 * weights, files=kept * FILES["checkpoint"])
+        return _Work(seconds, written, disk=MOMENTS * weights, files=kept * FILES["checkpoint"])
 
     def import_checkpoint(self, job: Job) -> _Work:  # noqa: ARG002 - all alike
         """Weights, copied, loaded and tried on some rows."""
         weights = SINGLE * self._facts.parameters
         seconds = 300 * self._forward(1) + 32 * 3 * self._forward(1)
-        return _Work(seconds, 2 * weights / self._machine.write, 1.05 * weights, FILES["checkpoint"])
+        return _Work(seconds, 2 * weights / self._machine.write, MOMENTS * weights, FILES["checkpoint"])
 
     def featurize(self, job: Job) -> _Work:
         """Of a shard: each checkpoint of a training is loaded, checked and run."""

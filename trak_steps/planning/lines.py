@@ -17,9 +17,10 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         if plan.places.elsewhere
         else f"{plan.places.cores} cores"
     )
+    run, took = plan.facts.settings.run, duration(plan.seconds)
     yield (
-        f"{plan.run}: {len(whole.costs):,} jobs, about {duration(plan.seconds)} {where} with {at_once}, "
-        f"and {size(whole.sum('disk'))} of disk"
+        f"{run}: {len(whole.costs):,} jobs, about {took} {where} with {at_once}, and "
+        f"{size(whole.sum('disk'))} of disk"
     )
     yield ""
     rows = [_row(stage) for stage in plan.stages]
@@ -30,7 +31,7 @@ def plan_lines(plan: Plan) -> Iterator[str]:
     yield f"one after the other, however many jobs run at once, {duration(way)}: {steps}"
     for line in plan.warnings:
         yield f"warning: {line}"
-    for line in plan.assumed:
+    for line in plan.facts.assumed:
         yield f"assumed: {line}"
 
 

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedModel,
     TrainerCallback,
 )
+from transformers import logging as transformers_logging
 
 from trak_steps.config import Settings
 from trak_steps.console.progress import say
@@ -62,6 +63,8 @@ def measure(facts: Facts) -> Machine:
     """
     settings = facts.settings
     torch.set_num_threads(settings.execution.threads)
+    # What a model brings to its first training is no news of a sample.
+    transformers_logging.set_verbosity_error()
     device = pick_device(settings.execution.device)
     starts = {kind: _start(module) for kind, (_, module) in KINDS.items()}
     model, rows, train = _model(facts)

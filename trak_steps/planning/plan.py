@@ -81,11 +81,16 @@ class StagePlan:
 
     Attributes:
         name: of the stage.
-        costs: of each job.
+        by_job: the cost of each job, by its name.
     """
 
     name: str
-    costs: list[Cost] = field(default_factory=list)
+    by_job: dict[str, Cost] = field(default_factory=dict)
+
+    @property
+    def costs(self) -> list[Cost]:
+        """Of each job."""
+        return list(self.by_job.values())
 
     def sum(self, name: str) -> float:
         """Of a number of all jobs."""
@@ -112,19 +117,17 @@ class Plan:
     """What a run costs.
 
     Attributes:
-        run: its name.
+        facts: of the run.
         stages: those that were asked for.
         path: the rules of the longest way from the first job to the last, with the seconds of each.
-        assumed: what is not known, in words.
         warnings: what will go wrong, or slowly.
         places: where jobs run.
         seconds: about how long all takes there.
     """
 
-    run: str
+    facts: Facts
     stages: list[StagePlan]
     path: list[tuple[str, float]]
-    assumed: list[str]
     warnings: list[str]
     places: Places
     seconds: float
@@ -132,7 +135,7 @@ class Plan:
     @property
     def whole(self) -> StagePlan:
         """All stages together."""
-        return StagePlan("all", [cost for stage in self.stages for cost in stage.costs])
+        return StagePlan("all", {name: of for stage in self.stages for name, of in stage.by_job.items()})
 
 
 def make_plan(facts: Facts, machine: Machine, places: Places, *, evaluation: bool, gpu: bool) -> Plan:
@@ -153,15 +156,16 @@ def make_plan(facts: Facts, machine: Machine, places: Places, *, evaluation: boo
     for group in jobs_of(facts.settings, Layout(Path("results") / facts.settings.run)):
         if group.rule in wanted:
             step = step_of(group.rule)
-            found = [costs.of(job, step, uses_gpu=STEPS[step].gpu) for job in group.jobs or ()]
-            of_rules[group.rule] = found
-            stages[group.stage].costs += found
+            gpus = STEPS[step].gpu
+            found = {job.name: costs.of(job, step, uses_gpu=gpus) for job in group.jobs or ()}
+            of_rules[group.rule] = list(found.values())
+            stages[group.stage].by_job |= found
     path = _longest_way(of_rules)
     asked = [stage for stage in stages.values() if stage.costs]
     jobs = [cost for stage in asked for cost in stage.costs]
     seconds = max(sum(seconds for _, seconds in path), _by_numbers(jobs, places))
     warnings = _warnings(jobs, places, facts)
-    return Plan(facts.settings.run, asked, path, facts.assumed, warnings, places, seconds)
+    return Plan(facts, asked, path, warnings, places, seconds)
 
 
 def _longest_way(of_rules: Mapping[str, Iterable[Cost]]) -> list[tuple[str, float]]:
@@ -204,12 +208,12 @@ def _warnings(jobs: list[Cost], places: Places, facts: Facts) -> list[str]:
 def plan_values(plan: Plan) -> dict[str, Any]:
     """The plan as JSON values: seconds, MB, bytes."""
     return {
-        "run": plan.run,
+        "run": plan.facts.settings.run,
         "stages": [_values(stage) for stage in plan.stages],
         "all": _values(plan.whole),
         "seconds": plan.seconds,
         "critical_path": [{"rule": rule, "seconds": seconds} for rule, seconds in plan.path],
-        "assumed": plan.assumed,
+        "assumed": plan.facts.assumed,
         "warnings": plan.warnings,
     }
 
