@@ -50,6 +50,11 @@ class Layout:
         return self.root / "benchmarks" / f"{job}.tsv"
 
     @property
+    def submitted(self) -> Path:
+        """What the jobs are called that the workflow submitted to a cluster."""
+        return self.root / ".submitted"
+
+    @property
     def model(self) -> Path:
         """The model to fine-tune: configuration, tokenizer and, unless from scratch, weights."""
         return self.root / "model"

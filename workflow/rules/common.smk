@@ -47,6 +47,7 @@ from trak_steps.workflow.registry import (
     version_of,
 )
 from trak_steps.workflow.refused import VARIABLE, forget_refusals
+from trak_steps.workflow.slurm import cancel_left, check_place, keep_name
 from trak_steps.store.atomic import sweep
 from trak_steps.store.tree import RECEIPT
 
@@ -75,6 +76,15 @@ turn = Turn.begin(run)
 onstart:
     try:
         held = turn.take()
+        for job in cancel_left(run.submitted):
+            print(
+                f"cancelled job {job}, which an earlier Snakemake left",
+                file=sys.stderr,
+            )
+        if workflow.executor_plugin.name == "slurm":
+            for place in places():
+                check_place(*place)
+            keep_name(run.submitted, log)
         asked_for(made_again(run, workflow.dag.needrun_jobs())).save(run)
     except TrakError as error:
         raise WorkflowError(str(error))
@@ -149,6 +159,13 @@ def gpus(step):
 
 # What is fetched from the hub is fetched here: nodes of a cluster seldom reach the internet.
 FETCH = downloading(settings)
+
+
+def places():
+    """The partitions and accounts that planned jobs are for: of a rule, those of one job."""
+    jobs = {job.rule.name: job for job in workflow.dag.needrun_jobs()}
+    asked = [job.resources for job in jobs.values()]
+    return {(each.get("slurm_partition"), each.get("slurm_account")) for each in asked}
 
 
 # Where and how to compute goes to the jobs beside their params, so that a change reruns nothing.
