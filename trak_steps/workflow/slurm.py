@@ -5,7 +5,6 @@ and this keeps in the run's ``.submitted``; by it, the next Snakemake on the run
 """
 
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
@@ -60,7 +59,7 @@ def cancel_left(record: Path) -> list[str]:
     Raises:
         TrakError: if Slurm does not answer, or refuses.
     """
-    if not record.exists() or shutil.which("squeue") is None:
+    if not record.exists():
         return []
     name = record.read_text(encoding="utf-8").strip()
     left = _queued(name)

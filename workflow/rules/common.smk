@@ -76,14 +76,11 @@ turn = Turn.begin(run)
 onstart:
     try:
         held = turn.take()
-        for job in cancel_left(run.submitted):
-            print(
-                f"cancelled job {job}, which an earlier Snakemake left",
-                file=sys.stderr,
-            )
         if workflow.executor_plugin.name == "slurm":
             for place in places():
                 check_place(*place)
+            for job in cancel_left(run.submitted):
+                print(f"cancelled job {job} of an earlier call", file=sys.stderr)
             keep_name(run.submitted, log)
         asked_for(made_again(run, workflow.dag.needrun_jobs())).save(run)
     except TrakError as error:
