@@ -153,7 +153,7 @@ class Project:
 
     @property
     def _log(self) -> Path:
-        return self.root / f"said-{self.calls}.log"
+        return self.root.with_name(f"{self.root.name}-{self.calls}.log")
 
     def signal(self, number: int) -> None:
         """Send the last Snakemake a signal."""

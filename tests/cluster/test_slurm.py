@@ -72,8 +72,8 @@ def own_slurm() -> None:
 def new(tmp_path: Path) -> Iterator[Project]:
     """A project without a run."""
     skip_or_fail(why_no_slurm())
-    copy_project(tmp_path)
-    project = Project(tmp_path)
+    project = Project(tmp_path / "project")
+    copy_project(project.root)
     yield project
     project.clear()
 
@@ -249,7 +249,7 @@ def test_a_place_that_does_not_exist_is_refused_at_once(new: Project, wrong: str
 
 
 def test_a_node_without_the_package_is_named(project: Project, tmp_path: Path) -> None:
-    """The environment goes once Snakemake has read it: on nodes, it is not there."""
+    """The environment goes when Snakemake has begun: on nodes, it is not there."""
     environment = tmp_path / "environment"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
     packages = next(environment.glob("lib/python*/site-packages"))
@@ -260,7 +260,7 @@ def test_a_node_without_the_package_is_named(project: Project, tmp_path: Path) -
     others = [path for path in os.environ["PATH"].split(":") if not Path(path, "trak-steps").exists()]
     python = str(environment / "bin" / "python")
     project.start("kernels", *SHORT, "--retries", "0", python=python, path=others)
-    wait_until(lambda: "SLURM run ID" in project.said, "connected")
+    wait_until(lambda: project.said, "begun")
     shutil.rmtree(environment / "bin")
     assert project.end() != 0
     (job,) = project.jobs("kernel_1")
@@ -271,6 +271,46 @@ def test_a_node_without_the_package_is_named(project: Project, tmp_path: Path) -
         project.layout.lock("snakemake"),
         project.layout.submitted,
     }
+
+
+@pytest.fixture
+def disk(local: Project, tmp_path: Path) -> Iterator[Project]:
+    """A copy of the project on a disk of its own, of 40 MB."""
+    root = tmp_path / "disk"
+    root.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(root)]
+    if refused := subprocess.run(mount, capture_output=True, text=True, check=False).stderr:
+        pytest.skip(f"no small disk: {refused.strip()}")
+    project = Project(root)
+    try:
+        shutil.copytree(local.root, root, symlinks=True, dirs_exist_ok=True)
+        yield project
+        project.clear()
+        wait_until(lambda: {job.state for job in project.jobs()} <= ENDED, "without a job")
+    finally:
+        subprocess.run(["umount", "--lazy", root], check=True)
+
+
+def test_a_full_disk_leaves_nothing_half_written(disk: Project) -> None:
+    """There is room for logs, and not for a model."""
+    expected = disk.contents()
+    made = disk.layout.checkpoint("1")
+    shutil.rmtree(made)
+    room = os.statvfs(disk.root)
+    filler = disk.root / "filler"
+    filler.write_bytes(bytes(room.f_bavail * room.f_frsize - 500_000))
+    target = str((made / "done").relative_to(disk.root))
+
+    disk.start(target, *SHORT, "--retries", "0")
+    assert disk.end() != 0
+    says = r"error: results/tiny/\S+: cannot be written \(No space left on device\); free some space"
+    assert re.search(says, disk.said), disk.said
+    assert not made.exists()
+    assert leftovers(disk.layout.root) == []
+
+    filler.unlink()
+    disk.run(target, *SHORT)
+    assert disk.contents() == expected
 
 
 @pytest.mark.usefixtures("own_slurm")
