@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -24,6 +25,7 @@ WAITS, RUNS, DONE = "PENDING", "RUNNING", "COMPLETED"
 ENDED = {DONE, "CANCELLED", "FAILED", "OUT_OF_MEMORY", "NODE_FAIL", "TIMEOUT", "PREEMPTED"}
 
 
+@cache
 def why_no_slurm() -> str:
     """Why nothing can be submitted; empty where Slurm answers."""
     if shutil.which("sinfo") is None:

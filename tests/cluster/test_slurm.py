@@ -31,8 +31,10 @@ from cluster.slurm import (
 )
 from workspace import Workspace, copy_project
 
+from trak_steps.errors import TrakError
 from trak_steps.store.atomic import leftovers
 from trak_steps.store.scores import ScoreStore
+from trak_steps.workflow.slurm import cancel_left
 
 pytestmark = pytest.mark.cluster
 
@@ -206,7 +208,6 @@ def test_an_old_job_beside_its_successor_does_no_harm(project: Project) -> None:
 @pytest.mark.usefixtures("own_slurm")
 def test_jobs_that_lose_their_node_run_again(project: Project) -> None:
     expected = project.contents()
-    rules = ("featurize_0_00000", "kernel_1")
     again = [project.layout.train_shard("0", "00000"), project.layout.kernel("1")]
     for made in again:
         shutil.rmtree(made)
@@ -214,7 +215,8 @@ def test_jobs_that_lose_their_node_run_again(project: Project) -> None:
 
     # The third node, whose jobs give way to urgent ones.
     project.start(*targets, *SHORT, "--default-resources", "slurm_partition=idle")
-    kernel, features = (project.wait_for(rule, RUNS) for rule in reversed(rules))
+    kernel = project.wait_for("kernel_1", RUNS)
+    features = project.wait_for("featurize_0_00000", RUNS)
     ask("scancel", kernel.id)  # by someone else: another job is submitted in its place
     small = ("--partition=urgent", "--exclusive", "--output=/dev/null", "--wrap", "true")
     urgent = ask("sbatch", "--parsable", *small).strip()
@@ -279,8 +281,9 @@ def disk(local: Project, tmp_path: Path) -> Iterator[Project]:
     root = tmp_path / "disk"
     root.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(root)]
-    if refused := subprocess.run(mount, capture_output=True, text=True, check=False).stderr:
-        pytest.skip(f"no small disk: {refused.strip()}")
+    mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no small disk: {mounted.stderr.strip()}")
     project = Project(root)
     try:
         shutil.copytree(local.root, root, symlinks=True, dirs_exist_ok=True)
@@ -301,10 +304,13 @@ def test_a_full_disk_leaves_nothing_half_written(disk: Project) -> None:
     filler.write_bytes(bytes(room.f_bavail * room.f_frsize - 500_000))
     target = str((made / "done").relative_to(disk.root))
 
-    disk.start(target, *SHORT, "--retries", "0")
+    disk.start(target, *SHORT)
+    disk.wait_for("finetune_1", "FAILED")
+    disk.signal(signal.SIGINT)  # Snakemake would only find out later
     assert disk.end() != 0
+    said = (disk.layout.root / "logs" / "checkpoints" / "1.log").read_text()
     says = r"error: results/tiny/\S+: cannot be written \(No space left on device\); free some space"
-    assert re.search(says, disk.said), disk.said
+    assert re.search(says, said), said
     assert not made.exists()
     assert leftovers(disk.layout.root) == []
 
@@ -340,7 +346,19 @@ def test_without_slurm_tests_are_skipped_unless_it_is_required(
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("TRAK_REQUIRE_SLURM", raising=False)
     with pytest.raises(pytest.skip.Exception, match="sinfo is not installed"):
-        skip_or_fail(why_no_slurm())
+        skip_or_fail(why_no_slurm.__wrapped__())
     monkeypatch.setenv("TRAK_REQUIRE_SLURM", "1")
     with pytest.raises(pytest.fail.Exception, match=r"TRAK_REQUIRE_SLURM is set, .* not installed"):
-        skip_or_fail(why_no_slurm())
+        skip_or_fail(why_no_slurm.__wrapped__())
+
+
+def test_without_a_name_nothing_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    record = tmp_path / ".submitted"
+    assert cancel_left(record) == []
+    for damaged in ("", "\n", "one,two"):
+        record.write_text(damaged)
+        assert cancel_left(record) == []
+    record.write_text("6567651d-1368-4769-93bb-37c6abc94209\n")
+    with pytest.raises(TrakError, match=r"Slurm does not answer.*squeue"):
+        cancel_left(record)

@@ -8,6 +8,7 @@ import re
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from trak_steps.errors import TrakError
@@ -59,10 +60,9 @@ def cancel_left(record: Path) -> list[str]:
     Raises:
         TrakError: if Slurm does not answer, or refuses.
     """
-    if not record.exists():
-        return []
-    name = record.read_text(encoding="utf-8").strip()
-    left = _queued(name)
+    name = record.read_text(encoding="utf-8").strip() if record.exists() else ""
+    # Without a name, as a full disk may leave it, Slurm would list every job.
+    left = _queued(name) if re.fullmatch(r"[\w-]+", name) else []
     if not left:
         return []
     cancelled = _ask(["scancel", *left])
@@ -86,7 +86,8 @@ def keep_name(record: Path, logs: Sequence[str]) -> None:
     """
     for log in logs:
         if found := NAME.search(Path(log).read_text(encoding="utf-8", errors="replace")):
-            record.write_text(f"{found[1]}\n", encoding="utf-8")
+            with suppress(OSError):  # on a full disk; then no one cancels what is left
+                record.write_text(f"{found[1]}\n", encoding="utf-8")
 
 
 def _queued(name: str) -> list[str]:
