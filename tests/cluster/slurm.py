@@ -106,6 +106,11 @@ class Project:
     root: Path
     process: "subprocess.Popen[str] | None" = field(default=None, init=False)
     calls: int = field(default=0, init=False)
+    before: frozenset[str] = field(default=frozenset(), init=False)
+
+    def __post_init__(self) -> None:
+        # Slurm remembers the jobs of other tests for a while, which may have had the same folder.
+        self.before = frozenset(job.id for job in self.jobs())
 
     @property
     def layout(self) -> Layout:
@@ -177,6 +182,7 @@ class Project:
         """Those of this folder that Slurm remembers, of a rule and in one of some states if given."""
         lines = ask("scontrol", "--oneliner", "show", "job").splitlines()
         jobs = [Job.of(line) for line in lines if f" WorkDir={self.root} " in f"{line} "]
+        jobs = [job for job in jobs if job.id not in self.before]
         return [
             job for job in jobs if job.rule.startswith(rule) and job.state in (states or {job.state})
         ]
