@@ -42,12 +42,19 @@ Calibration = Annotated[Path, typer.Option(help="Of the machine; measured where 
 
 
 @app.command()
-def compare(settings: Path, run: Path, calibration: Calibration) -> None:
-    """Plan a run that is complete, and compare what it took and left."""
+def compare(
+    settings: Path,
+    run: Path,
+    calibration: Calibration,
+    name: Annotated[str | None, typer.Option(help="Of the run, as it is shown.")] = None,
+    stage: Annotated[list[str] | None, typer.Option(help="Those to compare; all, unless given.")] = None,
+) -> None:
+    """Plan a run that is complete, and compare what it took and left, but for its evaluation."""
     given = load_settings(settings)
-    plan = plan_of(given, None, evaluation=True, calibration=calibration, rough=False)
-    found = _compared(plan, given, Layout(run))
-    _add("runs", given.run, {**found, "calibration": json.loads(calibration.read_text())})
+    plan = plan_of(given, None, evaluation=False, calibration=calibration, rough=False)
+    found = _compared(plan, given, Layout(run), stage or [of.name for of in plan.stages])
+    calibrated = json.loads(calibration.read_text())
+    _add("runs", name or given.run, {**found, "calibration": calibrated})
     for stage, values in found["stages"].items():
         print(stage, values)
 
@@ -85,11 +92,13 @@ def _facts(settings: Settings, first: Plan, case: Mapping[str, Any]) -> Facts:
     return Facts(old.settings.model_copy(update=updates), old.parameters, old.lengths, None)
 
 
-def _compared(plan: Plan, settings: Settings, layout: Layout) -> dict[str, Any]:
+def _compared(plan: Plan, settings: Settings, layout: Layout, stages: Iterable[str]) -> dict[str, Any]:
     """By stage: seconds, CPU seconds and bytes, planned and taken; of memory, asked for over used."""
     planned = {name: cost for stage in plan.stages for name, cost in stage.by_job.items()}
     found: dict[str, dict[str, float]] = {}
     for group in jobs_of(settings, layout):
+        if group.stage not in stages:
+            continue
         values = found.setdefault(group.stage, dict.fromkeys(_NUMBERS, 0.0))
         for job in group.jobs or ():
             times = layout.times(job.name)
@@ -98,6 +107,8 @@ def _compared(plan: Plan, settings: Settings, layout: Layout) -> dict[str, Any]:
             cost, row = planned[job.name], next(csv.DictReader(times.open(), delimiter="\t"))
             values["planned_seconds"] += cost.seconds
             values["seconds"] += float(row["s"])
+            values["planned_cpu"] += cost.cpu
+            values["cpu"] += float(row["cpu_time"])
             values["planned_bytes"] += cost.disk
             values["bytes"] += sum(map(_used, job.outputs))
             # Of a job that ends within Snakemake's first look, nothing is known.
@@ -108,7 +119,10 @@ def _compared(plan: Plan, settings: Settings, layout: Layout) -> dict[str, Any]:
     return {"stages": {**found, "all": whole}}
 
 
-_NUMBERS = ("planned_seconds", "seconds", "planned_bytes", "bytes", "most_memory")
+_NUMBERS = (
+    *("planned_seconds", "seconds", "planned_cpu", "cpu"),
+    *("planned_bytes", "bytes", "most_memory"),
+)
 LEAST_PEAK = 50.0  # MB
 
 
@@ -127,17 +141,16 @@ def _add(kind: str, name: str, values: Mapping[str, Any]) -> None:
 def tables(known: Mapping[str, Any]) -> dict[str, str]:
     """The tables of the page, by name."""
     runs = [
-        "| run | stage | seconds, planned | taken | ratio | disk, planned | left | ratio | "
-        "memory asked, over used |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| run | stage | seconds, planned | taken | ratio | CPU, planned | taken | disk, planned | "
+        "left | ratio | memory asked, over used |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for run, found in known["runs"].items():
         for stage, of in found["stages"].items():
-            if not of["seconds"]:
-                continue
             runs.append(
                 f"| {run} | {stage} | {of['planned_seconds']:.0f} | {of['seconds']:.0f} | "
-                f"{of['planned_seconds'] / of['seconds']:.2f} | {size(of['planned_bytes'])} | "
+                f"{of['planned_seconds'] / of['seconds']:.2f} | {of['planned_cpu']:.0f} | "
+                f"{of['cpu']:.0f} | {size(of['planned_bytes'])} | "
                 f"{size(of['bytes'])} | {of['planned_bytes'] / of['bytes']:.2f} | "
                 f"{of['most_memory']:.1f} |"
             )

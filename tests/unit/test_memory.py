@@ -55,6 +55,7 @@ DEMO = Size(
     resamples=1000,
     top=20,
     suspects=100,
+    weighted=False,
     whole_gradients=False,
 )
 QNLI = replace(

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from conftest import small_settings
 from typer.testing import CliRunner
 from workspace import ROOT
 
+from benchmarks.plan import CASES, tables, with_tables
 from trak_steps.cli import app
 from trak_steps.config import Settings, parse_settings
 from trak_steps.errors import TrakError
@@ -20,7 +22,7 @@ from trak_steps.planning.costs import Cost, Costs, longest_of
 from trak_steps.planning.facts import Facts, find_facts
 from trak_steps.planning.lines import plan_lines
 from trak_steps.planning.machine import KINDS, ROUGH, load_machine, save_machine
-from trak_steps.planning.plan import Places, make_plan, places_of, plan_values
+from trak_steps.planning.plan import BEGINS, Places, make_plan, places_of, plan_values
 from trak_steps.run.jobs import Job, jobs_of
 from trak_steps.run.layout import Layout, checkpoint_names
 from trak_steps.store.codecs import codec_arguments
@@ -183,9 +185,9 @@ def test_more_at_once_take_less_time_until_the_longest_way() -> None:
         make_plan(facts, ROUGH, Places(None, cores, None, 1), evaluation=False, gpu=False).seconds
         for cores in (1, 2, 1000)
     ]
-    assert found[0] == pytest.approx(2 * found[1])
+    assert found[0] == pytest.approx(2 * found[1], rel=0.01)
     plan = make_plan(facts, ROUGH, HERE, evaluation=False, gpu=False)
-    assert found[2] == pytest.approx(sum(seconds for _, seconds in plan.path))
+    assert found[2] == pytest.approx(BEGINS + sum(seconds for _, seconds in plan.path))
     on_gpus = [
         make_plan(facts, ROUGH, Places(None, 64, None, gpus), evaluation=False, gpu=True)
         for gpus in (1, 4)
@@ -276,6 +278,17 @@ def test_what_is_too_much_is_said() -> None:
     assert plan_values(plan)["warnings"] == plan.warnings
 
 
+def test_what_the_machine_does_not_have_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**6))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(total=3 * 10**8))
+    plan = make_plan(facts_of(), ROUGH, HERE, evaluation=False, gpu=False)
+    said = " ".join(plan.warnings)
+    assert "1.0 MB are free" in said
+    assert "this machine has 300 MB" in said
+    there = make_plan(facts_of(), ROUGH, Places("slurm", 1, 100, 100), evaluation=False, gpu=False)
+    assert there.warnings == []
+
+
 def test_a_core_is_busy_only_where_threads_compute() -> None:
     cost = Cost(seconds=10, busy=6, threads=4, gpu=False, memory=1)
     assert cost.cpu == 28
@@ -287,3 +300,10 @@ def test_checkpoints_are_those_of_the_settings() -> None:
     plan = make_plan(facts, ROUGH, HERE, evaluation=False, gpu=False)
     (stage,) = (stage for stage in plan.stages if stage.name == "checkpoints")
     assert stage.sum("disk") == pytest.approx(4 * 4e6, rel=0.02)
+
+
+def test_the_page_shows_the_committed_plans() -> None:
+    known = json.loads((ROOT / "benchmarks" / "results" / "plan.json").read_text())
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    assert with_tables(page, tables(known)) == page
+    assert set(known["scale"]) >= set(CASES)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trak_steps.kernel.blocks import CALIBRATED
+from trak_steps.model.schedule import training_steps
 from trak_steps.planning.facts import Facts
 from trak_steps.planning.machine import Machine
 from trak_steps.run.identity import matrix_of, rows_listed
@@ -122,7 +123,7 @@ class Costs:
         size = size_of(
             self._settings,
             parameters=self._facts.parameters,
-            rows=self._n,
+            rows=self._rows(job),
             targets=self._sets.values(),
         )
         return Cost(
@@ -135,6 +136,13 @@ class Costs:
             files=work.files,
             read=work.read,
         )
+
+    def _rows(self, job: Job) -> int:
+        """Train rows that a job has to do with at once."""
+        if job.rule != "score":
+            return self._n
+        tile = Tile.named(job.name.rpartition("/")[2])
+        return tile.stop - tile.start
 
     def model(self, job: Job) -> _Work:  # noqa: ARG002 - one of a kind
         """Its files, copied; where a model is made, next to nothing."""
@@ -150,13 +158,11 @@ class Costs:
 
     def finetune(self, job: Job) -> _Work:
         """Steps until the last checkpoint."""
-        chosen = self._settings.finetune
-        steps = math.ceil(chosen.epochs * math.ceil(self._n / chosen.batch_size))
-        steps = math.ceil(max(self._settings.checkpoints.keep) * steps)
+        steps = max(self._settings.checkpoints.keep) * self._steps(1.0)
         kept = len(job.outputs)
         weights = kept * SINGLE * self._facts.parameters
         written = 2 * weights / self._machine.write + weights / self._machine.read
-        seconds = self._trained(steps * chosen.batch_size)
+        seconds = self._trained(steps)
         return _Work(seconds, written, disk=MOMENTS * weights, files=kept * FILES["checkpoint"])
 
     def import_checkpoint(self, job: Job) -> _Work:  # noqa: ARG002 - all alike
@@ -235,8 +241,7 @@ class Costs:
 
     def check_recipe(self, job: Job) -> _Work:  # noqa: ARG002 - one of a kind
         """A model on all rows for each of two seeds."""
-        epochs = self._settings.finetune.epochs
-        return _Work(2 * (self._trained(self._n * epochs) + self._forward(self._t)))
+        return _Work(2 * (self._trained(self._steps(1.0)) + self._forward(self._t)))
 
     def plan(self, job: Job) -> _Work:
         """Which rows each model is trained on."""
@@ -255,8 +260,7 @@ class Costs:
         planned = planned_models(self._settings.evaluation)[plan]
         first = int(part) * chosen.models_per_job
         models = min(chosen.models_per_job, planned - first)
-        trained = self._trained(share * self._n * self._settings.finetune.epochs)
-        each = trained + self._forward(self._t) + 0.3
+        each = self._trained(self._steps(share)) + self._forward(self._t) + 0.3
         # Of each model's answers a line, and a file beside the run.
         size = models * self._t * 50
         return _Work(models * each, 0, size, 1 + models * len(self._sets))
@@ -289,11 +293,16 @@ class Costs:
         found = self._scored(self._n, self._t, pairs=2 * self._t, disk=1e4)
         return _Work(found.seconds, 0, 1e4, 1, found.read)
 
-    def _trained(self, rows: float) -> float:
-        """Seconds of a training that sees so many rows, in batches that are padded."""
-        lengths = np.asarray(self._facts.lengths, np.float64)
-        padded = longest_of(lengths, self._settings.finetune.batch_size)
-        return rows * padded * self._machine.train * self._scale
+    def _steps(self, share: float) -> int:
+        """Of a training on a share of the rows."""
+        chosen, rows = self._settings.finetune, round(share * self._n)
+        return training_steps(rows, epochs=chosen.epochs, batch_size=chosen.batch_size)
+
+    def _trained(self, steps: float) -> float:
+        """Seconds of so many steps, in batches that are padded."""
+        chosen, lengths = self._settings.finetune, np.asarray(self._facts.lengths, np.float64)
+        tokens = chosen.batch_size * longest_of(lengths, chosen.batch_size // chosen.accumulation)
+        return steps * (self._machine.step + tokens * self._machine.train) * self._scale
 
     def _forward(self, rows: float) -> float:
         return rows * self._facts.tokens * self._machine.forward * self._scale

@@ -28,7 +28,8 @@ class Machine:
         device: that models and products are computed on.
         parameters: of the model that was measured.
         starts: before a step of each kind begins its work, by :data:`KINDS`.
-        train: a token of a training step, the optimizer's part included.
+        step: a training step, whatever its rows: mostly the optimizer's part.
+        train: a token of a training step, beside that.
         feature: a token's gradient, projected.
         forward: a token that is only run.
         check: what comes before the first features of a checkpoint: its weights, and a check.
@@ -43,6 +44,7 @@ class Machine:
     device: str
     parameters: int
     starts: Mapping[str, float]
+    step: float
     train: float
     feature: float
     forward: float
@@ -69,7 +71,8 @@ ROUGH = Machine(
     device="cpu",
     parameters=110_000_000,
     starts={"plain": 0.5, "tables": 1.0, "torch": 3.0, "tokenizer": 4.0, "model": 6.0},
-    train=1.2e-2,
+    step=2.0,
+    train=1.0e-2,
     feature=1.0e-2,
     forward=4.0e-3,
     check=20.0,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -46,12 +46,13 @@ from trak_steps.projection.metric import TABLES_SHARE, metric_of
 from trak_steps.run.model_inputs import read_rows
 from trak_steps.run.model_output import load_model_output
 
-# Multiply-adds of a parameter and token: a training step of so many takes a second or two on one core.
-A_STEP = 3.0e10
-STEPS = 5
+# Parameters, times tokens, of the larger of two steps: some seconds of one core.
+A_STEP = 2.0e10
+STEPS = 3
 # Seconds for features, and for the forward pass.
-A_WHILE = 6.0
+A_WHILE = 3.0
 PRODUCT = 1024
+LEAST = 1e-6
 DISK = 2**25
 
 
@@ -67,7 +68,7 @@ def measure(facts: Facts) -> Machine:
     transformers_logging.set_verbosity_error()
     device = pick_device(settings.execution.device)
     starts = {kind: _start(module) for kind, (_, module) in KINDS.items()}
-    model, rows, train = _model(facts)
+    model, rows, (step, train) = _model(facts)
     model.to(device)
     model.eval()
     feature, check = _features(settings, model, rows)
@@ -78,6 +79,7 @@ def measure(facts: Facts) -> Machine:
         device=device.type,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         starts=starts,
+        step=step,
         train=train,
         feature=feature,
         forward=_repeated(lambda some: forward(model, some), rows),
@@ -101,15 +103,17 @@ def _start(module: str) -> float:
     return min(found)
 
 
-def _model(facts: Facts) -> tuple[PreTrainedModel, list[Row], float]:
-    """The run's model, or one in its place; rows; and seconds of a token in a training step."""
+def _model(facts: Facts) -> tuple[PreTrainedModel, list[Row], tuple[float, float]]:
+    """The run's model, or one in its place; rows; and what a training step takes."""
     settings = facts.settings
     if facts.sample is None:
         config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12)
         config.intermediate_size = 4 * config.hidden_size
         model = BertForSequenceClassification(config)
         rows = [Row([7] * length, i % 2) for i, length in enumerate([*facts.lengths] * 16)]
-        return model, rows, _plain_step(model, rows)
+        sizes = (4, 16)
+        seconds = [_plain_step(model, rows[:size]) for size in sizes]
+        return model, rows, _parts(seconds, [sum(map(len, rows[:size])) for size in sizes])
     train = PreparedRows.load(facts.sample.train)
     model = load_for_training(
         facts.sample.model,
@@ -121,12 +125,33 @@ def _model(facts: Facts) -> tuple[PreTrainedModel, list[Row], float]:
     return model, read_rows(train, 0, len(facts.lengths)), _train(facts, model, train)
 
 
-def _train(facts: Facts, model: PreTrainedModel, train: PreparedRows) -> float:
-    """Seconds of a token in a step of the run's own recipe; of a large model, with fewer rows."""
-    chosen = facts.settings.finetune
-    most = max(1, int(A_STEP / (facts.parameters * facts.tokens)))
-    recipe = Recipe(**chosen.model_dump(), seed=0)
-    size = min(chosen.batch_size, most, max(1, len(train) // 2))
+def _train(facts: Facts, model: PreTrainedModel, train: PreparedRows) -> tuple[float, float]:
+    """Seconds of a step of the run's own recipe, and of a token in it; of a large model, with few rows.
+
+    By steps of two sizes, since what the optimizer does takes as long for one row as for many.
+    """
+    most = max(2, int(A_STEP / (facts.parameters * facts.tokens)))
+    larger = max(1, min(facts.settings.finetune.batch_size, most, len(train) // 2))
+    sizes = (max(1, larger // 2), larger)
+    lengths = np.asarray(facts.lengths, np.float64)
+    seconds = [_steps(facts, model, train, size) for size in sizes]
+    return _parts(seconds, [size * longest_of(lengths, size) for size in sizes])
+
+
+def _parts(seconds: Sequence[float], tokens: Sequence[float]) -> tuple[float, float]:
+    """What two steps took, as a part that each has and one for each token."""
+    less, more = seconds
+    if tokens[1] > tokens[0] and more > less:
+        of_token = (more - less) / (tokens[1] - tokens[0])
+        # Where the difference is mostly noise, all of it is the tokens'.
+        if of_token * tokens[1] < more:
+            return more - of_token * tokens[1], of_token
+    return LEAST, more / tokens[1]
+
+
+def _steps(facts: Facts, model: PreTrainedModel, train: PreparedRows, size: int) -> float:
+    """Seconds of a step of so many rows."""
+    recipe = Recipe(**facts.settings.finetune.model_dump(), seed=0)
     recipe = replace(recipe, batch_size=size, accumulation=1, epochs=STEPS * size / len(train))
     timer = _Timer()
     settings = facts.settings.model
@@ -145,8 +170,7 @@ def _train(facts: Facts, model: PreTrainedModel, train: PreparedRows) -> float:
             callbacks=[timer],
             save_strategy="no",
         ).train()
-    padded = longest_of(np.asarray(facts.lengths, np.float64), size)
-    return mean(timer.seconds) / (size * padded)
+    return median(timer.seconds)
 
 
 class _Timer(TrainerCallback):  # type: ignore[misc]
@@ -166,15 +190,15 @@ class _Timer(TrainerCallback):  # type: ignore[misc]
 
 def _plain_step(model: PreTrainedModel, rows: Sequence[Row]) -> float:
     optimizer = torch.optim.AdamW(model.parameters())
-    ids = torch.tensor([row.input_ids for row in rows[:16]])
-    labels = torch.tensor([row.label for row in rows[:16]])
+    ids = torch.tensor([row.input_ids for row in rows])
+    labels = torch.tensor([row.label for row in rows])
 
     def step() -> None:
         model(input_ids=ids, labels=labels).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    return _timed(step) / ids.numel()
+    return _timed(step)
 
 
 def _features(settings: Settings, model: PreTrainedModel, rows: list[Row]) -> tuple[float, float]:

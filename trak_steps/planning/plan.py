@@ -1,11 +1,15 @@
 """The plan of a run: by stage, what its jobs cost, and how long they take one after the other."""
 
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from trak_steps.config.reading import read_file
+from trak_steps.console.table import size
 from trak_steps.errors import TrakError
 from trak_steps.planning.costs import Cost, Costs
 from trak_steps.planning.facts import Facts
@@ -17,6 +21,8 @@ from trak_steps.workflow.registry import STEPS
 
 # Seconds that a job costs beside its own: of a Snakemake on the same machine, and through a cluster.
 HERE, ELSEWHERE = 0.1, 8.0
+# Until Snakemake itself begins its first job.
+BEGINS = 4.0
 # Jobs that a dry run lists in a second, about.
 LISTED = 1500.0
 MANY = 20_000
@@ -163,7 +169,7 @@ def make_plan(facts: Facts, machine: Machine, places: Places, *, evaluation: boo
     path = _longest_way(of_rules)
     asked = [stage for stage in stages.values() if stage.costs]
     jobs = [cost for stage in asked for cost in stage.costs]
-    seconds = max(sum(seconds for _, seconds in path), _by_numbers(jobs, places))
+    seconds = BEGINS + max(sum(seconds for _, seconds in path), _by_numbers(jobs, places))
     warnings = _warnings(jobs, places, facts)
     return Plan(facts, asked, path, warnings, places, seconds)
 
@@ -194,14 +200,27 @@ def _by_numbers(jobs: list[Cost], places: Places) -> float:
 def _warnings(jobs: list[Cost], places: Places, facts: Facts) -> list[str]:
     found = []
     if len(jobs) > MANY:
-        size = facts.settings.features.shard_size
         found.append(
             f"{len(jobs):,} jobs take Snakemake {len(jobs) / LISTED / 60:.0f} min to list before the "
-            f"first begins; features.shard_size above {size:,} makes fewer"
+            f"first begins; features.shard_size above {facts.settings.features.shard_size:,} makes fewer"
         )
+    if not places.elsewhere:
+        found += _too_large(jobs)
     hours = max((cost.seconds for cost in jobs), default=0.0) / 3600
     if hours > 24 and places.elsewhere:
         found.append(f"the longest job takes {hours:.0f} hours; set its rule's runtime in the profile")
+    return found
+
+
+def _too_large(jobs: list[Cost]) -> list[str]:
+    """What this machine does not have."""
+    found = []
+    wanted, free = sum(cost.disk for cost in jobs), shutil.disk_usage(".").free
+    if wanted > free:
+        found.append(f"the run leaves {size(wanted)}, and {size(free)} are free on this disk")
+    most, there = max((cost.memory for cost in jobs), default=0), psutil.virtual_memory().total
+    if most * 1e6 > there:
+        found.append(f"a job asks for {size(most * 1e6)} of memory, and this machine has {size(there)}")
     return found
 
 

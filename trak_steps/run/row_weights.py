@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from trak_steps.config import Settings
+from trak_steps.config.settings import BUILT_IN
 from trak_steps.scoring.scores import row_weights
 from trak_steps.store.features import TrainFeatures
 
@@ -16,6 +17,9 @@ def row_weights_of(settings: Settings, features: Sequence[TrainFeatures]) -> Ten
 
     None if all are 1.
     """
+    # A classifier's is never negative, so its power 0 is 1: nothing of all rows has to be read.
+    if settings.scores.loss_weight_power == 0 and settings.features.model_output == BUILT_IN:
+        return None
     return row_weights(
         torch.from_numpy(np.stack([of_train.column("loss_weight") for of_train in features])),
         settings.scores.loss_weight_power,
