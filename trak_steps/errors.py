@@ -1,4 +1,4 @@
-"""The one error that is meant for the user."""
+"""The errors that are meant for the user."""
 
 
 class TrakError(Exception):
@@ -6,3 +6,7 @@ class TrakError(Exception):
 
     The command line prints it without a traceback. Any other exception is a bug of ours.
     """
+
+
+class NotFetchedError(TrakError):
+    """Something of the hub is wanted, and cannot be had now."""

@@ -355,10 +355,10 @@ def test_without_slurm_tests_are_skipped_unless_it_is_required(
 def test_without_a_name_nothing_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     record = tmp_path / ".submitted"
-    assert cancel_left(record) == []
+    assert cancel_left(record, "", 0) == []
     for damaged in ("", "\n", "one,two"):
         record.write_text(damaged)
-        assert cancel_left(record) == []
+        assert cancel_left(record, "", 0) == []
     record.write_text("6567651d-1368-4769-93bb-37c6abc94209\n")
     with pytest.raises(TrakError, match=r"Slurm does not answer.*squeue"):
-        cancel_left(record)
+        cancel_left(record, "", 0)

@@ -117,6 +117,7 @@ def test_few_targets_at_a_time_give_the_same_lds(
 ) -> None:
     few = copy()
     monkeypatch.setattr(measure_lds, "predicted_targets", lambda *_: Cost(each=1, most=2))
+    monkeypatch.setattr(measure_lds, "FEWEST_ROWS", 1)
     measure_lds.run(few.layout, few.settings)
     figures, expected = (load_document(of.layout.lds, "lds")[0] for of in (few, done))
     assert figures["targets"].keys() == expected["targets"].keys()

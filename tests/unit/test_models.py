@@ -216,6 +216,21 @@ def test_an_adapter_names_the_revision_of_its_model(cache: Path, tmp_path: Path)
     (adapter / "adapter_model.safetensors").write_bytes(b"")
     values = {"base_model_name_or_path": "org/model", "revision": "v1"}
     (adapter / "adapter_config.json").write_text(json.dumps(values))
+    # Of a folder there are none, whatever stands there.
+    base = tmp_path / "base"
+    classifier("bert", 2).save_pretrained(base)
+    of_folder = {"base_model_name_or_path": str(base), "revision": "main"}
+    (adapter / "adapter_config.json").write_text(json.dumps(of_folder))
+    assert (
+        fetch_model(
+            *(str(adapter), tmp_path / "local"),
+            setting="checkpoints.existing",
+            weights=True,
+            trust_remote_code=False,
+        )
+        == {}
+    )
+    (adapter / "adapter_config.json").write_text(json.dumps(values))
     copy = tmp_path / "copy"
     found = fetch_model(
         str(adapter), copy, setting="checkpoints.existing", weights=True, trust_remote_code=False

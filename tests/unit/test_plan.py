@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import small_settings
 from typer.testing import CliRunner
 from workspace import ROOT
@@ -135,6 +136,32 @@ def test_what_only_the_hub_has_is_assumed_and_said(
         assert words in said
 
 
+def test_rows_that_were_prepared_otherwise_are_not_taken(
+    small_run: tuple[Layout, Settings], tmp_path: Path
+) -> None:
+    layout, settings = small_run
+    same = find_facts(settings, layout, tmp_path / "same")
+    assert same.sample == layout
+    other = find_facts(small_settings(model={"max_length": 9}), layout, tmp_path / "other")
+    assert other.sample != layout
+    assert max(other.lengths) == 9
+    with pytest.raises(TrakError, match=r"dataset\.label"):
+        find_facts(small_settings(dataset={"label": "none"}), layout, tmp_path / "wrong")
+
+
+def test_a_refusal_is_none_of_the_hub_whatever_a_folder_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = tmp_path / "github" / "model"
+    folder.mkdir(parents=True)
+    settings = parse_settings(
+        {"dataset": {"path": "org/none", "text": ["a"]}, "model": {"name_or_path": str(folder)}}
+    )
+    with pytest.raises(TrakError, match=r"no config\.json"):
+        find_facts(settings, Layout(tmp_path / "run"), tmp_path / "work")
+
+
 def test_the_longest_of_a_batch_is_that_of_many_batches() -> None:
     draw = np.random.default_rng(0)
     lengths = draw.integers(5, 60, 40)
@@ -203,6 +230,17 @@ def test_profiles_say_where_and_how_many(tmp_path: Path) -> None:
     assert (slurm.executor, slurm.jobs, slurm.gpus) == ("slurm", 100, 100)
     (tmp_path / "config.yaml").write_text("cores: 4\nresources: [mem_mb=1, gpu=3]\n")
     assert places_of(tmp_path, 8) == Places(None, 4, None, 3)
+    for written, expected in (
+        ("cores: 0", Places(None, 8, None, 1)),
+        ("cores: all\njobs: many", Places(None, 8, None, 1)),
+        ("resources: gpu=many", Places(None, 8, None, 1)),
+        ("resources: [gpu=1=2]", Places(None, 8, None, 1)),
+        ("resources: 3", Places(None, 8, None, 1)),
+        ("resources: mem_mb=1 gpu=2", Places(None, 8, None, 2)),
+        ("resources: {gpu: 4}\nexecutor: local", Places(None, 8, None, 4)),
+    ):
+        (tmp_path / "config.yaml").write_text(written)
+        assert places_of(tmp_path, 8) == expected
     with pytest.raises(TrakError, match=r"profile\.yaml"):
         places_of(tmp_path / "none", 8)
 
@@ -229,13 +267,19 @@ def test_every_step_is_of_a_kind_that_is_measured() -> None:
     assert all(ROUGH.start(step) > 0 for step in LIBRARIES)
 
 
-@pytest.mark.parametrize("metric", ["adam", "none"])
+@pytest.mark.parametrize(("metric", "precision"), [("adam", "float32"), ("none", "bfloat16")])
 def test_a_machine_is_measured_with_the_runs_own_model(
-    small_run: tuple[Layout, Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metric: str
+    small_run: tuple[Layout, Settings],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    metric: str,
+    precision: str,
 ) -> None:
+    """Features in float32, in whatever models are trained."""
     monkeypatch.setattr(measuring, "_start", lambda _: 1.0)
     layout, _ = small_run
-    facts = find_facts(small_settings(features={"metric": metric}), layout, tmp_path)
+    settings = small_settings(features={"metric": metric}, finetune={"precision": precision})
+    facts = find_facts(settings, layout, tmp_path)
     machine = measuring.measure(facts)
     assert machine.parameters == facts.parameters
     numbers = {name: value for name, value in asdict(machine).items() if isinstance(value, float)}
@@ -252,6 +296,19 @@ def test_another_model_is_measured_where_the_runs_own_is_not_at_hand(
     monkeypatch.setattr(measuring, "A_WHILE", 0.1)
     machine = measuring.measure(facts_of(lengths=(6,)))
     assert 10**7 < machine.parameters < 3 * 10**7
+    long, *_ = measuring._model(facts_of(lengths=(600,)), torch.device("cpu"))
+    assert long.config.max_position_embeddings == 600
+
+
+def test_a_gpu_that_only_other_machines_have_is_no_refusal(
+    small_run: tuple[Layout, Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measuring, "_start", lambda _: 1.0)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    facts = find_facts(small_settings(execution={"device": "cuda"}), small_run[0], tmp_path)
+    assert measuring.measure(facts, elsewhere=True).device == "cpu"
+    with pytest.raises(TrakError, match=r"execution\.device: cuda"):
+        measuring.measure(facts)
 
 
 def test_the_command_says_what_a_run_costs_and_refuses_what_it_would() -> None:

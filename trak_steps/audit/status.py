@@ -27,16 +27,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
-import psutil
-
 from trak_steps.config import Settings
 from trak_steps.console.job_log import JobLog
 from trak_steps.errors import TrakError
 from trak_steps.run.asked import Asked
 from trak_steps.run.jobs import ALL, STAGES, Job, Jobs, asked_rules, jobs_of
 from trak_steps.run.layout import Layout
-from trak_steps.store.atomic import CLOCKS
-from trak_steps.store.lock import holder, is_held
+from trak_steps.store.lock import holder, is_held, lives
 
 DONE, RUNNING, FAILED, STOPPED, LEFT = "done", "running", "failed", "stopped", "left"
 # Seconds after which a log that no one is seen to hold is taken for one that no one writes.
@@ -147,7 +144,8 @@ def status_of(layout: Layout, settings: Settings | None = None) -> Status:
     try:
         return _look(layout, settings)
     except OSError as error:
-        raise TrakError(f"{error.filename}: cannot be read ({error.strerror})") from None
+        file = error.filename or layout.root
+        raise TrakError(f"{file}: cannot be read ({error.strerror or error})") from None
 
 
 def _look(layout: Layout, settings: Settings | None) -> Status:
@@ -287,20 +285,12 @@ def _workflow(layout: Layout, recent: bool) -> str | None:
         held, process, taken = is_held(lock), holder(lock), lock.stat().st_mtime
     except FileNotFoundError:
         return None
-    number, _, host = process.partition(" on ")
+    _, _, host = process.partition(" on ")
     if held:
         return process
     if host != socket.gethostname():
         return process if recent else None
-    return process if held is None and _lives(number, taken) else None
-
-
-def _lives(number: str, since: float) -> bool:
-    """Whether the process of this number is alive, and began before a time."""
-    try:
-        return bool(psutil.Process(int(number)).create_time() <= since + CLOCKS)
-    except (ValueError, psutil.Error):
-        return False
+    return process if held is None and lives(process, taken) else None
 
 
 def _written(file: Path) -> float:

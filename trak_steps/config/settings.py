@@ -192,7 +192,8 @@ class FinetuneSettings(Section):
         1,
         ge=1,
         description="parts that the rows of a step are run in, one after the other: less memory, and "
-        "the same step but for dropout and rounding",
+        "the same step but for dropout and rounding; in the last step of an epoch, which may have fewer "
+        "rows, each part counts alike",
     )
     recompute: bool = Field(
         False,

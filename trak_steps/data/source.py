@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from trak_steps.data import demo
 from trak_steps.data.files import check_files
-from trak_steps.errors import TrakError
+from trak_steps.errors import NotFetchedError, TrakError
 
 # What ``datasets`` calls a column that it makes of fields that a CSV file's header does not name.
 _UNNAMED = "__index_level_0__"
@@ -67,7 +67,7 @@ def _load(
     try:
         rows = datasets.load_dataset(path, name, data_files=files, split=split, revision=revision)
     except Exception as error:  # a data set's loader may raise anything; the user gets its words
-        raise TrakError(_explain(path, name, split, revision, error)) from error
+        raise _explained(path, name, split, revision, error) from error
     if not isinstance(rows, datasets.Dataset):
         raise TrakError(f"dataset {_named(path, name)}: `{split}` is not one split")
     return rows
@@ -112,33 +112,35 @@ def commit_of(rows: datasets.Dataset) -> str | None:
     return None
 
 
-def _explain(path: str, name: str | None, split: str, revision: str | None, error: Exception) -> str:
+def _explained(
+    path: str, name: str | None, split: str, revision: str | None, error: Exception
+) -> TrakError:
     chain: list[BaseException] = [error]
     while following := chain[-1].__cause__ or chain[-1].__context__:
         chain.append(following)
     kinds = {type(link).__name__ for link in chain}
     named = _named(path, name)
     if "RevisionNotFoundError" in kinds:
-        return f"dataset.revision: {named} has no revision `{revision}` on the hub"
+        return TrakError(f"dataset.revision: {named} has no revision `{revision}` on the hub")
     # Loaders wrap what went wrong; the innermost words are the ones that help. But where JSON lines
     # could not be read, the reader tries again as if they were one value, and only its first words help.
     tried = [link for link in chain if isinstance(link, pa.ArrowInvalid)]
     words = next((w for w in map(_words, tried + chain[::-1]) if w), type(error).__name__)
     if "corresponds to no data" in words:
-        return f"dataset {named}: the split `{split}` has no rows"
+        return TrakError(f"dataset {named}: the split `{split}` has no rows")
     if kinds & {
         "ConnectionError",
         "ConnectError",
         "OfflineModeIsEnabled",
         "LocalEntryNotFoundError",
     }:
-        return (
+        return NotFetchedError(
             f"dataset.path: {named} could not be fetched, the hub cannot be reached ({words}); "
             "set dataset.path to parquet, csv or json and dataset.data_files to local files"
         )
     if "split" in words.lower():
-        return f"dataset {named}: the split `{split}` cannot be had: {words}"
-    return f"dataset {named}: cannot be loaded: {words}"
+        return TrakError(f"dataset {named}: the split `{split}` cannot be had: {words}")
+    return TrakError(f"dataset {named}: cannot be loaded: {words}")
 
 
 def _words(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import RevisionNotFoundError
 
-from trak_steps.errors import TrakError
+from trak_steps.errors import NotFetchedError, TrakError
 from trak_steps.model.files import (
     ADAPTER,
     ADAPTER_CONFIG,
@@ -131,16 +131,17 @@ def _base_of(adapter: Path, named: str, setting: str) -> str:
     try:
         values = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         base = values["base_model_name_or_path"]
-        if isinstance(revision := values.get("revision"), str) and revision:
-            base = f"{base}@{revision}"
+        revision = values.get("revision")
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
-        base = None
+        base = revision = None
     if not base or not isinstance(base, str):
         raise TrakError(
             f"{setting}: {named} is an adapter, and its {ADAPTER_CONFIG} does not say of which model; "
             "set base_model_name_or_path there"
         )
-    return base
+    # A folder has none, whatever stands there.
+    of_hub = isinstance(revision, str) and revision and not _is_folder(base, setting)
+    return f"{base}@{revision}" if of_hub else base
 
 
 def _copy(source: Path, destination: Path, patterns: Iterable[str], but: str = "") -> None:
@@ -184,7 +185,7 @@ def _download(name: str, revision: str | None, patterns: list[str], setting: str
     except Exception as error:  # a hub's client raises many kinds; all mean that it is not there
         words = str(error).strip().split("\n")[0][:200]
         at = f" at revision `{revision}`" if revision else ""
-        raise TrakError(
+        raise NotFetchedError(
             f"{setting}: `{name}`{at} is not a folder here and could not be fetched from the hub "
             f"({type(error).__name__}: {words}); set {setting} to a local folder, or HF_TOKEN if it "
             "needs one"

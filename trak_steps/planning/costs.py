@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trak_steps.kernel.blocks import CALIBRATED
+from trak_steps.kernel.blocks import CALIBRATED, FEWEST_ROWS, predicted_targets
 from trak_steps.model.schedule import training_steps
 from trak_steps.planning.facts import Facts
 from trak_steps.planning.machine import Machine
+from trak_steps.run.fit import bytes_allowed
 from trak_steps.run.identity import matrix_of, rows_listed
 from trak_steps.run.jobs import Job
 from trak_steps.run.layout import checkpoint_names, planned_models, trainings
@@ -273,7 +274,11 @@ class Costs:
         factors = RIDGES * (k**3 / 6 + t * k * k) / double + 2 * self._machine.spectrum * k**3
         drawn = WAYS * 8 * chosen.bootstrap * s * t / double
         forward = self._forward(self._n + t) * len(trainings(self._settings.checkpoints))
-        read = 2 * self._m * self._n * self._of_features
+        of_targets = predicted_targets(WAYS, s, chosen.lds.repeats, k, self._m)
+        at_once = max(FEWEST_ROWS, of_targets.at_once(bytes_allowed(self._settings) // 2))
+        passes = 1 + math.ceil(t / at_once)
+        read = passes * self._m * self._n * self._of_features
+        summed *= passes / 2
         seconds = summed + self._m * factors + drawn + forward + read / self._machine.read
         return _Work(seconds, 0, 5e4, 2, read)
 

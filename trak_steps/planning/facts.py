@@ -4,17 +4,18 @@ Where model and data are at hand, the first steps are done on some rows, in a fo
 so what they would refuse is refused here. What only the hub has is not fetched; it is assumed, and said.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from trak_steps.config import Settings
-from trak_steps.config.settings import DEMO
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.data.source import load_split
-from trak_steps.errors import TrakError
+from trak_steps.errors import NotFetchedError, TrakError
+from trak_steps.run.identity import row_settings
 from trak_steps.run.jobs import prepared_rows
 from trak_steps.run.layout import Layout, imported
 from trak_steps.run.shards import rows_of_a_shard
@@ -24,6 +25,7 @@ from trak_steps.workflow.memory import PARAMETERS, ROWS
 
 # Rows that are prepared to see how long they are, and to measure with.
 SAMPLE = 256
+FEW_TARGETS = 16
 # Of the longest row allowed, what rows have of tokens on average where nothing is known: as QNLI's.
 SHARE = 0.4
 
@@ -75,16 +77,16 @@ def find_facts(settings: Settings, layout: Layout, folder: Path) -> Facts:
         TrakError: if the first steps refuse something.
     """
     assumed: list[str] = []
-    sample = _prepared(layout) or _prepare(settings, Layout(folder / settings.run), assumed)
-    n = _count(settings, layout, settings.dataset.train_split, settings.dataset.train_size, assumed)
-    sizes = {
-        name: prepared_rows(layout.targets(name)) or _count(settings, layout, of.split, of.size, assumed)
-        for name, of in settings.targets.items()
-    }
+    done = _prepared(settings, layout)
+    sample = done or _prepare(settings, Layout(folder / settings.run), assumed)
+    train = settings.dataset
+    n = prepared_rows(layout.train) if done else 0
+    n = n or _count(settings, train.train_split, train.train_size, assumed)
+    sizes = {name: _count(settings, of.split, of.size, assumed) for name, of in settings.targets.items()}
     parameters, lengths = None, None
     if sample:
-        train = PreparedRows.open(sample.train)
-        first = train.inputs(0, min(SAMPLE, len(train)))
+        rows = PreparedRows.open(sample.train)
+        first = rows.inputs(0, min(SAMPLE, len(rows)))
         lengths = [len(tokens) for tokens in first["input_ids"].to_pylist()]
         parameters = Manifest.load(sample.model, "model").details.get("parameters")
     if lengths is None:
@@ -98,12 +100,21 @@ def find_facts(settings: Settings, layout: Layout, folder: Path) -> Facts:
     return Facts(_filled(settings, n, sizes, size), parameters, lengths, sample, assumed)
 
 
-def _prepared(layout: Layout) -> Layout | None:
-    """The run itself, if it has its model and rows."""
+def _prepared(settings: Settings, layout: Layout) -> Layout | None:
+    """The run itself, if it has its model and rows, made with these settings."""
+    wanted = {
+        "seed": settings.seed,
+        "max_length": settings.model.max_length,
+        "dataset": row_settings(settings.dataset, train=True),
+        "classes": settings.checkpoints.classes,
+    }
+    source = next(iter(imported(settings.checkpoints).values()), settings.model.name_or_path)
     with suppress(TrakError):
-        Manifest.load(layout.model, "model")
-        Manifest.load(layout.train, "data")
-        return layout
+        model, train = Manifest.load(layout.model, "model"), Manifest.load(layout.train, "data")
+        train.require(
+            layout.train, made_from={layout.name(layout.model): model.content}, settings=wanted
+        )
+        return layout if model.details.get("source") == source else None
     return None
 
 
@@ -112,47 +123,57 @@ def _prepare(settings: Settings, sample: Layout, assumed: list[str]) -> Layout |
     # Imported here, for they load what trains models.
     from trak_steps.steps.data import model, prepare
 
-    few = _few(settings, SAMPLE)
-    of_hub = downloading(settings)
     try:
-        model.run(sample, few, next(iter(imported(settings.checkpoints).values()), None))
-        try:
-            prepare.run_train(sample, few)
-        except TrakError as error:
-            # The split may have fewer rows than a sample, where all are asked for.
-            if settings.dataset.train_size is not None or "are asked for" not in str(error):
-                raise
-            few = settings
-            prepare.run_train(sample, few)
+        model.run(sample, settings, next(iter(imported(settings.checkpoints).values()), None))
+        _on_few(settings, lambda few: prepare.run_train(sample, few))
         for name in settings.targets:
-            prepare.run_targets(sample, few, name)
-    except TrakError as error:
-        if not of_hub or "hub" not in str(error):
-            raise
-        assumed.append(f"nothing is fetched for a plan ({', '.join(sorted(of_hub))})")
+            _on_few(settings, partial(_run_targets, sample, name))
+    except NotFetchedError:
+        of_hub = ", ".join(sorted(downloading(settings)))
+        assumed.append(f"nothing is fetched for a plan ({of_hub})")
         return None
     return sample
 
 
-def _few(settings: Settings, most: int) -> Settings:
-    """With the first rows of the train set, at most so many; of targets as many as are asked for."""
-    rows = min(most, settings.dataset.train_size or most)
-    changed = {"train_size": rows, "sample": "first"}
-    return settings.model_copy(update={"dataset": settings.dataset.model_copy(update=changed)})
+def _run_targets(sample: Layout, name: str, few: Settings) -> None:
+    from trak_steps.steps.data import prepare
+
+    prepare.run_targets(sample, few, name)
 
 
-def _count(
-    settings: Settings, layout: Layout, split: str, chosen: int | None, assumed: list[str]
-) -> int:
-    """The rows of a set."""
-    known = prepared_rows(layout.train) if split == settings.dataset.train_split else 0
-    if chosen is not None or known:
-        return chosen or known
+def _on_few(settings: Settings, step: Callable[[Settings], None]) -> None:
+    """Run a step on the first rows, or on all of a split that has fewer."""
+    few = {"train_size": _at_most(SAMPLE, settings.dataset.train_size), "sample": "first"}
+    targets = {
+        name: of.model_copy(update={"size": _at_most(FEW_TARGETS, of.size)})
+        for name, of in settings.targets.items()
+    }
+    dataset = settings.dataset.model_copy(update=few)
+    try:
+        step(settings.model_copy(update={"dataset": dataset, "targets": targets}))
+    except TrakError as error:
+        if "are asked for" not in str(error):
+            raise
+        step(settings)
+
+
+def _at_most(most: int, chosen: int | None) -> int:
+    return most if chosen is None else min(most, chosen)
+
+
+def _count(settings: Settings, split: str, chosen: int | None, assumed: list[str]) -> int:
+    """The rows of a set: those that are asked for, or all of the split."""
+    if chosen is not None:
+        return chosen
     dataset = settings.dataset
-    if dataset.path != DEMO and "prepare" in downloading(settings):
+    try:
+        rows = load_split(
+            *(dataset.path, dataset.name, dataset.data_files, split, settings.seed),
+            revision=dataset.revision,
+        )
+    except NotFetchedError:
         assumed.append(f"the split {split} has {ROWS:,} rows")
         return ROWS
-    rows = load_split(dataset.path, dataset.name, dataset.data_files, split, settings.seed)
     return len(rows)
 
 

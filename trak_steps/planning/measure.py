@@ -24,6 +24,7 @@ from transformers import logging as transformers_logging
 from trak_steps.config import Settings
 from trak_steps.console.progress import say
 from trak_steps.data.prepared import PreparedRows
+from trak_steps.errors import TrakError
 from trak_steps.gradients.budget import tokens_at_once
 from trak_steps.gradients.featurize import compute_features
 from trak_steps.gradients.functional import FunctionalGradients
@@ -56,19 +57,24 @@ LEAST = 1e-6
 DISK = 2**25
 
 
-def measure(facts: Facts) -> Machine:
+def measure(facts: Facts, *, elsewhere: bool = False) -> Machine:
     """Measure this machine.
 
     Args:
         facts: of the run; where its model is not at hand, another is measured in its place.
+        elsewhere: whether other machines run the jobs; then this one may lack their GPU.
+
+    Raises:
+        TrakError: if the device is not there, or the current folder cannot be written to.
     """
     settings = facts.settings
     torch.set_num_threads(settings.execution.threads)
     # What a model brings to its first training is no news of a sample.
     transformers_logging.set_verbosity_error()
-    device = pick_device(settings.execution.device)
+    without = elsewhere and not torch.cuda.is_available()
+    device = torch.device("cpu") if without else pick_device(settings.execution.device)
     starts = {kind: _start(module) for kind, (_, module) in KINDS.items()}
-    model, rows, (step, train) = _model(facts)
+    model, rows, (step, train) = _model(facts, device)
     model.to(device)
     model.eval()
     feature, check = _features(settings, model, rows)
@@ -103,13 +109,14 @@ def _start(module: str) -> float:
     return min(found)
 
 
-def _model(facts: Facts) -> tuple[PreTrainedModel, list[Row], tuple[float, float]]:
+def _model(facts: Facts, device: torch.device) -> tuple[PreTrainedModel, list[Row], tuple[float, float]]:
     """The run's model, or one in its place; rows; and what a training step takes."""
     settings = facts.settings
     if facts.sample is None:
         config = BertConfig(hidden_size=384, num_hidden_layers=6, num_attention_heads=12)
         config.intermediate_size = 4 * config.hidden_size
-        model = BertForSequenceClassification(config)
+        config.max_position_embeddings = max(512, *facts.lengths)
+        model = BertForSequenceClassification(config).to(device)
         rows = [Row([7] * length, i % 2) for i, length in enumerate([*facts.lengths] * 16)]
         sizes = (4, 16)
         seconds = [_plain_step(model, rows[:size]) for size in sizes]
@@ -122,10 +129,12 @@ def _model(facts: Facts) -> tuple[PreTrainedModel, list[Row], tuple[float, float
         dropout=settings.finetune.dropout,
         trust_remote_code=settings.model.trust_remote_code,
     )
-    return model, read_rows(train, 0, len(facts.lengths)), _train(facts, model, train)
+    return model, read_rows(train, 0, len(facts.lengths)), _train(facts, model, train, device)
 
 
-def _train(facts: Facts, model: PreTrainedModel, train: PreparedRows) -> tuple[float, float]:
+def _train(
+    facts: Facts, model: PreTrainedModel, train: PreparedRows, device: torch.device
+) -> tuple[float, float]:
     """Seconds of a step of the run's own recipe, and of a token in it; of a large model, with few rows.
 
     By steps of two sizes, since what the optimizer does takes as long for one row as for many.
@@ -134,7 +143,7 @@ def _train(facts: Facts, model: PreTrainedModel, train: PreparedRows) -> tuple[f
     larger = max(1, min(facts.settings.finetune.batch_size, most, len(train) // 2))
     sizes = (max(1, larger // 2), larger)
     lengths = np.asarray(facts.lengths, np.float64)
-    seconds = [_steps(facts, model, train, size) for size in sizes]
+    seconds = [_steps(facts, model, train, size, device) for size in sizes]
     return _parts(seconds, [size * longest_of(lengths, size) for size in sizes])
 
 
@@ -149,7 +158,9 @@ def _parts(seconds: Sequence[float], tokens: Sequence[float]) -> tuple[float, fl
     return LEAST, more / tokens[1]
 
 
-def _steps(facts: Facts, model: PreTrainedModel, train: PreparedRows, size: int) -> float:
+def _steps(
+    facts: Facts, model: PreTrainedModel, train: PreparedRows, size: int, device: torch.device
+) -> float:
     """Seconds of a step of so many rows."""
     recipe = Recipe(**facts.settings.finetune.model_dump(), seed=0)
     recipe = replace(recipe, batch_size=size, accumulation=1, epochs=STEPS * size / len(train))
@@ -160,16 +171,19 @@ def _steps(facts: Facts, model: PreTrainedModel, train: PreparedRows, size: int)
         facts.sample.model, max_length=settings.max_length, trust_remote_code=settings.trust_remote_code
     )
     with tempfile.TemporaryDirectory() as folder:
-        trainer_of(
+        trainer = trainer_of(
             model,
             tokenizer,
             training_rows(train.table),
             recipe,
             Path(folder),
-            cpu=pick_device(facts.settings.execution.device).type == "cpu",
+            cpu=device.type == "cpu",
             callbacks=[timer],
             save_strategy="no",
-        ).train()
+        )
+        trainer.train()
+        # What follows is not of the training's precision.
+        trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     return median(timer.seconds)
 
 
@@ -190,8 +204,8 @@ class _Timer(TrainerCallback):  # type: ignore[misc]
 
 def _plain_step(model: PreTrainedModel, rows: Sequence[Row]) -> float:
     optimizer = torch.optim.AdamW(model.parameters())
-    ids = torch.tensor([row.input_ids for row in rows])
-    labels = torch.tensor([row.label for row in rows])
+    ids = torch.tensor([row.input_ids for row in rows], device=model.device)
+    labels = torch.tensor([row.label for row in rows], device=model.device)
 
     def step() -> None:
         model(input_ids=ids, labels=labels).loss.backward()
@@ -296,7 +310,11 @@ def _spectrum(k: int) -> float:
 def _disk() -> tuple[float, float]:
     """Bytes a second: read, with their digest, from what was just written; and written through."""
     values = np.random.default_rng(0).bytes(DISK)
-    with tempfile.NamedTemporaryFile(dir=".") as file:
+    try:
+        file = tempfile.NamedTemporaryFile(dir=".")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise TrakError(f"{Path.cwd()}: cannot be written ({error.strerror or error})") from error
+    with file:
         start = time.perf_counter()
         file.write(values)
         file.flush()

@@ -69,16 +69,25 @@ def places_of(profile: Path | None, cores: int) -> Places:
     values = read_file(file)
     executor = values.get("executor")
     executor = None if executor == "local" else executor
-    given = values.get("cores")
-    jobs = values.get("jobs")
-    at_once = jobs if isinstance(jobs, int) else None
-    if isinstance(given, int):
-        cores = given
-    resources = values.get("resources") or []
-    named = [resources] if isinstance(resources, str) else resources
-    pairs = named.items() if isinstance(named, Mapping) else (str(one).split("=") for one in named)
-    gpus = next((int(number) for name, number in pairs if name == "gpu"), 1)
+    at_once = _number(values.get("jobs"))
+    gpus = _number(_resources(values.get("resources")).get("gpu")) or 1
+    cores = _number(values.get("cores")) or cores
     return Places(executor, cores, at_once, gpus if executor is None else (at_once or gpus))
+
+
+def _number(value: object) -> int | None:
+    """A number above zero; none for anything else, such as ``all``, which Snakemake makes sense of."""
+    text = str(value)
+    return int(text) if text.isdecimal() and int(text) > 0 else None
+
+
+def _resources(given: object) -> dict[str, object]:
+    """Resources by name, in each of the ways that a profile may write them."""
+    if isinstance(given, Mapping):
+        return {str(name): value for name, value in given.items()}
+    words = given if isinstance(given, list) else str(given or "").split()
+    pairs = (str(word).partition("=") for word in words)
+    return {name: value for name, _, value in pairs}
 
 
 @dataclass

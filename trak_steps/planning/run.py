@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trak_steps.config import Settings
 from trak_steps.console.progress import say
@@ -12,6 +13,9 @@ from trak_steps.planning.machine import ROUGH, Machine, load_machine, save_machi
 from trak_steps.planning.plan import Plan, make_plan, places_of
 from trak_steps.run.layout import Layout
 from trak_steps.workflow.registry import device_of_jobs
+
+if TYPE_CHECKING:
+    from trak_steps.planning.facts import Facts
 
 
 def plan_of(
@@ -52,10 +56,10 @@ def plan_of(
 
             say("measuring this machine, which takes less than a minute")
             with _silent():
-                machine = measure(facts)
+                machine = measure(facts, elsewhere=places.elsewhere)
             if calibration:
                 save_machine(calibration, machine)
-    facts.assumed.extend(_assumed(machine, facts.parameters, device, rough=rough))
+    facts.assumed.extend(_assumed(machine, facts, device, rough=rough))
     return make_plan(facts, machine, places, evaluation=evaluation, gpu=device.startswith("cuda"))
 
 
@@ -66,14 +70,19 @@ def _silent() -> Iterator[None]:
         yield
 
 
-def _assumed(machine: Machine, parameters: int, device: str, *, rough: bool) -> list[str]:
+def _assumed(machine: Machine, facts: "Facts", device: str, *, rough: bool) -> list[str]:
     """What the speed of the machine stands for."""
     found = []
     if rough:
         found.append("nothing was measured: times are orders of magnitude")
-    elif not 0.5 < machine.scale(parameters) < 2:
+    elif not 0.5 < machine.scale(facts.parameters) < 2:
         millions = machine.parameters / 1e6
         found.append(f"models take time by their size: one of {millions:.0f} million was measured")
+    threads = facts.settings.execution.threads
+    if not rough and machine.threads != threads:
+        found.append(f"{threads} threads are as fast as the {machine.threads} that were measured")
     if device.startswith("cuda") and machine.device != "cuda":
         found.append("a GPU is no faster than the CPU that was measured: a calibration made on one says")
+    if not device.startswith("cuda") and machine.device == "cuda":
+        found.append("a CPU is as fast as the GPU that was measured, which it is not")
     return found

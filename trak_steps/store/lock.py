@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import psutil
+
 from trak_steps.errors import TrakError
+from trak_steps.store.atomic import CLOCKS
 
 # Whoever only asks whether a lock is held has it for a moment: so often, and so many seconds apart, is
 # it tried.
@@ -90,10 +93,26 @@ def _lock(descriptor: int, *, wait: bool) -> bool:
     return False
 
 
+def lives(holder: str, since: float) -> bool:
+    """Whether the process that a lock was taken by is alive, and on this machine.
+
+    Args:
+        holder: as :func:`holder` gives it.
+        since: when the lock was taken, in seconds since 1970.
+    """
+    number, _, host = holder.partition(" on ")
+    if host != socket.gethostname():
+        return False
+    try:
+        return bool(psutil.Process(int(number)).create_time() <= since + CLOCKS)
+    except (ValueError, psutil.Error):
+        return False
+
+
 def holder(path: Path) -> str:
     """Who holds a lock, as far as it says."""
     try:
-        return path.read_text(encoding="utf-8") or "unknown"
+        return path.read_text(encoding="utf-8", errors="replace") or "unknown"
     except OSError:
         return "unknown"
 

@@ -23,7 +23,10 @@ def let_jobs_choose(*, elsewhere: bool) -> None:
     if elsewhere:
         os.environ.pop(VARIABLE, None)
     else:
-        os.environ[VARIABLE] = str(Path(tempfile.gettempdir()) / f"trak-steps-{os.getuid()}" / "gpus")
+        # What a cluster gave to this job alone is numbered anew, whatever others have.
+        allocation = os.environ.get("SLURM_JOB_ID", "here")
+        folder = Path(tempfile.gettempdir()) / f"trak-steps-{os.getuid()}" / f"gpus-{allocation}"
+        os.environ[VARIABLE] = str(folder)
 
 
 def take_gpu() -> None:

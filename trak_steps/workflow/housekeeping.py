@@ -70,6 +70,12 @@ class Turn:
         lock = layout.lock("snakemake")
         return cls(layout, _taken(lock), _is_held(lock))
 
+    @property
+    def held_before(self) -> tuple[str, float]:
+        """Who had the turn before, and since when, in seconds since 1970."""
+        taken, process = self.before
+        return process, taken / 1e9
+
     def take(self) -> int:
         """Take the run's lock, for as long as this process lives.
 

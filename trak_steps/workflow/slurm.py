@@ -5,6 +5,7 @@ and this keeps in the run's ``.submitted``; by it, the next Snakemake on the run
 """
 
 import re
+import socket
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
@@ -12,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from trak_steps.errors import TrakError
+from trak_steps.store.lock import lives
 
 # Seconds that Slurm is given to answer, and jobs to end. It kills one half a minute after it asks it.
 ANSWER, END = 60, 90
@@ -49,22 +51,31 @@ def check_place(partition: object, account: object) -> None:
     )
 
 
-def cancel_left(record: Path) -> list[str]:
+def cancel_left(record: Path, before: str, taken: float) -> list[str]:
     """Cancel what jobs an earlier Snakemake left in the queue; gives their ids.
 
-    For who has the run's turn, so that no other Snakemake waits for these jobs.
+    For who has the run's turn. A lock says so, and file systems know none, or not another machine's: so
+    nothing is cancelled unless it is seen that the earlier one is gone.
 
     Args:
         record: where the name of its jobs is kept.
+        before: who had the turn before, as its lock says.
+        taken: when, in seconds since 1970.
 
     Raises:
-        TrakError: if Slurm does not answer, or refuses.
+        TrakError: if it may still run, or Slurm does not answer, or refuses.
     """
     name = record.read_text(encoding="utf-8").strip() if record.exists() else ""
     # Without a name, as a full disk may leave it, Slurm would list every job.
     left = _queued(name) if re.fullmatch(r"[\w-]+", name) else []
     if not left:
         return []
+    if before.partition(" on ")[2] != socket.gethostname() or lives(before, taken):
+        raise TrakError(
+            f"jobs {', '.join(left)} are in Slurm's queue, of another Snakemake on this run (process "
+            f"{before}), and it is not seen from here that it has ended; if it has, cancel them with "
+            f"`scancel --name {name}`, and run this command again"
+        )
     cancelled = _ask(["scancel", *left])
     if cancelled.returncode:
         raise TrakError(

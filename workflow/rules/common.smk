@@ -79,7 +79,7 @@ onstart:
         if workflow.executor_plugin.name == "slurm":
             for place in places():
                 check_place(*place)
-            for job in cancel_left(run.submitted):
+            for job in cancel_left(run.submitted, *turn.held_before):
                 print(f"cancelled job {job} of an earlier call", file=sys.stderr)
             keep_name(run.submitted, log)
         asked_for(made_again(run, workflow.dag.needrun_jobs())).save(run)

@@ -20,7 +20,7 @@ from trak_steps.evaluation.lds import Lds, Measured, Truth
 from trak_steps.evaluation.predictions import Checkpoint, Point, points, predict, some_at_once
 from trak_steps.evaluation.resamples import Resamples
 from trak_steps.evaluation.sums import sum_rows
-from trak_steps.kernel.blocks import predicted_targets, subset_sums
+from trak_steps.kernel.blocks import FEWEST_ROWS, predicted_targets, subset_sums
 from trak_steps.run.fit import bytes_allowed
 from trak_steps.run.hidden_states import HiddenStates
 from trak_steps.run.layout import (
@@ -86,7 +86,11 @@ def run(layout: Layout, settings: Settings) -> None:
     }
     repeats = len(retrained.plan) // len(kept)
     cost = predicted_targets(len(chosen), len(kept), repeats, scoring.dim, len(scoring.names))
-    groups = some_at_once({name: len(rows) for name, rows in targets.items()}, cost.at_once(memory))
+    # Each group takes a pass over all features, so few targets at once cost more than they save.
+    at_once = max(cost.at_once(memory), FEWEST_ROWS)
+    groups = some_at_once({name: len(rows) for name, rows in targets.items()}, at_once)
+    if len(groups) > 1:
+        say(f"{at_once} targets at once, so {len(groups)} passes over the features")
     with counter(len(checkpoints) * len(groups), "sums", "checkpoint") as advance:
         for group in groups:
             by_gradients = predict(
