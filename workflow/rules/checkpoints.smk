@@ -5,10 +5,10 @@ if IMPORTED:
     rule import_checkpoint:
         input:
             model=made(run.model),
-            train=ancient(made(run.train)),
-            files=lambda wildcards: imported_files(IMPORTED[wildcards.training]),
+            train=prepared(run.train),
+            files=lambda wildcards: here(imported_files(IMPORTED[wildcards.training])),
         output:
-            made(run.checkpoint("{training}")),
+            whole(run.checkpoint("{training}")),
         log:
             log_of("checkpoints/{training}"),
         benchmark:
@@ -35,9 +35,9 @@ else:
     rule finetune:
         input:
             model=made(run.model),
-            train=ancient(made(run.train)),
+            train=prepared(run.train),
         output:
-            [made(run.checkpoint(name)) for name in of_job("{training}")],
+            [whole(run.checkpoint(name)) for name in of_job("{training}")],
         log:
             log_of("checkpoints/{training}"),
         benchmark:

@@ -48,6 +48,7 @@ from trak_steps.workflow.registry import (
 )
 from trak_steps.workflow.refused import VARIABLE, forget_refusals
 from trak_steps.workflow.slurm import cancel_left, check_place, keep_name
+from trak_steps.workflow.storage import stored
 from trak_steps.store.atomic import sweep
 from trak_steps.store.tree import RECEIPT
 
@@ -60,6 +61,10 @@ except TrakError as error:
     raise WorkflowError(str(error))
 
 run = Layout(Path("results") / settings.run)
+# Where jobs share no files: the storage that the run lies in. See docs/storage.md.
+storage_of_run = stored(workflow, run.root.parent, settings.run)
+# What of the run can be read here.
+facts = storage_of_run.facts if storage_of_run else run
 CHECKPOINTS = checkpoint_names(settings.checkpoints)
 # Of each that is imported, the folder or hub id that it is from.
 IMPORTED = imported(settings.checkpoints)
@@ -82,7 +87,8 @@ onstart:
             for job in cancel_left(run.submitted, *turn.held_before):
                 print(f"cancelled job {job} of an earlier call", file=sys.stderr)
             keep_name(run.submitted, log)
-        asked_for(made_again(run, workflow.dag.needrun_jobs())).save(run)
+        if not storage_of_run:
+            asked_for(made_again(run, workflow.dag.needrun_jobs())).save(run)
     except TrakError as error:
         raise WorkflowError(str(error))
     forget_refusals(run.refused)
@@ -99,7 +105,8 @@ onstart:
 
 
 onsuccess:
-    asked_for().save(run)
+    if not storage_of_run:
+        asked_for().save(run)
     sweep(run.root)
 
 
@@ -126,8 +133,38 @@ def made(path):
 
     Snakemake deletes it before a job, and not the folder; the step keeps what still fits. It compares
     receipts by content, so that what was made anew and came out the same reruns nothing.
+
+    In a storage it is the folder, all of which a job is brought.
     """
-    return f"{path}/{RECEIPT}"
+    return str(path) if storage_of_run else f"{path}/{RECEIPT}"
+
+
+def whole(path):
+    """The same of a rule's own output."""
+    return directory(made(path)) if storage_of_run else made(path)
+
+
+def prepared(path):
+    """Prepared rows that enter by what they are, through params: see below.
+
+    Of rows in a storage that is not known here, so there it counts when they were prepared.
+    """
+    return made(path) if storage_of_run else ancient(made(path))
+
+
+def brought(*paths):
+    """What a step looks up in the run's folder beside its rule's inputs, and a storage must bring it."""
+    return [made(path) for path in paths] if storage_of_run else []
+
+
+def brought_for_shards():
+    """Where the model and the train rows decide how many rows a shard has, steps look there."""
+    return [] if settings.features.shard_size else brought(run.model, run.train)
+
+
+def here(files):
+    """Local files, which are in no storage: jobs that read some run where the workflow is started."""
+    return [local(file) for file in files] if storage_of_run else files
 
 
 def of_job(job):
@@ -181,9 +218,15 @@ wildcard_constraints:
 
 def memory(step):
     """MB that a rule's jobs ask for. A retry after a job was killed for its memory gets more."""
-    of_step = memory_of(step, settings, run)
+    of_step = memory_of(step, settings, facts)
 
     def asked(wildcards, input, attempt):
+        if storage_of_run:
+            folders = {"model": [], "prepare": [run.model]}.get(
+                step, [run.model, run.train]
+            )
+            if all(storage_of_run.look(run.name(folder)).exists() for folder in folders):
+                input = []
         return of_step(wildcards, input, attempt) + (SUBMITTED if elsewhere() else 0)
 
     return asked
@@ -191,8 +234,10 @@ def memory(step):
 
 def step(name):
     """Params of a rule: the settings that its step reads, and the step's version."""
+    place = f"{storage_of_run.arguments} " if storage_of_run else ""
     return {
-        "settings": lambda wildcards: arguments(
+        "settings": lambda wildcards: place
+        + arguments(
             settings, reads(name, settings, targets=wildcards.get("targets", ""))
         ),
         "version": version_of(name),
@@ -205,21 +250,35 @@ def step(name):
 # rules that name those directly.
 
 
+def content(name):
+    """What prepared rows are, or a part of them; nothing is said of rows in a storage."""
+    return "" if storage_of_run else known(run, name)
+
+
+def count_of_rows(folder):
+    """How many rows a set has that is prepared and stays so."""
+    if storage_of_run:
+        storage_of_run.settle(run.name(run.model), run.name(folder))
+    return known_count(facts, facts.root / run.name(folder), "rows")
+
+
 def shard_rows(wildcards):
     """What models see of a shard's rows."""
+    if storage_of_run:
+        return ""
     size = shard_size(settings.features, run)
     start = int(wildcards.shard) * size
-    return known(run, f"{run.name(run.train)}#{start}:{start + size}")
+    return content(f"{run.name(run.train)}#{start}:{start + size}")
 
 
 def train_rows(wildcards):
     """What models see of the train set."""
-    return known(run, run.name(run.train))
+    return content(run.name(run.train))
 
 
 def train_classes(wildcards):
     """The classes of the train set."""
-    return known(run, f"{run.name(run.train)}#classes")
+    return content(f"{run.name(run.train)}#classes")
 
 
 def first_rows(wildcards):
@@ -227,29 +286,29 @@ def first_rows(wildcards):
     files = imported_files(IMPORTED[wildcards.training])
     if any(Path(file).name in (SECOND_MOMENTS, OPTIMIZER) for file in files):
         return ""
-    return known(run, f"{run.name(run.train)}#0:{MOMENT_ROWS}")
+    return content(f"{run.name(run.train)}#0:{MOMENT_ROWS}")
 
 
 def target_rows(wildcards):
     """What models see of a target set."""
-    return known(run, run.name(run.targets(wildcards.targets)))
+    return content(run.name(run.targets(wildcards.targets)))
 
 
 def all_target_rows(wildcards):
     """What models see of all target sets."""
-    return [known(run, run.name(run.targets(name))) for name in TARGETS]
+    return [content(run.name(run.targets(name))) for name in TARGETS]
 
 
 def train_table(wildcards):
     """Every column of the train set."""
-    return known(run, f"{run.name(run.train)}#table")
+    return content(f"{run.name(run.train)}#table")
 
 
 def tables(wildcards):
     """Every column of the train set and of the target sets at hand."""
     names = [wildcards.targets] if "targets" in wildcards.keys() else TARGETS
     folders = [run.train, *map(run.targets, names)]
-    return [known(run, f"{run.name(folder)}#table") for folder in folders]
+    return [content(f"{run.name(folder)}#table") for folder in folders]
 
 
 def shards(wildcards):
@@ -257,8 +316,8 @@ def shards(wildcards):
     n = settings.dataset.train_size
     if n is None or settings.features.shard_size is None:
         checkpoints.prepare.get()
-        n = known_count(run, run.train, "rows")
-    return shard_names(n, shard_size(settings.features, run))
+        n = count_of_rows(run.train)
+    return shard_names(n, shard_size(settings.features, facts))
 
 
 def train_features(wildcards):
@@ -276,8 +335,9 @@ def train_features(wildcards):
 def features_of_part(wildcards):
     """Features of the train rows of a part of scores, by all checkpoints."""
     tile = Tile.named(wildcards.part)
-    size = shard_size(settings.features, run)
-    names = shards(wildcards)[tile.start // size : -(-tile.stop // size)]
+    names = shards(wildcards)
+    size = shard_size(settings.features, facts)
+    names = names[tile.start // size : -(-tile.stop // size)]
     return [
         made(run.train_shard(name, shard)) for name in CHECKPOINTS for shard in names
     ]
@@ -288,12 +348,12 @@ def parts_of(name):
     n, t = settings.dataset.train_size, settings.targets[name].size
     if n is None or settings.features.shard_size is None:
         checkpoints.prepare.get()
-        n = known_count(run, run.train, "rows")
+        n = count_of_rows(run.train)
     if t is None:
         checkpoints.prepare_targets.get(targets=name)
-        t = known_count(run, run.targets(name), "rows")
+        t = count_of_rows(run.targets(name))
     return [
-        made(run.score_part(name, tile.name)) for tile in tiles(settings, run, n, t)
+        made(run.score_part(name, tile.name)) for tile in tiles(settings, facts, n, t)
     ]
 
 
@@ -312,7 +372,8 @@ def target_features(targets):
 
 def seals(wildcards):
     """Everything about the prepared rows, also by which code and settings they were made."""
-    return [known_seal(folder) for folder in [run.train, *map(run.targets, TARGETS)]]
+    folders = [run.train, *map(run.targets, TARGETS)]
+    return [] if storage_of_run else [known_seal(folder) for folder in folders]
 
 
 def log_of(name):

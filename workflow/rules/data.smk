@@ -3,9 +3,9 @@
 
 rule model:
     input:
-        base_files(settings),
+        here(base_files(settings)),
     output:
-        made(run.model),
+        whole(run.model),
     log:
         log_of("model"),
     benchmark:
@@ -29,9 +29,9 @@ rule model:
 checkpoint prepare:
     input:
         model=made(run.model),
-        files=local_files(settings, settings.dataset.train_split),
+        files=here(local_files(settings, settings.dataset.train_split)),
     output:
-        made(run.train),
+        whole(run.train),
     log:
         log_of("data/train"),
     benchmark:
@@ -53,12 +53,12 @@ checkpoint prepare:
 checkpoint prepare_targets:
     input:
         model=made(run.model),
-        train=ancient(made(run.train)),
-        files=lambda wildcards: local_files(
-            settings, settings.targets[wildcards.targets].split
+        train=prepared(run.train),
+        files=lambda wildcards: here(
+            local_files(settings, settings.targets[wildcards.targets].split)
         ),
     output:
-        made(run.targets("{targets}")),
+        whole(run.targets("{targets}")),
     log:
         log_of("data/targets/{targets}"),
     benchmark:

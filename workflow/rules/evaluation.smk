@@ -9,11 +9,12 @@ if IMPORTED:
     rule check_recipe:
         input:
             model=made(run.model),
-            train=ancient(made(run.train)),
-            targets=[ancient(made(run.targets(name))) for name in TARGETS],
+            train=prepared(run.train),
+            targets=[prepared(run.targets(name)) for name in TARGETS],
             target_features=[
                 made(run.target_features(name, TARGETS[0])) for name in LAST
             ],
+            also=brought(*map(run.checkpoint, LAST)),
         output:
             run.recipe,
         log:
@@ -39,7 +40,7 @@ if IMPORTED:
 rule plan_subsets:
     input:
         RECIPE,
-        train=ancient(made(run.train)),
+        train=prepared(run.train),
     output:
         run.plan("subsets"),
     log:
@@ -63,13 +64,14 @@ rule plan_subsets:
 rule plan_removal:
     input:
         RECIPE,
-        train=ancient(made(run.train)),
-        targets=[ancient(made(run.targets(name))) for name in TARGETS],
+        train=prepared(run.train),
+        targets=[prepared(run.targets(name)) for name in TARGETS],
         checkpoint=made(run.checkpoint(LAST[0])),
         shards=train_features,
         target_features=target_features(TARGETS[:1]),
         kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
         calibration=made(run.calibration),
+        also=brought_for_shards(),
     output:
         run.plan("removal"),
     log:
@@ -95,9 +97,10 @@ rule plan_removal:
 rule retrain_subsets:
     input:
         model=made(run.model),
-        train=ancient(made(run.train)),
-        targets=[ancient(made(run.targets(name))) for name in TARGETS],
+        train=prepared(run.train),
+        targets=[prepared(run.targets(name)) for name in TARGETS],
         plan=run.plan("subsets"),
+        recipe=RECIPE if storage_of_run else [],
     output:
         run.retrained("subsets", "{shard}"),
     log:
@@ -125,9 +128,10 @@ rule retrain_subsets:
 use rule retrain_subsets as retrain_removal with:
     input:
         model=made(run.model),
-        train=ancient(made(run.train)),
-        targets=[ancient(made(run.targets(name))) for name in TARGETS],
+        train=prepared(run.train),
+        targets=[prepared(run.targets(name)) for name in TARGETS],
         plan=run.plan("removal"),
+        recipe=RECIPE if storage_of_run else [],
     output:
         run.retrained("removal", "{shard}"),
     log:
@@ -146,8 +150,8 @@ use rule retrain_subsets as retrain_removal with:
 
 rule measure_lds:
     input:
-        train=ancient(made(run.train)),
-        targets=[ancient(made(run.targets(name))) for name in TARGETS],
+        train=prepared(run.train),
+        targets=[prepared(run.targets(name)) for name in TARGETS],
         plan=run.plan("subsets"),
         retrained=[run.retrained("subsets", part) for part in PARTS["subsets"]],
         checkpoints=[made(run.checkpoint(name)) for name in CHECKPOINTS],
@@ -155,6 +159,7 @@ rule measure_lds:
         target_features=target_features(TARGETS),
         kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
         calibration=made(run.calibration),
+        also=brought_for_shards(),
     output:
         run.lds,
         run.lds_curves,
@@ -180,8 +185,8 @@ rule measure_lds:
 
 rule measure_removal:
     input:
-        train=ancient(made(run.train)),
-        targets=[ancient(made(run.targets(name))) for name in TARGETS],
+        train=prepared(run.train),
+        targets=[prepared(run.targets(name)) for name in TARGETS],
         plan=run.plan("removal"),
         retrained=[run.retrained("removal", part) for part in PARTS["removal"]],
     output:
@@ -209,10 +214,11 @@ rule measure_removal:
 
 rule find_mislabelled:
     input:
-        train=ancient(made(run.train)),
+        train=prepared(run.train),
         shards=train_features,
         kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
         calibration=made(run.calibration),
+        also=brought_for_shards(),
     output:
         run.suspects,
         run.mislabelled,
@@ -238,12 +244,13 @@ rule find_mislabelled:
 
 rule measure_stability:
     input:
-        train=ancient(made(run.train)),
-        targets=[ancient(made(run.targets(name))) for name in TARGETS],
+        train=prepared(run.train),
+        targets=[prepared(run.targets(name)) for name in TARGETS],
         shards=train_features,
         target_features=target_features(TARGETS),
         kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
         calibration=made(run.calibration),
+        also=brought_for_shards(),
     output:
         run.stability,
     log:

@@ -4,9 +4,10 @@
 rule featurize:
     input:
         checkpoints=[made(run.checkpoint(name)) for name in of_job("{training}")],
-        train=ancient(made(run.train)),
+        train=prepared(run.train),
+        also=brought_for_shards(),
     output:
-        [made(run.train_shard(name, "{shard}")) for name in of_job("{training}")],
+        [whole(run.train_shard(name, "{shard}")) for name in of_job("{training}")],
     log:
         log_of("features/{training}/train/{shard}"),
     benchmark:
@@ -30,9 +31,9 @@ rule featurize:
 rule featurize_targets:
     input:
         checkpoints=[made(run.checkpoint(name)) for name in of_job("{training}")],
-        targets=ancient(made(run.targets("{targets}"))),
+        targets=prepared(run.targets("{targets}")),
     output:
-        [made(run.target_features(name, "{targets}")) for name in of_job("{training}")],
+        [whole(run.target_features(name, "{targets}")) for name in of_job("{training}")],
     log:
         log_of("features/{training}/targets/{targets}"),
     benchmark:

@@ -3,10 +3,11 @@
 
 rule kernel:
     input:
-        train=ancient(made(run.train)),
+        train=prepared(run.train),
         shards=train_features,
+        also=brought_for_shards(),
     output:
-        [made(run.kernel(name)) for name in of_job("{training}")],
+        [whole(run.kernel(name)) for name in of_job("{training}")],
     log:
         log_of("kernel/{training}"),
     benchmark:

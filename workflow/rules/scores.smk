@@ -3,11 +3,12 @@
 
 rule calibrate:
     input:
-        train=ancient(made(run.train)),
+        train=prepared(run.train),
         shards=train_features,
         kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
+        also=brought_for_shards(),
     output:
-        made(run.calibration),
+        whole(run.calibration),
     log:
         log_of("calibration"),
     benchmark:
@@ -29,14 +30,15 @@ rule calibrate:
 
 rule score:
     input:
-        train=ancient(made(run.train)),
-        targets=ancient(made(run.targets("{targets}"))),
+        train=prepared(run.train),
+        targets=prepared(run.targets("{targets}")),
         calibration=made(run.calibration),
         shards=features_of_part,
         target_features=target_features(["{targets}"]),
         kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
+        also=brought_for_shards(),
     output:
-        made(run.score_part("{targets}", "{part}")),
+        whole(run.score_part("{targets}", "{part}")),
     log:
         log_of("scores/{targets}/{part}"),
     benchmark:
@@ -61,12 +63,13 @@ rule score:
 
 rule gather:
     input:
-        train=ancient(made(run.train)),
-        targets=ancient(made(run.targets("{targets}"))),
+        train=prepared(run.train),
+        targets=prepared(run.targets("{targets}")),
         calibration=made(run.calibration),
         parts=score_parts,
+        also=brought_for_shards(),
     output:
-        made(run.scores("{targets}")),
+        whole(run.scores("{targets}")),
     log:
         log_of("scores/{targets}"),
     benchmark:
@@ -91,8 +94,8 @@ rule gather:
 
 rule rank:
     input:
-        train=ancient(made(run.train)),
-        targets=ancient(made(run.targets("{targets}"))),
+        train=prepared(run.train),
+        targets=prepared(run.targets("{targets}")),
         scores=made(run.scores("{targets}")),
     output:
         run.top("{targets}"),

@@ -3,8 +3,8 @@
 
 rule summarize:
     input:
-        train=ancient(made(run.train)),
-        targets=[ancient(made(run.targets(name))) for name in TARGETS],
+        train=prepared(run.train),
+        targets=[prepared(run.targets(name)) for name in TARGETS],
         target_features=target_features(TARGETS),
         scores=[made(run.scores(name)) for name in TARGETS],
         tops=[run.top(name) for name in TARGETS],
@@ -35,9 +35,15 @@ rule provenance:
         kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
         calibration=made(run.calibration),
         parts=score_parts,
-        train=ancient(made(run.train)),
-        targets=[ancient(made(run.targets(name))) for name in TARGETS],
+        train=prepared(run.train),
+        targets=[prepared(run.targets(name)) for name in TARGETS],
         summary=run.summary,
+        also=brought(
+            run.model,
+            *[run.target_features(name, of) for name in CHECKPOINTS for of in TARGETS],
+            *map(run.scores, TARGETS),
+        ),
+        tops=list(map(run.top, TARGETS)) if storage_of_run else [],
     output:
         run.provenance,
     log:
