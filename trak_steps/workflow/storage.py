@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trak_steps.errors import TrakError
+from trak_steps.run.asked import Asked
 from trak_steps.run.layout import Layout
 from trak_steps.store.tree import MANIFEST
 
@@ -42,6 +43,23 @@ class Stored:
     def arguments(self) -> str:
         """What tells a step where Snakemake puts its inputs and takes its outputs from."""
         return f"--results {shlex.quote(str(self._object(self.results).local_path()))}"
+
+    def tell(self, asked: Asked) -> None:
+        """Say in the storage what the workflow is asked for, before the first job computes.
+
+        Raises:
+            TrakError: if nothing can be written there.
+        """
+        asked.save(self.facts)
+        told = self._object(self.results / self.run / self.facts.asked.name)
+        told.set_local_path(self.facts.asked)
+        try:
+            told.store_object()
+        except Exception as error:  # each plugin has errors of its own
+            raise TrakError(
+                f"{told.print_query}: cannot be written ({error}); set --default-storage-prefix to a place "
+                "that you may write to"
+            ) from error
 
     def look(self, folder: str) -> Path:
         """Ask for the manifest of a folder of the run as it is now.

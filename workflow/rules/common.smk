@@ -87,7 +87,9 @@ onstart:
             for job in cancel_left(run.submitted, *turn.held_before):
                 print(f"cancelled job {job} of an earlier call", file=sys.stderr)
             keep_name(run.submitted, log)
-        if not storage_of_run:
+        if storage_of_run:
+            storage_of_run.tell(asked_for())
+        else:
             asked_for(made_again(run, workflow.dag.needrun_jobs())).save(run)
     except TrakError as error:
         raise WorkflowError(str(error))

@@ -1,0 +1,187 @@
+"""A run in a storage, by jobs that share no files: each begins in an empty folder and is brought its inputs."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from faults.damage import files_of
+from forked_jobs import startup_of_shells
+from workspace import STAGES, TINY, WHOLE, copy_project
+
+from trak_steps.audit.verify import verify_run
+from trak_steps.run.layout import Layout
+from trak_steps.workflow.memory import SUBMITTED
+
+PLUGINS = Path(__file__).parents[1] / "plugins"
+# How many rows a shard has is only known once rows are prepared.
+SETTINGS = {**TINY, "features": {"dim": 8}}
+# These tell when and where a job ran, or are no outputs.
+OTHERS = (".locks/", "logs/", "benchmarks/", "training/")
+
+pytestmark = [
+    pytest.mark.skipif(
+        find_spec("snakemake_storage_plugin_fs") is None, reason="needs snakemake-storage-plugin-fs"
+    ),
+    pytest.mark.skipif(shutil.which("rsync") is None, reason="snakemake-storage-plugin-fs needs rsync"),
+]
+
+
+@dataclass(frozen=True)
+class Started:
+    """A folder that a workflow is started in, and where its run lies."""
+
+    root: Path
+    store: Path
+
+    @property
+    def run(self) -> Path:
+        """The run's outputs."""
+        return self.store / "results" / "tiny"
+
+    def snakemake(self, *arguments: str, prefix: Path | None = None) -> str:
+        """What Snakemake says with the run in the storage; fails if it does."""
+        code, said = self.try_snakemake(*arguments, prefix=prefix)
+        assert code == 0, said
+        return said
+
+    def try_snakemake(self, *arguments: str, prefix: Path | None = None) -> tuple[int, str]:
+        """The same and its exit status."""
+        where = ("--default-storage-provider", "fs", "--default-storage-prefix", str(prefix or self.store))
+        return _snakemake(self.root, *where, *arguments)
+
+    def planned(self, *arguments: str) -> set[str]:
+        """The rules that would run."""
+        said = self.snakemake("-n", "--cores", "1", *arguments)
+        return set(re.findall(r"^(\w+) +\d+$", said, re.MULTILINE)) - {"total", *STAGES}
+
+
+def _snakemake(root: Path, *arguments: str) -> tuple[int, str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(root), str(PLUGINS)]),
+        "BASH_ENV": str(startup_of_shells()),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+    command = [sys.executable, "-m", "snakemake", "--nocolor", "--configfile", "tiny.yaml", *arguments]
+    done = subprocess.run(
+        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    return done.returncode, done.stdout
+
+
+def _project(root: Path, settings: dict[str, Any]) -> Path:
+    root.mkdir()
+    copy_project(root)
+    (root / "tiny.yaml").write_text(yaml.safe_dump(settings))
+    return root
+
+
+def _outputs(run: Path) -> dict[str, bytes]:
+    names = {file.relative_to(run).as_posix(): file for file in files_of(run)}
+    return {name: file.read_bytes() for name, file in names.items() if not name.startswith(OTHERS)}
+
+
+APART = ("--shared-fs-usage", "none", "--executor", "apart", "--jobs", "2")
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Started:
+    """A run whose jobs share nothing but the storage."""
+    folder = tmp_path_factory.mktemp("storage")
+    started = Started(_project(folder / "project", SETTINGS), folder / "store")
+    started.snakemake(*APART, *WHOLE)
+    return started
+
+
+def test_every_file_is_that_of_a_run_in_a_shared_folder(apart: Started, tmp_path: Path) -> None:
+    plain = _project(tmp_path / "project", SETTINGS)
+    code, said = _snakemake(plain, "--cores", "2", *WHOLE)
+    assert code == 0, said
+    expected = _outputs(plain / "results" / "tiny")
+    found = _outputs(apart.run)
+    assert found.keys() == expected.keys()
+    assert [name for name in expected if found[name] != expected[name]] == []
+    assert "evaluation/lds.json" in found
+    assert "provenance.json" in found
+    assert not verify_run(Layout(apart.run)).problems
+
+
+def test_nothing_of_a_run_in_a_storage_is_left_where_it_was_started(apart: Started) -> None:
+    left = [file for file in (apart.root / "results").rglob("*") if file.is_file()]
+    assert left == [apart.root / "results" / "tiny" / ".locks" / "snakemake"]
+
+
+def test_a_whole_run_in_a_storage_runs_nothing(apart: Started) -> None:
+    assert "Nothing to be done" in apart.snakemake(*APART, *WHOLE)
+
+
+def test_what_is_deleted_from_a_storage_is_made_again(apart: Started) -> None:
+    before = _outputs(apart.run)
+    (apart.run / "summary.json").unlink()
+    assert apart.planned(*WHOLE) == {"summarize", "provenance"}
+    # Also by jobs on this machine, which Snakemake then brings the same inputs.
+    apart.snakemake("--cores", "2", *WHOLE)
+    assert _outputs(apart.run) == before
+    shutil.rmtree(apart.run / "kernel" / "0.zarr")
+    assert apart.planned("kernels") == {"kernel"}
+    said = apart.snakemake(*APART, "kernels")
+    assert _outputs(apart.run) == before
+    asked = re.search(r"kernel asks for (\d+) MB", said)
+    assert asked
+    assert int(asked[1]) > SUBMITTED
+
+
+def test_a_storage_that_cannot_be_written_is_refused_before_the_first_job(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    started = Started(_project(tmp_path / "project", SETTINGS), file)
+    code, said = started.try_snakemake("--cores", "1")
+    assert code != 0
+    assert f"{file}/results/tiny/.asked.json: cannot be written" in said
+    assert "set --default-storage-prefix to a place that you may write to" in said
+    assert "Traceback" not in said
+    assert "model: demo" not in said
+    assert file.read_bytes() == b""
+
+
+def test_rows_of_local_files_are_prepared_where_they_are(tmp_path: Path) -> None:
+    """And how many there are is asked of the storage."""
+    settings = {
+        **SETTINGS,
+        "dataset": {
+            "path": "json",
+            "data_files": {"train": "train.jsonl", "validation": "some.jsonl"},
+            "text": "text",
+        },
+        "targets": {"validation": {"split": "validation"}},
+        "checkpoints": {"count": 1, "keep": [1.0]},
+    }
+    found = {}
+    for name in ("plain", "apart"):
+        root = _project(tmp_path / name, settings)
+        for file, rows in (("train.jsonl", 30), ("some.jsonl", 6)):
+            text = [{"text": f"{i} and {i * i}", "label": i % 2} for i in range(rows)]
+            (root / file).write_text("".join(json.dumps(row) + "\n" for row in text))
+        if name == "plain":
+            code, said = _snakemake(root, "--cores", "2", "scores")
+            assert code == 0, said
+            found[name] = _outputs(root / "results" / "tiny")
+        else:
+            started = Started(root, tmp_path / "store")
+            started.snakemake(*APART, "scores")
+            found[name] = _outputs(started.run)
+            assert "Nothing to be done" in started.snakemake(*APART, "scores")
+            (root / "some.jsonl").touch()
+            assert "prepare_targets" in started.planned("scores")
+    assert found["apart"] == found["plain"]
+    assert "scores/validation.top.parquet" in found["apart"]
