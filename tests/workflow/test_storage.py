@@ -1,4 +1,4 @@
-"""A run in a storage, by jobs that share no files: each begins in an empty folder and is brought its inputs."""
+"""A run in a storage, by jobs that share no files: each starts in an empty folder, with its inputs alone."""
 
 import json
 import os
@@ -15,7 +15,8 @@ import pytest
 import yaml
 from faults.damage import files_of
 from forked_jobs import startup_of_shells
-from workspace import STAGES, TINY, WHOLE, copy_project
+from snakemake.cli import get_argument_parser
+from workspace import ROOT, STAGES, TINY, WHOLE, copy_project
 
 from trak_steps.audit.verify import verify_run
 from trak_steps.run.layout import Layout
@@ -27,12 +28,9 @@ SETTINGS = {**TINY, "features": {"dim": 8}}
 # These tell when and where a job ran, or are no outputs.
 OTHERS = (".locks/", "logs/", "benchmarks/", "training/")
 
-pytestmark = [
-    pytest.mark.skipif(
-        find_spec("snakemake_storage_plugin_fs") is None, reason="needs snakemake-storage-plugin-fs"
-    ),
-    pytest.mark.skipif(shutil.which("rsync") is None, reason="snakemake-storage-plugin-fs needs rsync"),
-]
+WANTING = [name for name in ("snakemake_storage_plugin_fs",) if find_spec(name) is None]
+WANTING += [name for name in ("rsync",) if shutil.which(name) is None]
+in_storage = pytest.mark.skipif(bool(WANTING), reason=f"not installed: {', '.join(WANTING)}")
 
 
 @dataclass(frozen=True)
@@ -47,15 +45,15 @@ class Started:
         """The run's outputs."""
         return self.store / "results" / "tiny"
 
-    def snakemake(self, *arguments: str, prefix: Path | None = None) -> str:
+    def snakemake(self, *arguments: str) -> str:
         """What Snakemake says with the run in the storage; fails if it does."""
-        code, said = self.try_snakemake(*arguments, prefix=prefix)
+        code, said = self.try_snakemake(*arguments)
         assert code == 0, said
         return said
 
-    def try_snakemake(self, *arguments: str, prefix: Path | None = None) -> tuple[int, str]:
-        """The same and its exit status."""
-        where = ("--default-storage-provider", "fs", "--default-storage-prefix", str(prefix or self.store))
+    def try_snakemake(self, *arguments: str) -> tuple[int, str]:
+        """Its exit status, and what it says."""
+        where = ("--default-storage-provider", "fs", "--default-storage-prefix", str(self.store))
         return _snakemake(self.root, *where, *arguments)
 
     def planned(self, *arguments: str) -> set[str]:
@@ -103,6 +101,7 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> Started:
     return started
 
 
+@in_storage
 def test_every_file_is_that_of_a_run_in_a_shared_folder(apart: Started, tmp_path: Path) -> None:
     plain = _project(tmp_path / "project", SETTINGS)
     code, said = _snakemake(plain, "--cores", "2", *WHOLE)
@@ -116,15 +115,18 @@ def test_every_file_is_that_of_a_run_in_a_shared_folder(apart: Started, tmp_path
     assert not verify_run(Layout(apart.run)).problems
 
 
+@in_storage
 def test_nothing_of_a_run_in_a_storage_is_left_where_it_was_started(apart: Started) -> None:
     left = [file for file in (apart.root / "results").rglob("*") if file.is_file()]
     assert left == [apart.root / "results" / "tiny" / ".locks" / "snakemake"]
 
 
+@in_storage
 def test_a_whole_run_in_a_storage_runs_nothing(apart: Started) -> None:
     assert "Nothing to be done" in apart.snakemake(*APART, *WHOLE)
 
 
+@in_storage
 def test_what_is_deleted_from_a_storage_is_made_again(apart: Started) -> None:
     before = _outputs(apart.run)
     (apart.run / "summary.json").unlink()
@@ -141,6 +143,7 @@ def test_what_is_deleted_from_a_storage_is_made_again(apart: Started) -> None:
     assert int(asked[1]) > SUBMITTED
 
 
+@in_storage
 def test_a_storage_that_cannot_be_written_is_refused_before_the_first_job(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
@@ -154,6 +157,7 @@ def test_a_storage_that_cannot_be_written_is_refused_before_the_first_job(tmp_pa
     assert file.read_bytes() == b""
 
 
+@in_storage
 def test_rows_of_local_files_are_prepared_where_they_are(tmp_path: Path) -> None:
     """And how many there are is asked of the storage."""
     settings = {
@@ -181,7 +185,15 @@ def test_rows_of_local_files_are_prepared_where_they_are(tmp_path: Path) -> None
             started.snakemake(*APART, "scores")
             found[name] = _outputs(started.run)
             assert "Nothing to be done" in started.snakemake(*APART, "scores")
-            (root / "some.jsonl").touch()
-            assert "prepare_targets" in started.planned("scores")
+            (root / "some.jsonl").write_text('{"text": "7 and 49", "label": 1}\n')
+            assert started.planned("scores") > {"prepare_targets", "featurize_targets", "rank"}
     assert found["apart"] == found["plain"]
     assert "scores/validation.top.parquet" in found["apart"]
+
+
+def test_the_profile_for_kubernetes_says_what_snakemake_knows() -> None:
+    profile = yaml.safe_load((ROOT / "workflow/profiles/kubernetes/profile.yaml").read_text())
+    known = {name for action in get_argument_parser()._actions for name in action.option_strings}
+    assert [key for key in profile if f"--{key}" not in known] == []
+    # As the plugin has it: a GPU needs a limit and a maker, also where a job asks for none.
+    assert profile["default-resources"] == {"scale": 0, "gpu_manufacturer": "nvidia"}

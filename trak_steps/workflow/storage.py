@@ -1,7 +1,7 @@
 """A run that lies in a storage, and not in a folder that all jobs share.
 
 Snakemake brings each job's inputs to copies on the job's machine, and its outputs to the storage. The
-workflow itself has neither: what it must know to plan jobs is in manifests, which it asks for one by one.
+workflow itself has neither: what it must know to plan jobs, it reads in manifests that it asks for.
 """
 
 import shlex
@@ -57,8 +57,8 @@ class Stored:
             told.store_object()
         except Exception as error:  # each plugin has errors of its own
             raise TrakError(
-                f"{told.print_query}: cannot be written ({error}); set --default-storage-prefix to a place "
-                "that you may write to"
+                f"{told.print_query}: cannot be written ({error}); set --default-storage-prefix to a "
+                "place that you may write to"
             ) from error
 
     def look(self, folder: str) -> Path:
