@@ -1,4 +1,4 @@
-"""A run in a storage, by jobs that share no files: each starts in an empty folder, with its inputs alone."""
+"""A run in a storage, by jobs that share no files: each starts in a folder with its inputs alone."""
 
 import json
 import os

@@ -227,7 +227,9 @@ def memory(step):
             folders = {"model": [], "prepare": [run.model]}.get(
                 step, [run.model, run.train]
             )
-            if all(storage_of_run.look(run.name(folder)).exists() for folder in folders):
+            if all(
+                storage_of_run.look(run.name(folder)).exists() for folder in folders
+            ):
                 input = []
         return of_step(wildcards, input, attempt) + (SUBMITTED if elsewhere() else 0)
 
