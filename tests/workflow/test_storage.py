@@ -170,25 +170,25 @@ def test_rows_of_local_files_are_prepared_where_they_are(tmp_path: Path) -> None
         "targets": {"validation": {"split": "validation"}},
         "checkpoints": {"count": 1, "keep": [1.0]},
     }
-    found = {}
-    for name in ("plain", "apart"):
-        root = _project(tmp_path / name, settings)
-        for file, rows in (("train.jsonl", 30), ("some.jsonl", 6)):
-            text = [{"text": f"{i} and {i * i}", "label": i % 2} for i in range(rows)]
-            (root / file).write_text("".join(json.dumps(row) + "\n" for row in text))
-        if name == "plain":
-            code, said = _snakemake(root, "--cores", "2", "scores")
-            assert code == 0, said
-            found[name] = _outputs(root / "results" / "tiny")
-        else:
-            started = Started(root, tmp_path / "store")
-            started.snakemake(*APART, "scores")
-            found[name] = _outputs(started.run)
-            assert "Nothing to be done" in started.snakemake(*APART, "scores")
-            (root / "some.jsonl").write_text('{"text": "7 and 49", "label": 1}\n')
-            assert started.planned("scores") > {"prepare_targets", "featurize_targets", "rank"}
-    assert found["apart"] == found["plain"]
-    assert "scores/validation.top.parquet" in found["apart"]
+    plain = _project(tmp_path / "plain", settings)
+    started = Started(_project(tmp_path / "apart", settings), tmp_path / "store")
+    # The second time there are other targets, and one more.
+    for first, some in ((0, 6), (1, 7)):
+        for root in (plain, started.root):
+            _write_rows(root / "train.jsonl", 0, 30)
+            _write_rows(root / "some.jsonl", first, some)
+        code, said = _snakemake(plain, "--cores", "2", "scores")
+        assert code == 0, said
+        started.snakemake(*APART, "scores")
+        found = _outputs(started.run)
+        assert found == _outputs(plain / "results" / "tiny")
+        assert f"scores/validation/0-30.0-{some}.zarr/manifest.json" in found
+        assert "Nothing to be done" in started.snakemake(*APART, "scores")
+
+
+def _write_rows(file: Path, first: int, count: int) -> None:
+    rows = [{"text": f"{i} and {i * i}", "label": i % 2} for i in range(first, first + count)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_the_profile_for_kubernetes_says_what_snakemake_knows() -> None:

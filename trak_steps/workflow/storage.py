@@ -6,6 +6,7 @@ workflow itself has neither: what it must know to plan jobs, it reads in manifes
 
 import shlex
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from trak_steps.errors import TrakError
 from trak_steps.run.asked import Asked
 from trak_steps.run.layout import Layout
 from trak_steps.store.tree import MANIFEST
+
+# Seconds for which what was found is taken to be still so, by the memory that jobs ask for: there may be
+# thousands of jobs.
+FRESH = 60.0
 
 
 @dataclass
@@ -33,6 +38,7 @@ class Stored:
     run: str
     _copies: tempfile.TemporaryDirectory[str] = field(default_factory=tempfile.TemporaryDirectory)
     _settled: set[str] = field(default_factory=set)
+    _asked: dict[str, float] = field(default_factory=dict)
 
     @property
     def facts(self) -> Layout:
@@ -62,7 +68,7 @@ class Stored:
             ) from error
 
     def look(self, folder: str) -> Path:
-        """Ask for the manifest of a folder of the run as it is now.
+        """Ask for the manifest of a folder of the run as it is, or was a minute ago.
 
         Args:
             folder: by its path in the run.
@@ -74,6 +80,18 @@ class Stored:
             TrakError: if the storage cannot be asked.
         """
         copy = self.facts.root / folder / MANIFEST
+        if not (copy.exists() and time.monotonic() - self._asked[folder] < FRESH):
+            self._ask(folder, copy)
+        return copy
+
+    def settle(self, *folders: str) -> None:
+        """Ask for the manifests of folders that will not be made anew while this process lives."""
+        for folder in folders:
+            if folder not in self._settled:
+                self._ask(folder, self.facts.root / folder / MANIFEST)
+                self._settled.add(folder)
+
+    def _ask(self, folder: str, copy: Path) -> None:
         wanted = self._object(self.results / self.run / folder / MANIFEST)
         wanted.set_local_path(copy)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -84,14 +102,7 @@ class Stored:
                 copy.unlink(missing_ok=True)
         except Exception as error:  # each plugin has errors of its own
             raise TrakError(f"{wanted.print_query}: cannot be asked for ({error})") from error
-        return copy
-
-    def settle(self, *folders: str) -> None:
-        """Ask for the manifests of folders that will not be made anew while this process lives."""
-        for folder in folders:
-            if folder not in self._settled:
-                self.look(folder)
-                self._settled.add(folder)
+        self._asked[folder] = time.monotonic()
 
     def _object(self, path: Path) -> Any:
         return self.provider.object(f"{self.prefix}{path.as_posix()}")
