@@ -52,11 +52,12 @@ def test_jobs_of_a_snakemake_that_is_gone_are_cancelled(record: Path, asked: lis
     assert ["scancel", "11", "12"] in asked
 
 
-@pytest.mark.parametrize("before", [f"{os.getpid()} on {HERE}", "1 on another", "unknown", ""])
+@pytest.mark.parametrize("before", ["{pid} on {host}", "1 on another", "unknown", ""])
 def test_jobs_of_one_that_may_run_are_named_and_stay(
     record: Path, asked: list[list[str]], before: str
 ) -> None:
     """Locks of another machine may not be seen, and some file systems have none."""
+    before = before.format(pid=os.getpid(), host=HERE)
     with pytest.raises(TrakError, match=rf"jobs 11, 12 .*scancel --name {NAME}"):
         cancel_left(record, before, time.time())
     assert all(command[0] == "squeue" for command in asked)
