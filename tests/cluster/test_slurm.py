@@ -158,6 +158,7 @@ def test_cancelled_and_killed_it_goes_on(project: Project) -> None:
     # Ctrl-C, when the first of two jobs is done and the second runs.
     project.start("kernels", *SHORT)
     first = project.wait_for("kernel_1", RUNS)
+    ask("scontrol", "suspend", first.id)  # or it might end meanwhile
     project.signal(signal.SIGINT)
     assert project.end() != 0
     wait_until(lambda: {job.state for job in project.jobs()} <= ENDED, "without a job")
@@ -166,9 +167,10 @@ def test_cancelled_and_killed_it_goes_on(project: Project) -> None:
     # `kill -9` of Snakemake alone: its job goes on.
     project.start("kernels", *SHORT)
     left = project.wait_for("kernel_1", RUNS, but=(first.id,))
+    ask("scontrol", "suspend", left.id)
     project.signal(signal.SIGKILL)
     project.end()
-    assert left.id in {job.id for job in project.jobs("kernel_1", RUNS)}
+    assert left.id in {job.id for job in project.jobs("kernel_1", "SUSPENDED")}
 
     said = project.run("kernels", *SHORT)
     assert f"cancelled job {left.id} of an earlier call" in said
@@ -272,6 +274,7 @@ def test_a_node_without_the_package_is_named(project: Project, tmp_path: Path) -
     assert {path for path in changed if before.get(path) != changed[path]} <= {
         project.layout.lock("snakemake"),
         project.layout.submitted,
+        project.layout.asked,
     }
 
 
