@@ -134,11 +134,15 @@ def test_the_run_goes_through_slurm_once_to_the_same_scores(new: Project, local:
 def test_a_job_killed_for_its_memory_is_tried_again_with_more(project: Project) -> None:
     expected = project.contents()
     shutil.rmtree(project.layout.kernel("1"))
-    # As if no one had counted what Snakemake itself takes on a node.
+    # As if no one had counted what Snakemake itself takes on a node, and too little of the job: so that
+    # Slurm, which looks once a second, sees it whenever it looks.
     memory = project.root / "trak_steps" / "workflow" / "memory.py"
     source = memory.read_text()
-    memory.write_text(source.replace("SUBMITTED = 450", "SUBMITTED = 0"))
-    assert memory.read_text() != source
+    changed = source.replace("SUBMITTED = 450", "SUBMITTED = 0").replace(
+        "= 110, 160, 340,", "= 110, 160, 220,"
+    )
+    memory.write_text(changed)
+    assert changed.count("SUBMITTED = 0") == changed.count("110, 160, 220") == 1
 
     project.run("kernels")
     killed, *others = sorted(project.jobs("kernel_1"), key=lambda job: int(job.id))
