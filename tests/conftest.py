@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from workspace import WHOLE, Workspace, copy_project
@@ -46,6 +47,16 @@ def small_settings(**sections: Overrides) -> Settings:
     for section, changes in sections.items():
         values[section] = {**values.get(section, {}), **changes}  # type: ignore[dict-item]
     return parse_settings(values)
+
+
+def assert_numbers(found: Any, expected: Any, tolerance: float, *, nan_ok: bool = False) -> None:
+    """Numbers by names, to what the order of sums does to them."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert_numbers(found[name], value, tolerance, nan_ok=nan_ok)
+    else:
+        assert found == pytest.approx(expected, abs=tolerance, nan_ok=nan_ok)
 
 
 def attribute(layout: Layout, settings: Settings) -> None:

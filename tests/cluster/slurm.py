@@ -12,12 +12,10 @@ from functools import cache
 from pathlib import Path
 
 import yaml
+from outputs import contents_of
 from workspace import TINY
 
-from trak_steps.audit.find import present
-from trak_steps.audit.verify import verify_run
 from trak_steps.run.layout import Layout
-from trak_steps.store.artefact import artefact_manifest
 
 # Seconds after which something will not happen any more; a loaded machine may take a while.
 NEVER = 300
@@ -201,13 +199,7 @@ class Project:
 
     def contents(self) -> dict[str, str]:
         """The content of every output; verified, so that it is what the files hold."""
-        found = verify_run(self.layout)
-        assert found.problems == [], "\n".join(map(str, found.problems))
-        return {
-            self.layout.name(path): artefact_manifest(path).content
-            for path in present(self.layout)
-            if path not in (self.layout.provenance, self.layout.summary)
-        }
+        return contents_of(self.layout)
 
     def clear(self) -> None:
         """Leave neither a process nor a job."""

@@ -19,13 +19,12 @@ import psutil
 import pytest
 import yaml
 from forked_jobs import startup_of_shells
+from outputs import contents_of
 
 from faults.damage import files_of
-from trak_steps.audit.find import present
-from trak_steps.audit.verify import verify_run
 from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout
-from trak_steps.store.artefact import artefact_manifest, check_artefact
+from trak_steps.store.artefact import check_artefact
 from trak_steps.store.atomic import leftovers
 from trak_steps.store.folder import check_folder
 
@@ -101,13 +100,7 @@ class Workspace:
 
     def contents(self) -> dict[str, str]:
         """The content of every output; verified, so that it is what the files hold."""
-        found = verify_run(self.layout)
-        assert found.problems == [], "\n".join(map(str, found.problems))
-        return {
-            self.layout.name(path): artefact_manifest(path).content
-            for path in present(self.layout)
-            if path not in (self.layout.provenance, self.layout.summary)
-        }
+        return contents_of(self.layout)
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from trak_steps.config import parse_settings
 from trak_steps.errors import TrakError
 from trak_steps.model import device
 from trak_steps.model.device import check_device, pick_device, resolve_device, training_device
+from trak_steps.run.jobs import step_of
 from trak_steps.workflow.gpus import VARIABLE, VISIBLE, let_jobs_choose, visible_gpus
 from trak_steps.workflow.registry import HANDED_VARIABLE, STEPS, device_of_jobs, hand_to_jobs
 
@@ -142,9 +143,7 @@ def test_jobs_ask_for_the_gpu_that_they_use(pretend: Path, name: str, asked: int
         if rule not in STAGES
     }
     found = {rule: gpu and int(gpu[1]) for rule, gpu in asks.items()}
-    steps = {
-        rule: "featurize" if rule == "featurize_targets" else rule.replace("_", "-") for rule in found
-    }
+    steps = {rule: step_of(rule) for rule in found}
     assert found == {rule: asked * STEPS[step].gpu for rule, step in steps.items()}
     assert set(STEPS) - set(steps.values()) == {"import-checkpoint", "check-recipe"}
 

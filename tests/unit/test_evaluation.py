@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from conftest import assert_numbers
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
@@ -200,17 +201,7 @@ def test_some_targets_at_a_time_give_the_lds_of_all(draw: np.random.Generator) -
         for first, last in ((0, 4), (4, 5), (5, t)):
             some = {name: values[:, first:last] for name, values in predictions.items()}
             parts.add(first, margins[:, :, first:last], some)
-        assert_same(asdict(parts.result()), asdict(whole))
-
-
-def assert_same(found: Any, expected: Any) -> None:
-    """Numbers by names, to what the order of sums does to them."""
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys()
-        for name, value in expected.items():
-            assert_same(found[name], value)
-    else:
-        assert found == pytest.approx(expected, abs=1e-12)
+        assert_numbers(asdict(parts.result()), asdict(whole), 1e-12)
 
 
 def slope_over_subsets(margins: Array, predicted: Array, at: Sequence[int] = ()) -> Interval | None:
@@ -241,7 +232,7 @@ def test_the_slope_over_subsets_is_that_of_differences(draw: np.random.Generator
     assert found.low < 0.7 < found.high
     parts = slope_over_subsets(margins, predicted, [1, 2])
     assert parts is not None
-    assert_same(asdict(parts), asdict(found))
+    assert_numbers(asdict(parts), asdict(found), 1e-12)
     constant = predicted.copy()
     constant[:, 2] = 1.0
     assert slope_over_subsets(margins, constant) is None

@@ -4,12 +4,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from conftest import small_settings
+from conftest import assert_numbers, small_settings
 from scipy.stats import spearmanr
 
 from trak_steps.audit.clean import unused_answers
@@ -122,21 +121,11 @@ def test_few_targets_at_a_time_give_the_same_lds(
     figures, expected = (load_document(of.layout.lds, "lds")[0] for of in (few, done))
     assert figures["targets"].keys() == expected["targets"].keys()
     for name, of_set in expected["targets"].items():
-        assert_close(figures["targets"][name], of_set)
+        assert_numbers(figures["targets"][name], of_set, 1e-9, nan_ok=True)
     rows, wanted = (load_table(of.layout.lds_curves, "lds")[0].to_pylist() for of in (few, done))
     assert len(rows) == len(wanted)
     for row, as_all in zip(rows, wanted, strict=True):
-        assert_close(row, as_all)
-
-
-def assert_close(found: Any, expected: Any) -> None:
-    """Numbers by names, to what the order of sums does to them."""
-    if isinstance(expected, dict):
-        assert found.keys() == expected.keys()
-        for name, value in expected.items():
-            assert_close(found[name], value)
-    else:
-        assert found == pytest.approx(expected, abs=1e-9, nan_ok=True)
+        assert_numbers(row, as_all, 1e-9, nan_ok=True)
 
 
 def test_every_curve_goes_through_the_runs_own_scores(done: Evaluated) -> None:

@@ -41,11 +41,10 @@ from trak_steps.model.recipe import Recipe, trainer_of, training_rows
 from trak_steps.planning.costs import longest_of
 from trak_steps.planning.facts import Facts
 from trak_steps.planning.machine import KINDS, Machine
-from trak_steps.projection import DenseProjection, FoldProjection
-from trak_steps.projection.base import Projection, total_size
 from trak_steps.projection.metric import TABLES_SHARE, metric_of
 from trak_steps.run.model_inputs import read_rows
 from trak_steps.run.model_output import load_model_output
+from trak_steps.steps.features.featurize import batch_memory, projection_of
 
 # Parameters, times tokens, of the larger of two steps: some seconds of one core.
 A_STEP = 2.0e10
@@ -228,7 +227,9 @@ def _features(settings: Settings, model: PreTrainedModel, rows: list[Row]) -> tu
     if chosen.gradients == "functional":
         source = FunctionalGradients(model, output, parameters, memory // 4)
     else:
-        tokens = settings.execution.batch_tokens or tokens_at_once(model, ordered[-1], memory // 4)
+        tokens = settings.execution.batch_tokens or tokens_at_once(
+            model, ordered[-1], batch_memory(device, memory)
+        )
         precision: torch.dtype = getattr(torch, chosen.precision)
         source = HookedGradients(
             model, output, parameters, tokens=tokens, example=ordered[0], precision=precision
@@ -239,18 +240,7 @@ def _features(settings: Settings, model: PreTrainedModel, rows: list[Row]) -> tu
         tables = tables_of(model)
         metric = metric_of(parameters, moments, epsilon=EPSILON, tables=tables, share=TABLES_SHARE)
         start = time.perf_counter()
-    projection: Projection
-    if chosen.projection == "fold":
-        projection = FoldProjection(parameters, dim=chosen.dim, key=1, device=device, metric=metric)
-    else:
-        projection = DenseProjection(
-            chosen.projection,
-            size=total_size(parameters),
-            dim=chosen.dim,
-            key=1,
-            device=device,
-            metric=metric,
-        )
+    projection = projection_of(chosen, parameters, settings.seed, "0", device, metric)
     check_gradients(model, output, source, projection, [ordered[0], ordered[-1]])
     check = time.perf_counter() - start
 

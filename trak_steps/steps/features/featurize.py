@@ -145,7 +145,7 @@ def featurize_rows(
         source = FunctionalGradients(model, output, parameters, memory // 4)
     else:
         tokens = settings.execution.batch_tokens or tokens_at_once(
-            model, longest, _batch_memory(device, memory)
+            model, longest, batch_memory(device, memory)
         )
         source = HookedGradients(
             model,
@@ -156,7 +156,7 @@ def featurize_rows(
             precision=precision,
         )
     metric = _metric(folder, model, parameters) if chosen.metric == "adam" else None
-    projection = _projection(chosen, parameters, settings.seed, checkpoint, device, metric)
+    projection = projection_of(chosen, parameters, settings.seed, checkpoint, device, metric)
     say(f"{path}: {stop - start} rows, {size:,} parameters to {chosen.dim} dimensions on {device}")
     try:
         check_gradients(model, output, source, projection, [shortest, longest], precision)
@@ -246,7 +246,7 @@ def _model_output(chosen: FeatureSettings, rows: PreparedRows) -> ModelOutput:
     return output
 
 
-def _batch_memory(device: torch.device, memory: int) -> int:
+def batch_memory(device: torch.device, memory: int) -> int:
     """Bytes for a batch: a share of the setting, or most of what a GPU has free."""
     if device.type != "cuda":
         return memory // 4
@@ -260,7 +260,7 @@ def _metric(folder: Path, model: PreTrainedModel, parameters: Sequence[Parameter
     return metric_of(parameters, moments, epsilon=epsilon, tables=tables_of(model), share=TABLES_SHARE)
 
 
-def _projection(
+def projection_of(
     chosen: FeatureSettings,
     parameters: Sequence[Parameter],
     seed: int,
@@ -268,6 +268,7 @@ def _projection(
     device: torch.device,
     metric: Metric | None,
 ) -> Projection:
+    """The projection of a checkpoint's gradients that the settings choose."""
     key = projection_key(seed, checkpoint)
     if chosen.projection == "fold":
         return FoldProjection(parameters, dim=chosen.dim, key=key, device=device, metric=metric)
