@@ -1,0 +1,344 @@
+"""A finished run, opened for reading."""
+
+import warnings
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from zarr.errors import ZarrUserWarning
+
+from trak_steps.config import Settings, load_settings
+from trak_steps.data.prepared import TOKENS, PreparedRows
+from trak_steps.errors import TrakError
+from trak_steps.run.asked import Asked
+from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints, training_of
+from trak_steps.run.lineage import Lineage
+from trak_steps.run.parts import open_scores, open_train_features
+from trak_steps.store.artefact import artefact_manifest
+from trak_steps.store.document import load_document
+from trak_steps.store.features import FeatureStore, TrainFeatures
+from trak_steps.store.manifest import Manifest
+from trak_steps.store.scores import SIDES, ScoreStore
+from trak_steps.store.table import load_table
+from trak_steps.store.tree import is_there
+
+if TYPE_CHECKING:
+    import datasets
+    import pandas
+    import xarray
+
+
+class Run:
+    """A run of the pipeline, ``results/<run>``.
+
+    Nothing is read before it is asked for, and then it is checked: it has to be what was written, and
+    made from what the run holds now. Nothing is changed.
+
+        >>> from trak_steps import Run
+        >>> run = Run("results/demo")
+        >>> run
+        Run('results/demo'): 2304 train rows, targets validation, 9 checkpoints
+        >>> run.top("validation", target=3)[["side", "rank", "score", "train_sentence"]]
+
+    Rows are named by ``row``, their ids in the source; targets by ``target``, their place in their set.
+
+    Args:
+        path: the run's folder.
+        config: the run's settings, a YAML file. Without: those that the workflow was last started with.
+
+    Raises:
+        TrakError: if there is no such run, or its settings are not known.
+    """
+
+    def __init__(self, path: str | Path, config: str | Path | None = None) -> None:
+        self.path = Path(path)
+        self.layout = Layout(self.path)
+        if not self.path.is_dir():
+            raise TrakError(f"{path}: there is no such run")
+        self.settings = self._settings(config)
+
+    def _settings(self, config: str | Path | None) -> Settings:
+        if config is not None:
+            settings = load_settings(Path(config))
+            if settings.run != self.path.resolve().name:
+                raise TrakError(f"{config}: is for the run {settings.run}, not for {self.path}")
+            return settings
+        asked = Asked.load(self.layout)
+        if asked is None:
+            if not is_there(self.layout.train):
+                raise TrakError(f"{self.path}: holds no run of this pipeline; name a run's own folder")
+            raise TrakError(
+                f"{self.path}: does not say with which settings it was made, as it was made by hand or "
+                "by an earlier version; give them: -c, or Run(path, config)"
+            )
+        return asked.settings
+
+    def __repr__(self) -> str:
+        sets = ", ".join(self.target_sets)
+        rows = f"{len(self._train)} train rows, " if is_there(self.layout.train) else ""
+        return f"Run({str(self.path)!r}): {rows}targets {sets}, {len(self.checkpoints)} checkpoints"
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.settings.run
+
+    @property
+    def target_sets(self) -> list[str]:
+        """The names of the target sets."""
+        return list(self.settings.targets)
+
+    @property
+    def checkpoints(self) -> list[str]:
+        """The names of all checkpoints: ``0`` is the end of training 0, ``0-0.5`` is half-way."""
+        return checkpoint_names(self.settings.checkpoints)
+
+    @property
+    def trainings(self) -> int:
+        """How many trainings the checkpoints are of."""
+        return len({training_of(name) for name in self.checkpoints})
+
+    @property
+    def labels(self) -> list[str]:
+        """The names of the classes; empty for numbers to regress on."""
+        return self._train.label_names
+
+    @property
+    def text_columns(self) -> list[str]:
+        """The names of the columns that models read."""
+        return self._train.text_columns
+
+    @cached_property
+    def train(self) -> "datasets.Dataset":
+        """The train rows: ``row``, texts, ``label``, ``flipped``, and ``group`` where one is set.
+
+        Memory-mapped: what is not looked at is not read.
+        """
+        return _dataset(self._train)
+
+    def targets(self, name: str) -> "datasets.Dataset":
+        """The rows of a target set, as :attr:`train`."""
+        return _dataset(self._rows(name))
+
+    def top(
+        self,
+        targets: str | None = None,
+        *,
+        target: int | None = None,
+        row: int | None = None,
+        side: str | None = None,
+    ) -> "pandas.DataFrame":
+        """The strongest train rows of targets, strongest first.
+
+        Args:
+            targets: the target set; the first one, unless given.
+            target: one target's place in its set; all, unless given.
+            row: of one train row alone, by its id: which targets have it in their lists.
+            side: ``proponent`` or ``opponent``; both, unless given.
+
+        Returns:
+            A row for each target, side and rank: ``target``, ``side``, ``rank``, ``score``, ``std`` over
+            trainings, ``sign_stable``, ``rank_best`` and ``rank_worst``, the target's ``margin`` and
+            ``sum_of_scores``, and ``train_*`` and ``target_*``: the two rows' id, label and texts.
+
+        Raises:
+            TrakError: if there is no such set, target, row or side, or the lists are not those of what
+                the run holds now.
+        """
+        name = self._set(targets)
+        table = self.top_table(name)
+        if target is not None:
+            count = len(self._rows(name))
+            if not 0 <= target < count:
+                raise TrakError(f"{name}: has targets 0 to {count - 1}, not {target}")
+            table = table.filter(pc.field("target") == target)
+        if row is not None:
+            self.place(row)
+            table = table.filter(pc.field("train_row") == row)
+        if side is not None:
+            if side not in SIDES:
+                raise TrakError(f"{side}: is no side; there are {' and '.join(SIDES)}")
+            table = table.filter(pc.field("side") == side)
+        return table.to_pandas()
+
+    def top_table(self, targets: str) -> pa.Table:
+        """What :meth:`top` gives of a whole set, as an Arrow table."""
+        path = self.layout.top(self._set(targets))
+        self._need(path)
+        table, manifest = load_table(path, "top")
+        Lineage(self.layout).check(path, manifest)
+        self._open_scores(targets)
+        return table
+
+    def scores(self, targets: str | None = None) -> "xarray.Dataset":
+        """The scores of every train row for every target of a set, where the run keeps them.
+
+        Opened, not read: ``run.scores("validation").scores.sel(target=94)`` reads what it needs.
+
+        Returns:
+            ``scores`` and, where kept, ``std`` [train, target], in units of margin; by the rows' ids.
+
+        Raises:
+            TrakError: also if they are not kept (``scores.matrix``).
+        """
+        import xarray
+
+        store = self._open_scores(self._set(targets))
+        if "scores" not in store.matrix:
+            raise TrakError(
+                f"{store.path}: scores of all rows are not kept; set scores.matrix: scores, and run the "
+                "workflow once more"
+            )
+        with warnings.catch_warnings():
+            # Of the manifest, which lies beside the arrays.
+            warnings.simplefilter("ignore", ZarrUserWarning)
+            found: xarray.Dataset = xarray.open_zarr(store.path, consolidated=False, chunks=None)
+        return found
+
+    def suspects(self) -> "pandas.DataFrame":
+        """Train rows whose labels look wrong, most suspicious first, and what argues against each.
+
+        Raises:
+            TrakError: if they were not looked for: ``snakemake evaluation`` does.
+        """
+        return self.suspects_table().to_pandas()
+
+    def suspects_table(self) -> pa.Table:
+        """What :meth:`suspects` gives, as an Arrow table."""
+        path = self.layout.suspects
+        self._need(path, "snakemake evaluation")
+        table, manifest = load_table(path, "suspects")
+        Lineage(self.layout).check(path, manifest)
+        return table
+
+    def features(self, checkpoint: str) -> TrainFeatures:
+        """The train rows' features by a checkpoint: ``run.features("0").features(0, 100)`` is [100, k].
+
+        Raises:
+            TrakError: if there is no such checkpoint, or its features are not whole.
+        """
+        if checkpoint not in self.checkpoints:
+            raise TrakError(f"{checkpoint}: is no checkpoint; there are {', '.join(self.checkpoints)}")
+        self._need(self.layout.train_features(checkpoint))
+        return open_train_features(self.layout, self.settings, checkpoint, self._train)
+
+    def target_features(self, checkpoint: str, targets: str) -> FeatureStore:
+        """The features of a target set by a checkpoint."""
+        path = self.layout.target_features(checkpoint, self._set(targets))
+        self._need(path)
+        return FeatureStore.open(path)
+
+    def margins(self, targets: str) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Each target's margin by the end of each training, [trainings, t]."""
+        ends = final_checkpoints(self.settings.checkpoints)
+        columns = [self.target_features(name, targets).column("margin") for name in ends]
+        return np.stack(columns).astype(np.float64)
+
+    def predictions(self, targets: str) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """The class that the end of each training gives each target, [trainings, t]."""
+        ends = final_checkpoints(self.settings.checkpoints)
+        columns = [self.target_features(name, targets).column("prediction") for name in ends]
+        return np.stack(columns).astype(np.int64)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The run's figures, ``summary.json``."""
+        found = self._figures(self.layout.summary, "the workflow")
+        assert found is not None
+        return found
+
+    @property
+    def lds(self) -> dict[str, Any] | None:
+        """The linear datamodeling score beside ceiling and baselines; None before the evaluation."""
+        return self._measured(self.layout.lds)
+
+    @property
+    def removal(self) -> dict[str, Any] | None:
+        """What leaving out targets' proponents did; None before the evaluation."""
+        return self._measured(self.layout.removal)
+
+    @property
+    def mislabelled(self) -> dict[str, Any] | None:
+        """How well wrong labels are found, where they are known; None before the evaluation."""
+        return self._measured(self.layout.mislabelled)
+
+    @property
+    def stability(self) -> dict[str, Any] | None:
+        """Whether signs and ranks hold from training to training; None before the evaluation."""
+        return self._measured(self.layout.stability)
+
+    def measured_table(self, path: Path, kind: str) -> pa.Table | None:
+        """A table of the evaluation; None before it was made."""
+        if not is_there(path):
+            return None
+        table, manifest = load_table(path, kind)
+        Lineage(self.layout).check(path, manifest)
+        return table
+
+    def place(self, row: int) -> int:
+        """The place in the train set of a row, by its id.
+
+        Raises:
+            TrakError: if no train row has it.
+        """
+        places = np.flatnonzero(self._train.column("row") == row)
+        if not len(places):
+            raise TrakError(f"{row}: no train row has this id; `row` is the id in the source")
+        return int(places[0])
+
+    @cached_property
+    def _train(self) -> PreparedRows:
+        self._need(self.layout.train)
+        return PreparedRows.load(self.layout.train)
+
+    def _rows(self, name: str) -> PreparedRows:
+        path = self.layout.targets(self._set(name))
+        self._need(path)
+        return PreparedRows.load(path)
+
+    def _set(self, name: str | None) -> str:
+        """The name of a target set; the first one, if none is given."""
+        if name is None:
+            return self.target_sets[0]
+        if name not in self.settings.targets:
+            raise TrakError(f"{name}: is no target set; there are {', '.join(self.target_sets)}")
+        return name
+
+    def _open_scores(self, targets: str) -> ScoreStore:
+        self._need(self.layout.scores(targets))
+        return open_scores(self.layout, self.settings, targets)
+
+    def _measured(self, path: Path) -> dict[str, Any] | None:
+        return self._figures(path, "snakemake evaluation") if is_there(path) else None
+
+    def _figures(self, path: Path, maker: str) -> dict[str, Any]:
+        self._need(path, maker)
+        values, manifest = load_document(path, None)
+        Lineage(self.layout).check(path, manifest)
+        return values
+
+    def manifest(self, path: Path) -> Manifest | None:
+        """What an output says of itself; None if it is not there."""
+        return artefact_manifest(path) if is_there(path) else None
+
+    def _need(self, path: Path, maker: str = "the workflow") -> None:
+        """Refuse what was not made yet."""
+        if not path.exists():
+            raise TrakError(
+                f"{self.path}: is not finished, {self.layout.name(path)} is missing; run {maker}, and "
+                f"see `trak-steps status {self.path}`"
+            )
+
+
+def _dataset(rows: PreparedRows) -> "datasets.Dataset":
+    """Prepared rows without their tokens."""
+    import datasets
+
+    kept: Mapping[str, Any] = rows.table.drop_columns(
+        [name for name in TOKENS if name in rows.table.column_names]
+    )
+    return datasets.Dataset(datasets.table.InMemoryTable(kept))
