@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from trak_steps.config import Settings, load_settings
 from trak_steps.data.prepared import TOKENS, PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.run.asked import Asked
-from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints, training_of
+from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints, shard_names, training_of
 from trak_steps.run.lineage import Lineage
 from trak_steps.run.parts import open_scores, open_train_features
 from trak_steps.store.artefact import artefact_manifest
@@ -59,9 +59,16 @@ class Run:
         self.layout = Layout(self.path)
         if not self.path.is_dir():
             raise TrakError(f"{path}: there is no such run")
-        self.settings = self._settings(config)
+        self.settings = self._known_settings(config)
 
-    def _settings(self, config: str | Path | None) -> Settings:
+    @classmethod
+    def of(cls, layout: Layout, settings: Settings) -> Self:
+        """The run with these settings, as steps are given them."""
+        run = cls.__new__(cls)
+        run.path, run.layout, run.settings = layout.root, layout, settings
+        return run
+
+    def _known_settings(self, config: str | Path | None) -> Settings:
         if config is not None:
             settings = load_settings(Path(config))
             if settings.run != self.path.resolve().name:
@@ -171,7 +178,7 @@ class Run:
         self._need(path)
         table, manifest = load_table(path, "top")
         Lineage(self.layout).check(path, manifest)
-        self._open_scores(targets)
+        self.score_store(targets)
         return table
 
     def scores(self, targets: str | None = None) -> "xarray.Dataset":
@@ -187,7 +194,7 @@ class Run:
         """
         import xarray
 
-        store = self._open_scores(self._set(targets))
+        store = self.score_store(self._set(targets))
         if "scores" not in store.matrix:
             raise TrakError(
                 f"{store.path}: scores of all rows are not kept; set scores.matrix: scores, and run the "
@@ -225,6 +232,12 @@ class Run:
             raise TrakError(f"{checkpoint}: is no checkpoint; there are {', '.join(self.checkpoints)}")
         self._need(self.layout.train_features(checkpoint))
         return open_train_features(self.layout, self.settings, checkpoint, self._train)
+
+    def first_features(self, checkpoint: str) -> FeatureStore:
+        """The same of the rows of the first shard."""
+        path = self.layout.train_shard(checkpoint, shard_names(1, 1)[0])
+        self._need(path)
+        return FeatureStore.open(path)
 
     def target_features(self, checkpoint: str, targets: str) -> FeatureStore:
         """The features of a target set by a checkpoint."""
@@ -308,7 +321,9 @@ class Run:
             raise TrakError(f"{name}: is no target set; there are {', '.join(self.target_sets)}")
         return name
 
-    def _open_scores(self, targets: str) -> ScoreStore:
+    def score_store(self, targets: str) -> ScoreStore:
+        """What is known of each target of a set, and every row's score where kept."""
+        targets = self._set(targets)
         self._need(self.layout.scores(targets))
         return open_scores(self.layout, self.settings, targets)
 
