@@ -321,6 +321,12 @@ def provenance(given: Given) -> None:
 
 
 @_command
+def report(given: Given) -> None:
+    """Write the run as a page, report.html, with what the evaluation found where it is there."""
+    given.call("report")
+
+
+@_command
 def check_recipe(given: Given) -> None:
     """Train some models by the recipe given for imported checkpoints, and see if they are as good."""
     given.call("check-recipe")

@@ -86,7 +86,7 @@ class Run:
 
     def __repr__(self) -> str:
         sets = ", ".join(self.target_sets)
-        rows = f"{len(self._train)} train rows, " if is_there(self.layout.train) else ""
+        rows = f"{len(self.train_rows)} train rows, " if is_there(self.layout.train) else ""
         return f"Run({str(self.path)!r}): {rows}targets {sets}, {len(self.checkpoints)} checkpoints"
 
     @property
@@ -112,12 +112,12 @@ class Run:
     @property
     def labels(self) -> list[str]:
         """The names of the classes; empty for numbers to regress on."""
-        return self._train.label_names
+        return self.train_rows.label_names
 
     @property
     def text_columns(self) -> list[str]:
         """The names of the columns that models read."""
-        return self._train.text_columns
+        return self.train_rows.text_columns
 
     @cached_property
     def train(self) -> "datasets.Dataset":
@@ -125,11 +125,11 @@ class Run:
 
         Memory-mapped: what is not looked at is not read.
         """
-        return _dataset(self._train)
+        return _dataset(self.train_rows)
 
     def targets(self, name: str) -> "datasets.Dataset":
         """The rows of a target set, as :attr:`train`."""
-        return _dataset(self._rows(name))
+        return _dataset(self.target_rows(name))
 
     def top(
         self,
@@ -159,7 +159,7 @@ class Run:
         name = self._set(targets)
         table = self.top_table(name)
         if target is not None:
-            count = len(self._rows(name))
+            count = len(self.target_rows(name))
             if not 0 <= target < count:
                 raise TrakError(f"{name}: has targets 0 to {count - 1}, not {target}")
             table = table.filter(pc.field("target") == target)
@@ -231,7 +231,7 @@ class Run:
         if checkpoint not in self.checkpoints:
             raise TrakError(f"{checkpoint}: is no checkpoint; there are {', '.join(self.checkpoints)}")
         self._need(self.layout.train_features(checkpoint))
-        return open_train_features(self.layout, self.settings, checkpoint, self._train)
+        return open_train_features(self.layout, self.settings, checkpoint, self.train_rows)
 
     def first_features(self, checkpoint: str) -> FeatureStore:
         """The same of the rows of the first shard."""
@@ -298,17 +298,19 @@ class Run:
         Raises:
             TrakError: if no train row has it.
         """
-        places = np.flatnonzero(self._train.column("row") == row)
+        places = np.flatnonzero(self.train_rows.column("row") == row)
         if not len(places):
             raise TrakError(f"{row}: no train row has this id; `row` is the id in the source")
         return int(places[0])
 
     @cached_property
-    def _train(self) -> PreparedRows:
+    def train_rows(self) -> PreparedRows:
+        """The train rows as models read them, with their tokens."""
         self._need(self.layout.train)
         return PreparedRows.load(self.layout.train)
 
-    def _rows(self, name: str) -> PreparedRows:
+    def target_rows(self, name: str) -> PreparedRows:
+        """A target set's rows, as :attr:`train_rows`."""
         path = self.layout.targets(self._set(name))
         self._need(path)
         return PreparedRows.load(path)

@@ -32,7 +32,7 @@ class Found:
 def present(layout: Layout) -> list[Path]:
     """Every output of a run that is there, wanted or not."""
     plans = [layout.plan("*"), layout.retrained("*", "*")]
-    every = [*layout.outputs("*", "*", {"*": "*"}), layout.provenance, *plans, *layout.figures()]
+    every = [*layout.outputs("*", "*", {"*": "*"}), layout.provenance, layout.report, *plans, *layout.figures()]
     found = (path for place in every for path in sorted(layout.root.glob(layout.name(place))))
     return [path for path in found if is_there(path) and "/." not in f"/{layout.name(path)}"]
 
@@ -51,7 +51,7 @@ def find(layout: Layout, settings: Settings | None = None) -> Found:
         raise TrakError(f"{layout.root}: holds no outputs of this pipeline; name a run's own folder")
     if settings is not None:
         wanted = _by_settings(layout, settings, there)
-        kept = {*wanted, *_planned(layout, settings), *layout.figures()}
+        kept = {*wanted, layout.report, *_planned(layout, settings), *layout.figures()}
         surplus = [path for path in there if path not in kept]
         return Found(there, surplus, wanted, "settings")
     try:
@@ -61,7 +61,7 @@ def find(layout: Layout, settings: Settings | None = None) -> Found:
         return Found(there, [], _by_names(layout, there), "what is there")
     wanted = [*(layout.root / name for name in record), layout.provenance]
     others = [path for path in there if not path.is_relative_to(layout.evaluation)]
-    earlier = {path for path in others if path.stat().st_mtime < since} - set(wanted)
+    earlier = {path for path in others if path.stat().st_mtime < since} - {*wanted, layout.report}
     surplus = [path for path in others if path in earlier]
     return Found(there, surplus, wanted, "the last complete run")
 

@@ -240,6 +240,11 @@ class Costs:
         made = self._m * (shards + 2 + len(self._sets))
         return _Work(0, 1e-3 * made, disk=1.5e3 * made, files=1)
 
+    def report(self, job: Job) -> _Work:  # noqa: ARG002 - one of a kind
+        """Lists read and packed, and figures drawn."""
+        listed = 2 * self._t * min(self._n, self._settings.scores.top)
+        return _Work(0, 2.0 + 1e-4 * listed, disk=1.3e6 + 30 * listed, files=1)
+
     def check_recipe(self, job: Job) -> _Work:  # noqa: ARG002 - one of a kind
         """A model on all rows for each of two seeds."""
         return _Work(2 * (self._trained(self._steps(1.0)) + self._forward(self._t)))
@@ -366,6 +371,7 @@ _WORK: dict[str, Callable[[Costs, Job], _Work]] = {
     "rank": Costs.rank,
     "summarize": Costs.summarize,
     "provenance": Costs.provenance,
+    "report": Costs.report,
     "check_recipe": Costs.check_recipe,
     "plan_subsets": Costs.plan,
     "plan_removal": Costs.plan,

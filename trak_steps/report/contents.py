@@ -152,9 +152,9 @@ def _moments(run: Run) -> list[Moment]:
     """
     found = []
     for name in run.checkpoints:
-        stores = {"train set": (run.first_features(name), np.asarray(run.train["label"]))}
+        stores = {"train set": (run.first_features(name), run.train_rows.column("label"))}
         for of in run.target_sets:
-            stores[of] = run.target_features(name, of), np.asarray(run.targets(of)["label"])
+            stores[of] = run.target_features(name, of), run.target_rows(of).column("label")
         for rows, (store, labels) in stores.items():
             margin = store.column("margin").astype(np.float64)
             own = labels[: len(margin)]

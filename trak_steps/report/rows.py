@@ -147,12 +147,11 @@ def read_train_rows(run: Run, tables: Sequence[pa.Table], suspects: pa.Table | N
             suspects["against_row"].combine_chunks().flatten().to_numpy(),
         ]
     ids = np.unique(np.concatenate(named))
-    every = run.train.data.table.column("row").to_numpy()
+    every = run.train_rows.column("row")
     places = np.flatnonzero(np.isin(every, ids))
-    # Ids need not ascend in the source.
-    places = places[np.argsort(every[places], kind="stable")]
     kept = ["row", "label", "flipped", *run.text_columns]
-    rows = run.train.data.table.select(kept).take(pa.array(places))
+    # Ids need not ascend in the source.
+    rows = run.train_rows.take(places, kept).sort_by("row")
     return TrainRows(
         row=rows["row"].to_numpy(),
         texts=[_shortened(rows[column]) for column in run.text_columns],

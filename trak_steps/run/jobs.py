@@ -40,6 +40,7 @@ _AFTER = {
     "rank": ("gather",),
     "summarize": ("rank",),
     "provenance": ("summarize",),
+    "report": ("provenance",),
     "check_recipe": ("featurize_targets",),
     "plan_subsets": ("prepare", "check_recipe"),
     "plan_removal": ("calibrate", "featurize_targets", "check_recipe"),
@@ -58,8 +59,12 @@ _LAST = {
     "kernels": ("kernel",),
     "scores": ("rank",),
     "summary": ("provenance",),
-    "evaluation": ("measure_lds", "measure_removal", "find_mislabelled", "measure_stability"),
-    ALL: ("provenance",),
+    "report": ("report",),
+    "evaluation": (
+        *("measure_lds", "measure_removal", "find_mislabelled", "measure_stability"),
+        "report",
+    ),
+    ALL: ("report",),
 }
 
 
@@ -162,6 +167,7 @@ def jobs_of(settings: Settings, layout: Layout) -> list[Jobs]:
         _jobs("rank", "scores", {f"scores/{of}.top": [layout.top(of)] for of in sets}),
         _jobs("summarize", "summary", {"summary": [layout.summary]}),
         _jobs("provenance", "summary", {"provenance": [layout.provenance]}),
+        _jobs("report", "summary", {"report": [layout.report]}),
         *_evaluation(settings, layout),
     ]
 
@@ -223,4 +229,4 @@ def _jobs(rule: str, stage: str, made: Mapping[str, Iterable[Path]] | None) -> J
 
 
 def _waited_for(output: Path) -> Path:
-    return output if output.suffix in (".json", ".parquet") else output / RECEIPT
+    return output if output.suffix in (".json", ".parquet", ".html") else output / RECEIPT

@@ -189,6 +189,11 @@ class Layout:
         """What every output was made from, from the scores back to the source."""
         return self.root / "provenance.json"
 
+    @property
+    def report(self) -> Path:
+        """The run as a page."""
+        return self.root / "report.html"
+
     def outputs(
         self, checkpoints: Iterable[str], shards: Sequence[str], targets: Mapping[str, Iterable[str]]
     ) -> list[Path]:

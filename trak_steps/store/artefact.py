@@ -5,6 +5,7 @@ from pathlib import Path
 from trak_steps.errors import TrakError
 from trak_steps.store.document import load_document
 from trak_steps.store.manifest import Manifest
+from trak_steps.store.page import page_manifest
 from trak_steps.store.tree import RECEIPT, check_tree, is_there, write_receipt
 
 
@@ -22,6 +23,8 @@ def artefact_manifest(path: Path, kind: str | None = None) -> Manifest:
         from trak_steps.store.table import table_manifest  # pyarrow, which the workflow needs not load
 
         return table_manifest(path, kind)
+    if path.suffix == ".html":
+        return page_manifest(path, kind)
     return load_document(path, kind)[1]
 
 

@@ -30,7 +30,7 @@ MARGIN = 1.25
 # Snakemake that starts another with `srun`. Measured: 2 x 170, and shells.
 SUBMITTED = 450
 # Peaks of jobs that hold next to nothing but the libraries which they import, in MB.
-PLAIN, TABLES, TORCH, TOKENIZER, MODEL = 110, 160, 340, 390, 540
+PLAIN, TABLES, FIGURES, TORCH, TOKENIZER, MODEL = 110, 160, 220, 340, 390, 540
 LIBRARIES = {
     "model": TOKENIZER,
     "prepare": TOKENIZER,
@@ -45,6 +45,7 @@ LIBRARIES = {
     "rank": TABLES,
     "summarize": TABLES,
     "provenance": PLAIN,
+    "report": FIGURES,
     "check-recipe": MODEL,
     "plan-subsets": TABLES,
     "plan-removal": MODEL,
@@ -282,6 +283,7 @@ _ARRAYS: dict[str, Callable[[Size], float]] = {
     "gather": _gathered,
     "rank": _ranks,
     "summarize": _summary,
+    "report": _summary,
     "check-recipe": lambda size: _training(size) + _forward(size),
     "plan-subsets": _plan,
     "plan-removal": _removal_plan,

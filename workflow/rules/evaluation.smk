@@ -279,5 +279,6 @@ rule evaluation:
         [] if IMPORTED and not RECIPE else [run.lds, run.removal],
         run.mislabelled,
         run.stability,
+        run.report,
     message:
         "evaluation: done, see {run.evaluation}"

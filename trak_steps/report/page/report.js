@@ -456,7 +456,15 @@ function linked(title, texts, address) {
 function plain(title, value, shown = (of) => of, type = "string") {
   const render = (_, wanted, row) =>
     wanted === "display" || wanted === "filter" ? escaped(String(shown(value(row), row))) : value(row);
-  return { title, data: null, type, render, className: type === "num" ? "number dt-right" : "" };
+  const number = type === "num";
+  return {
+    title,
+    data: null,
+    type,
+    render,
+    searchable: !number,
+    className: number ? "number dt-right" : "",
+  };
 }
 
 /** What a table says. */

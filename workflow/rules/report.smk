@@ -1,0 +1,54 @@
+# The run as a page, with what the evaluation found where it is asked for or was made before.
+
+EVALUATION = [
+    *([] if IMPORTED and not RECIPE else [run.lds, run.removal]),
+    run.mislabelled,
+    run.stability,
+]
+
+
+def evaluation_asked_for(wildcards):
+    """The evaluation, where it is a target: then the page waits for it.
+
+    Else the page shows what is there of it, and makes nothing of it anew.
+    """
+    asked = set(map(str, workflow.dag_settings.targets or []))
+    return EVALUATION if asked & {"evaluation", *map(str, EVALUATION)} else []
+
+
+def evaluation_there(wildcards):
+    """What the evaluation found that is there: the page is made anew when it changed."""
+    return [content(run.name(path)) for path in run.figures()]
+
+
+rule report:
+    input:
+        train=prepared(run.train),
+        targets=[prepared(run.targets(name)) for name in TARGETS],
+        target_features=target_features(TARGETS),
+        shards=[made(run.train_shard(name, "00000")) for name in CHECKPOINTS],
+        scores=[made(run.scores(name)) for name in TARGETS],
+        tops=[run.top(name) for name in TARGETS],
+        summary=run.summary,
+        provenance=run.provenance,
+        evaluation=evaluation_asked_for,
+        also=brought(run.model),
+    output:
+        run.report,
+    log:
+        log_of("report"),
+    benchmark:
+        time_of("report")
+    threads: 1
+    resources:
+        mem_mb=memory("report"),
+        runtime=30,
+        gpu=gpus("report"),
+    params:
+        **step("report"),
+        tables=tables,
+        evaluation=evaluation_there,
+    message:
+        "report: {output}"
+    shell:
+        "trak-steps report {params.settings} > {log} 2>&1"
