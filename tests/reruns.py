@@ -21,6 +21,8 @@ AFTER: dict[str, tuple[str, ...]] = {
     "rank": ("gather",),
     "summarize": ("featurize", "gather", "rank"),
     "provenance": ("finetune", "import-checkpoint", "kernel", "calibrate", "score", "summarize"),
+    # And the evaluation, where it is asked for.
+    "report": ("featurize", "gather", "rank", "summarize", "provenance"),
     "check-recipe": ("model", "featurize"),
     # Of imported checkpoints, both come after "check-recipe".
     "plan-subsets": (),
@@ -47,6 +49,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "rank": ("prepare", "prepare-targets"),
     "summarize": ("prepare", "prepare-targets"),
     "provenance": ("prepare", "prepare-targets"),
+    "report": ("prepare", "prepare-targets"),
     "check-recipe": ("prepare", "prepare-targets"),
     "plan-subsets": ("prepare",),
     "plan-removal": ("prepare", "prepare-targets"),

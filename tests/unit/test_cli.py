@@ -110,6 +110,8 @@ def test_the_steps_run_alone_one_after_the_other(tmp_path: Path) -> None:
         "gather --targets validation",
         "rank --targets validation",
         "summarize",
+        "provenance",
+        "report",
     ):
         done = CliRunner().invoke(app, [*command.split(), *common], catch_exceptions=False)
         assert done.exit_code == 0, done.output

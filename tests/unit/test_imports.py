@@ -26,6 +26,7 @@ LOADS = {
     "rank": {"zarr"},
     "summarize": {"zarr"},
     "provenance": set(),
+    "report": {"zarr"},
     "check-recipe": {"torch", "transformers", "datasets", "zarr"},
     "plan-subsets": set(),
     "plan-removal": MODELS,

@@ -83,6 +83,7 @@ MEASURED = {
             "rank": 180,
             "summarize": 184,
             "provenance": 94,
+            "report": 245,
             "plan-subsets": 140,
             "plan-removal": 614,
             "retrain-subsets": 590,

@@ -202,7 +202,7 @@ def test_stages_add_up_and_the_path_is_the_longest_way() -> None:
     assert way[-1].startswith("measure")
     assert plan.seconds >= sum(seconds for _, seconds in plan.path)
     alone = make_plan(facts, ROUGH, HERE, evaluation=False, gpu=False)
-    assert [rule for rule, _ in alone.path][-1] == "provenance"
+    assert [rule for rule, _ in alone.path][-1] == "report"
     assert "evaluation" not in [stage.name for stage in alone.stages]
 
 
@@ -315,7 +315,7 @@ def test_the_command_says_what_a_run_costs_and_refuses_what_it_would() -> None:
     command = ["plan", "--rough", "--config", str(ROOT / "config" / "config.yaml")]
     done = CliRunner().invoke(app, command, catch_exceptions=False)
     lines = done.output.splitlines()
-    assert any(line.startswith("demo: 21 jobs, about ") for line in lines)
+    assert any(line.startswith("demo: 22 jobs, about ") for line in lines)
     assert any(line.startswith("features ") for line in lines)
     assert all(len(line) <= 100 for line in lines if not line.startswith("one after"))
     assert "assumed: nothing was measured" in done.output

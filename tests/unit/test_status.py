@@ -142,12 +142,12 @@ def test_before_anything_all_is_left(run: Run) -> None:
         "features": (6, 0, 0, 0, 6),
         "kernels": (2, 0, 0, 0, 2),
         "scores": (4, 0, 0, 0, 4),
-        "summary": (2, 0, 0, 0, 2),
+        "summary": (3, 0, 0, 0, 3),
     }
     assert [stage.to_go for stage in status.stages] == [None] * 7
     shown = run.shown()
     assert shown.exit_code == 1
-    assert "0 of 19 jobs done; nothing runs" in shown.output
+    assert "0 of 20 jobs done; nothing runs" in shown.output
     assert re.search("^evaluation +not asked for$", shown.output, re.MULTILINE)
     assert "run the same snakemake command again" in shown.output
 
@@ -171,7 +171,7 @@ def test_a_run_at_work_says_what_runs_and_for_how_long(run: Run) -> None:
     assert not stage.at_least
     assert shown.exit_code == 0
     assert (
-        f"running, 4 of 19 jobs done; started 0 s ago, process {os.getpid()} on {HERE}" in shown.output
+        f"running, 4 of 20 jobs done; started 0 s ago, process {os.getpid()} on {HERE}" in shown.output
     )
     assert re.search(
         r"^  checkpoints/1  \d+ s +\\ttrained: 27 of 30 \(step\), 80 s, 9 s left$",
@@ -204,7 +204,7 @@ def test_a_job_that_failed_is_shown_with_its_last_lines(run: Run) -> None:
     log = run.say("data/train", *lines, "error: the settings:", "  no\x1bsuch column", began=4)
     shown = run.shown()
     assert shown.exit_code == 1
-    assert f"{run.layout.root}: failed, 1 of 19 jobs done; nothing runs" in shown.output
+    assert f"{run.layout.root}: failed, 1 of 20 jobs done; nothing runs" in shown.output
     assert f"  {log}, after 4 s" in shown.output
     last = ["line 6", "line 7", "line 8", "error: the settings:", r"  no\x1bsuch column"]
     assert "\n".join(f"    {line}" for line in last) in shown.output
@@ -241,7 +241,7 @@ def test_after_a_kill_what_had_begun_is_left_and_named(run: Run) -> None:
     without_a_word = run.say("checkpoints/1")
     shown = run.shown()
     assert shown.exit_code == 1
-    assert "stopped, 3 of 19 jobs done; nothing runs" in shown.output
+    assert "stopped, 3 of 20 jobs done; nothing runs" in shown.output
     assert f"  {log}, after 2 h 02 min\n    {progress}\n  {without_a_word}\n" in f"{shown.output}\n"
     assert _counts(run.status())["checkpoints"] == (2, 0, 0, 0, 2)
 
@@ -259,7 +259,7 @@ def test_a_complete_run_is_good(run: Run) -> None:
     run.finish(*(name for name in run.jobs if not name.startswith("evaluation")), seconds=0.5)
     shown = run.shown()
     assert shown.exit_code == 0
-    assert "complete, 19 of 19 jobs done\n" in shown.output
+    assert "complete, 20 of 20 jobs done\n" in shown.output
     run.layout.top("validation").unlink()
     assert run.shown().exit_code == 1
     assert _counts(run.status())["scores"] == (4, 3, 0, 0, 1)
@@ -277,10 +277,10 @@ def test_the_evaluation_counts_if_it_was_asked_for_or_has_begun(run: Run) -> Non
 
 
 def test_only_what_is_needed_for_what_was_asked_is_left(run: Run) -> None:
-    run.ask("evaluation")
-    counts = _counts(run.status())
-    assert counts["scores"] == (1, 0, 0, 0, 1)  # the unit of scores
-    assert "summary" not in counts
+    run.ask("results/tiny/evaluation/stability.json")
+    assert _counts(run.status())["summary"] == (3, 0, 0, 0, 3)  # a file may be of any stage
+    run.ask("summary")
+    assert _counts(run.status())["summary"] == (2, 0, 0, 0, 2)  # the page is not of it
     run.ask("checkpoints")
     assert _counts(run.status()) == {"data": (2, 0, 0, 0, 2), "checkpoints": (2, 0, 0, 0, 2)}
     run.ask("results/tiny/kernel/0.zarr/done")
@@ -294,7 +294,7 @@ def test_a_number_that_is_not_known_yet_is_no_number(tmp_path: Path) -> None:
     assert [stage.name for stage in status.stages if stage.more] == ["features", "scores"]
     text = run.lines()
     assert re.search(r"^features +2\+\? +- +- +- +2\+\?$", text, re.MULTILINE)
-    assert "0 of 14 or more jobs done" in text
+    assert "0 of 15 or more jobs done" in text
     run.finish(*(name for name in run.jobs if not name.startswith("evaluation")))
     assert run.status().state == "stopped"
 

@@ -7,13 +7,12 @@ from pathlib import Path
 
 from trak_steps.errors import TrakError
 from trak_steps.store.atomic import complete_or_absent
-from trak_steps.workflow.memory import FIGURES, LIBRARIES, MODEL, PLAIN, TABLES, TOKENIZER, TORCH
+from trak_steps.workflow.memory import LIBRARIES, MODEL, PLAIN, TABLES, TOKENIZER, TORCH
 
 # A step of each kind, by the libraries that it loads: what it is measured by.
 KINDS = {
     "plain": (PLAIN, "trak_steps.steps.summary.provenance"),
     "tables": (TABLES, "trak_steps.steps.summary.summarize"),
-    "figures": (FIGURES, "trak_steps.steps.summary.report"),
     "torch": (TORCH, "trak_steps.steps.kernels.kernel"),
     "tokenizer": (TOKENIZER, "trak_steps.steps.data.prepare"),
     "model": (MODEL, "trak_steps.steps.features.featurize"),

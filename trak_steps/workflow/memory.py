@@ -30,7 +30,7 @@ MARGIN = 1.25
 # Snakemake that starts another with `srun`. Measured: 2 x 170, and shells.
 SUBMITTED = 450
 # Peaks of jobs that hold next to nothing but the libraries which they import, in MB.
-PLAIN, TABLES, FIGURES, TORCH, TOKENIZER, MODEL = 110, 160, 220, 340, 390, 540
+PLAIN, TABLES, TORCH, TOKENIZER, MODEL = 110, 160, 340, 390, 540
 LIBRARIES = {
     "model": TOKENIZER,
     "prepare": TOKENIZER,
@@ -45,7 +45,7 @@ LIBRARIES = {
     "rank": TABLES,
     "summarize": TABLES,
     "provenance": PLAIN,
-    "report": FIGURES,
+    "report": TABLES,
     "check-recipe": MODEL,
     "plan-subsets": TABLES,
     "plan-removal": MODEL,
@@ -77,6 +77,8 @@ OF_TEXT = 5
 OF_ROW = 220
 # Of a target while its lists are put together and ranks are found by counts (`scoring/ranks.py`).
 COUNTED = 4 * 8 * 1408
+# What draws figures.
+FIGURES = 80 * MB
 # Of a listed row: two texts that were cut, and numbers.
 LISTED = 2000
 # Ways of scoring that are held against each other, and numbers that a bootstrap works on together
@@ -226,6 +228,10 @@ def _summary(size: Size) -> float:
     return 2 * sum(size.targets) * min(size.top, size.rows) * LISTED + _tokens(size, OF_TEXT)
 
 
+def _report(size: Size) -> float:
+    return FIGURES + 2 * _summary(size)
+
+
 def _plan(size: Size) -> float:
     return 2 * size.rows * size.subsets
 
@@ -283,7 +289,7 @@ _ARRAYS: dict[str, Callable[[Size], float]] = {
     "gather": _gathered,
     "rank": _ranks,
     "summarize": _summary,
-    "report": _summary,
+    "report": _report,
     "check-recipe": lambda size: _training(size) + _forward(size),
     "plan-subsets": _plan,
     "plan-removal": _removal_plan,
