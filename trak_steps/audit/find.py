@@ -31,8 +31,8 @@ class Found:
 
 def present(layout: Layout) -> list[Path]:
     """Every output of a run that is there, wanted or not."""
-    plans = [layout.plan("*"), layout.retrained("*", "*")]
-    every = [*layout.outputs("*", "*", {"*": "*"}), layout.provenance, layout.report, *plans, *layout.figures()]
+    others = [layout.provenance, layout.report, layout.plan("*"), layout.retrained("*", "*")]
+    every = [*layout.outputs("*", "*", {"*": "*"}), *others, *layout.figures()]
     found = (path for place in every for path in sorted(layout.root.glob(layout.name(place))))
     return [path for path in found if is_there(path) and "/." not in f"/{layout.name(path)}"]
 

@@ -89,6 +89,10 @@ def _lds(targets: str, measured: dict[str, Any] | None) -> Iterator[Finding]:
         return
     of = measured["targets"][targets]
     lds, ceiling = of["lds"], of["ceiling"]
+    if not known(lds) or not known(ceiling) or ceiling["value"] <= 0:
+        words = "The retrained models are too few for an LDS, or agree on too little."
+        yield Finding(title, "not known", words, "unknown")
+        return
     beaten = [name for name, found in of["baselines"].items() if _above(found["less_the_scores"])]
     share = lds["value"] / ceiling["value"] if ceiling["value"] > 0 else 0.0
     not_beaten = [name for name in of["baselines"] if name not in beaten]
@@ -111,7 +115,7 @@ def _lds(targets: str, measured: dict[str, Any] | None) -> Iterator[Finding]:
 
 def _above(less: Mapping[str, float]) -> bool:
     """Whether a baseline is below the scores by its whole interval."""
-    return less["high"] < 0
+    return known(less) and less["high"] < 0
 
 
 def _adds_up(run: Run, targets: str) -> Finding:
@@ -146,8 +150,8 @@ def _stable(run: Run, each: TargetSet, measured: dict[str, Any] | None) -> Findi
     )
     grade = "good" if stable >= 0.5 else "fair" if stable >= 0.2 else "poor"
     details: tuple[tuple[str, str], ...] = ()
-    if measured is not None and each.name in measured["targets"]:
-        of = measured["targets"][each.name]
+    of = measured["targets"].get(each.name) if measured is not None else None
+    if measured is not None and of is not None:
         details = tuple(
             (words, f"{of[name]:.0%}")
             for name, words in (
@@ -236,8 +240,15 @@ def suspects_first(run: Run, suspects: pa.Table | None) -> list[First]:
     ]
 
 
+def known(found: Mapping[str, Any] | None) -> bool:
+    """Whether there is a figure with bounds: of few models there may be none."""
+    return found is not None and all(found[name] is not None for name in ("value", "low", "high"))
+
+
 def interval(found: Mapping[str, Any]) -> str:
     """A figure with its bounds."""
+    if not known(found):
+        return "not known"
     return f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
 
 

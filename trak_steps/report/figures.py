@@ -97,19 +97,23 @@ def _ground(ground: str) -> Iterator[None]:
         yield
 
 
-def baselines(of: Mapping[str, Any]) -> Figure:
+def baselines(of: Mapping[str, Any]) -> Figure | None:
     """The LDS of a target set beside its ceiling and baselines, of :attr:`Run.lds`."""
     rows = [("scores", of["lds"], BLUE), ("ceiling", of["ceiling"], GREEN)]
-    others = sorted(of["baselines"].items(), key=lambda item: -item[1]["lds"]["value"])
+    others = [(name, found) for name, found in of["baselines"].items() if _known(found["lds"])]
+    others.sort(key=lambda item: -item[1]["lds"]["value"])
     rows += [(name, found["lds"], GREY) for name, found in others]
     adjusted = [of["class_adjusted"]["lds"], of["class_adjusted"]["ceiling"]]
     adjusted += [found["class_adjusted"] for _, found in others]
+    if not _known(of["lds"]) or not _known(of["ceiling"]):
+        return None
 
     def draw(drawing: Drawing, colour: Callable[[str], str]) -> None:
         axes = drawing.add_subplot()
         for place, ((_, found, of_row), beside) in enumerate(zip(rows, adjusted, strict=True)):
             _interval(axes, place - 0.15, found, colour(of_row), "o")
-            _interval(axes, place + 0.15, beside, colour(of_row), "o", hollow=True)
+            if _known(beside):
+                _interval(axes, place + 0.15, beside, colour(of_row), "o", hollow=True)
         axes.axvline(0, color=colour(GREY), linewidth=0.8)
         axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
         axes.invert_yaxis()
@@ -122,6 +126,10 @@ def baselines(of: Mapping[str, Any]) -> Figure:
         "and targets. Class-adjusted: what the numbers of rows of each class predict is taken out."
     )
     return figure("Scores, ceiling and baselines", words, says, draw, AROUND + BAR * len(rows))
+
+
+def _known(found: Mapping[str, Any] | None) -> bool:
+    return found is not None and found["value"] is not None and found["low"] is not None
 
 
 def _interval(

@@ -73,6 +73,15 @@ TARGETS = list(settings.targets)
 # Of each plan of retraining: its parts.
 PARTS = planned_parts(settings.evaluation)
 
+# What models are retrained by is known of imported checkpoints only if it is given, and checked.
+RECIPE = [run.recipe] if settings.evaluation.retrain_imported else []
+# What the evaluation finds out.
+EVALUATION = [
+    *([] if IMPORTED and not RECIPE else [run.lds, run.removal]),
+    run.mislabelled,
+    run.stability,
+]
+
 # One Snakemake a run. Snakemake's own lock outlives a `kill -9`, after which the same command would
 # refuse to go on; this one dies with its process.
 turn = Turn.begin(run)
@@ -167,6 +176,12 @@ def brought_for_shards():
 def here(files):
     """Local files, which are in no storage: jobs that read some run where the workflow is started."""
     return [local(file) for file in files] if storage_of_run else files
+
+
+def shown(path, what, category, **labels):
+    """A result that Snakemake's own report has, with the caption ``workflow/report/<what>.rst``."""
+    caption = workflow.source_path(f"../report/{what}.rst")
+    return report(path, caption=caption, category=category, labels=labels)
 
 
 def of_job(job):
@@ -378,6 +393,20 @@ def seals(wildcards):
     """Everything about the prepared rows, also by which code and settings they were made."""
     folders = [run.train, *map(run.targets, TARGETS)]
     return [] if storage_of_run else [known_seal(folder) for folder in folders]
+
+
+def evaluation_asked_for(wildcards):
+    """The evaluation, where it is a target: then the page waits for it.
+
+    Else the page shows what is there of it, and makes nothing of it anew.
+    """
+    asked = set(map(str, workflow.dag_settings.targets or []))
+    return EVALUATION if asked & {"evaluation", *map(str, EVALUATION)} else []
+
+
+def evaluation_there(wildcards):
+    """What the evaluation found that is there: the page is made anew when it changed."""
+    return [content(run.name(path)) for path in run.figures()]
 
 
 def log_of(name):

@@ -1,9 +1,5 @@
 # Whether the scores can be trusted: models retrained on parts of the train set.
 
-# What models are retrained by is known of imported checkpoints only if it is given, and checked.
-RECIPE = [run.recipe] if settings.evaluation.retrain_imported else []
-
-
 if IMPORTED:
 
     rule check_recipe:
@@ -16,7 +12,7 @@ if IMPORTED:
             ],
             also=brought(*map(run.checkpoint, LAST)),
         output:
-            run.recipe,
+            shown(run.recipe, "recipe", "Evaluation", result="recipe"),
         log:
             log_of("evaluation/recipe"),
         benchmark:
@@ -161,8 +157,8 @@ rule measure_lds:
         calibration=made(run.calibration),
         also=brought_for_shards(),
     output:
-        run.lds,
-        run.lds_curves,
+        shown(run.lds, "lds", "Evaluation", result="LDS"),
+        shown(run.lds_curves, "lds_curves", "Evaluation", result="LDS by settings"),
     log:
         log_of("evaluation/lds"),
     benchmark:
@@ -190,8 +186,8 @@ rule measure_removal:
         plan=run.plan("removal"),
         retrained=[run.retrained("removal", part) for part in PARTS["removal"]],
     output:
-        run.removal,
-        run.removals,
+        shown(run.removal, "removal", "Evaluation", result="removal"),
+        shown(run.removals, "removals", "Evaluation", result="each removal"),
     log:
         log_of("evaluation/removal"),
     benchmark:
@@ -220,8 +216,8 @@ rule find_mislabelled:
         calibration=made(run.calibration),
         also=brought_for_shards(),
     output:
-        run.suspects,
-        run.mislabelled,
+        shown(run.suspects, "suspects", "Evaluation", result="suspects"),
+        shown(run.mislabelled, "mislabelled", "Evaluation", result="wrong labels"),
     log:
         log_of("evaluation/mislabelled"),
     benchmark:
@@ -252,7 +248,7 @@ rule measure_stability:
         calibration=made(run.calibration),
         also=brought_for_shards(),
     output:
-        run.stability,
+        shown(run.stability, "stability", "Evaluation", result="stability"),
     log:
         log_of("evaluation/stability"),
     benchmark:
@@ -275,10 +271,7 @@ rule measure_stability:
 
 rule evaluation:
     input:
-        # How imported checkpoints were trained is not known here, unless the settings say it.
-        [] if IMPORTED and not RECIPE else [run.lds, run.removal],
-        run.mislabelled,
-        run.stability,
+        EVALUATION,
         run.report,
     message:
         "evaluation: done, see {run.evaluation}"

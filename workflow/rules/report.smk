@@ -1,25 +1,5 @@
 # The run as a page, with what the evaluation found where it is asked for or was made before.
 
-EVALUATION = [
-    *([] if IMPORTED and not RECIPE else [run.lds, run.removal]),
-    run.mislabelled,
-    run.stability,
-]
-
-
-def evaluation_asked_for(wildcards):
-    """The evaluation, where it is a target: then the page waits for it.
-
-    Else the page shows what is there of it, and makes nothing of it anew.
-    """
-    asked = set(map(str, workflow.dag_settings.targets or []))
-    return EVALUATION if asked & {"evaluation", *map(str, EVALUATION)} else []
-
-
-def evaluation_there(wildcards):
-    """What the evaluation found that is there: the page is made anew when it changed."""
-    return [content(run.name(path)) for path in run.figures()]
-
 
 rule report:
     input:
@@ -34,7 +14,7 @@ rule report:
         evaluation=evaluation_asked_for,
         also=brought(run.model),
     output:
-        run.report,
+        shown(run.report, "report", "The run", result="page"),
     log:
         log_of("report"),
     benchmark:

@@ -98,7 +98,13 @@ rule rank:
         targets=prepared(run.targets("{targets}")),
         scores=made(run.scores("{targets}")),
     output:
-        run.top("{targets}"),
+        shown(
+            run.top("{targets}"),
+            "top",
+            "Scores",
+            targets="{targets}",
+            result="strongest rows",
+        ),
     log:
         log_of("scores/{targets}.top"),
     benchmark:

@@ -9,7 +9,7 @@ rule summarize:
         scores=[made(run.scores(name)) for name in TARGETS],
         tops=[run.top(name) for name in TARGETS],
     output:
-        run.summary,
+        shown(run.summary, "summary", "The run", result="figures"),
     log:
         log_of("summary"),
     benchmark:
@@ -45,7 +45,7 @@ rule provenance:
         ),
         tops=list(map(run.top, TARGETS)) if storage_of_run else [],
     output:
-        run.provenance,
+        shown(run.provenance, "provenance", "The run", result="provenance"),
     log:
         log_of("provenance"),
     benchmark:
