@@ -26,11 +26,17 @@ lint: .venv/.dev
 	$(BIN)/lint-imports
 	$(BIN)/snakefmt --check workflow
 	$(BIN)/python .ci/lint_workflow.py
+	$(call biome,ci)
 
 format: .venv/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt workflow
+	$(call biome,check --write)
+
+# The report's program and style; npx comes with Node.js, which nothing else needs.
+biome = if command -v npx > /dev/null; then npx --yes @biomejs/biome@2.6.8 $(1); \
+	else echo "WARNING: there is no npx; the report's program and style are not linted"; fi
 
 # After a change of code that a step's numbers depend on: are they the same, or does its version rise?
 STEPS ?= all

@@ -542,18 +542,14 @@ function rowsView(run, decisions) {
     plain("Suspect", suspect, (rank) => (Number.isFinite(rank) ? rank : ""), "num"),
     plain("Decision", (place) => decisions.get(id(place))),
   ];
-  const keep = (place, values) => {
-    const decided = Boolean(decisions.get(id(place)));
-    const shown = {
-      suspects: run.suspect.has(place),
-      decided,
-      undecided: run.suspect.has(place) && !decided,
-    };
-    return (
-      (!values.show || shown[values.show]) &&
-      (!values.label || String(run.rows.label[place]) === values.label)
-    );
+  const shown = {
+    suspects: (place) => run.suspect.has(place),
+    decided: (place) => Boolean(decisions.get(id(place))),
+    undecided: (place) => run.suspect.has(place) && !decisions.get(id(place)),
   };
+  const keep = (place, values) =>
+    (!values.show || shown[values.show](place)) &&
+    (!values.label || String(run.rows.label[place]) === values.label);
   const data = run.rows.row.map((_, place) => place);
   data.sort((a, b) => run.rows.influence[b] - run.rows.influence[a]);
   const options = { data, columns, language: words("train rows") };
