@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browsing import Opens
 from pages import HOSTILE, made, page
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 REQUIRED = "TRAK_REQUIRE_BROWSER"
 # Without a sandbox, since tests may be run as root, and without what a browser says to the network.
@@ -38,46 +39,6 @@ def made_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("page") / "report.html"
     file.write_text(page(made(60, 300, texts=HOSTILE)), encoding="utf-8")
     return file
-
-
-class Opens:
-    """Opens pages from disk, without a network.
-
-    Attributes:
-        said: what they complained of, or asked the network for; it fails the test if anything is left.
-    """
-
-    def __init__(self, browser: Browser) -> None:
-        self.said: list[str] = []
-        self._browser = browser
-        self._contexts: list[BrowserContext] = []
-
-    def __call__(
-        self, file: Path, address: str = "#/", *, scheme: str = "light", width: int = 1300
-    ) -> Page:
-        context = self._browser.new_context(
-            viewport={"width": width, "height": 850},
-            color_scheme=scheme,  # type: ignore[arg-type]
-            offline=True,
-            accept_downloads=True,
-        )
-        self._contexts.append(context)
-        opened = context.new_page()
-        opened.on("console", lambda message: self.said.append(message.text))
-        opened.on("pageerror", lambda error: self.said.append(str(error)))
-        opened.on("request", lambda request: self._asked(request.url))
-        opened.goto(f"file://{file}{address}")
-        opened.wait_for_function("window.page !== undefined")
-        return opened
-
-    def _asked(self, url: str) -> None:
-        if not url.startswith(("file:", "data:", "blob:")):
-            self.said.append(url)
-
-    def close(self) -> None:
-        """Close all."""
-        for context in self._contexts:
-            context.close()
 
 
 @pytest.fixture

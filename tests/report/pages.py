@@ -115,10 +115,10 @@ def made(
     return Made([each], every, suspects)
 
 
-def page(given: Made) -> str:
+def page(given: Made, labels: Sequence[str] = LABELS) -> str:
     """The page of what was made."""
     packed, shown = packed_page(
-        given.sets, given.rows, given.suspects, LABELS, COLUMNS, run="made <up>", identity="made up"
+        given.sets, given.rows, given.suspects, labels, COLUMNS, run="made <up>", identity="made up"
     )
     each = given.sets[0]
     contents = Contents(

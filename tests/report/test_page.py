@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from conftest import Opens
+from browsing import Opens
 from pages import HOSTILE
 from playwright.sync_api import Page, expect
 

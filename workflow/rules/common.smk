@@ -351,6 +351,12 @@ def train_features(wildcards):
     ]
 
 
+def first_shards(wildcards):
+    """Features of the first train rows, by all checkpoints."""
+    first = shards(wildcards)[0]
+    return [made(run.train_shard(name, first)) for name in CHECKPOINTS]
+
+
 def features_of_part(wildcards):
     """Features of the train rows of a part of scores, by all checkpoints."""
     tile = Tile.named(wildcards.part)

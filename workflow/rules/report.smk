@@ -6,7 +6,7 @@ rule report:
         train=prepared(run.train),
         targets=[prepared(run.targets(name)) for name in TARGETS],
         target_features=target_features(TARGETS),
-        shards=[made(run.train_shard(name, "00000")) for name in CHECKPOINTS],
+        shards=first_shards,
         scores=[made(run.scores(name)) for name in TARGETS],
         tops=[run.top(name) for name in TARGETS],
         summary=run.summary,
