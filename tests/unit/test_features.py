@@ -20,7 +20,7 @@ from trak_steps.gradients.featurize import Features, compute_features
 from trak_steps.gradients.rows import WINDOW, Row, window_slices
 from trak_steps.gradients.source import Outputs
 from trak_steps.projection import DenseProjection, Parameter, Sketch
-from trak_steps.steps.features.featurize import HELPS, naming_settings
+from trak_steps.run.featurizer import HELPS, naming_settings
 from trak_steps.store.codecs import codec_arguments
 from trak_steps.store.features import FeatureStore, new_features
 from trak_steps.store.manifest import Manifest

@@ -17,6 +17,7 @@ from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.gradients.rows import Row
+from trak_steps.run import featurizer
 from trak_steps.run import model_inputs as tokens
 from trak_steps.run.layout import Layout
 from trak_steps.steps.features import featurize
@@ -119,7 +120,7 @@ def test_a_damaged_row_is_found_before_anything_is_computed(
     digests[57] ^= 1
     rows = replace(rows, digests=digests)
     windows_of(monkeypatch, 8)
-    monkeypatch.setattr(featurize, "check_gradients", lambda *_: pytest.fail("too late"))
+    monkeypatch.setattr(featurizer, "check_gradients", lambda *_: pytest.fail("too late"))
     with pytest.raises(TrakError, match="row 57 is damaged"):
         featurize.featurize_rows(layout, settings, "0", rows, 0, 60, tmp_path / "s.zarr")
 

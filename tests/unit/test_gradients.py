@@ -16,8 +16,8 @@ from trak_steps.gradients.model_output import ModelOutput, TextClassification
 from trak_steps.gradients.rows import Row, batch_end
 from trak_steps.gradients.source import GradientSource, Outputs, concatenate, select_parameters
 from trak_steps.projection.base import Parameter, Sketch, total_size
+from trak_steps.run.featurizer import naming_settings
 from trak_steps.run.model_output import check_model_output, load_model_output
-from trak_steps.steps.features.featurize import naming_settings
 
 KINDS = ("functional", "hooks")
 MIB = 2**20

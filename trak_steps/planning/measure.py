@@ -22,17 +22,11 @@ from transformers import (
 from transformers import logging as transformers_logging
 
 from trak_steps.config import Settings
-from trak_steps.console.progress import say
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
-from trak_steps.gradients.budget import tokens_at_once
-from trak_steps.gradients.featurize import compute_features
-from trak_steps.gradients.functional import FunctionalGradients
-from trak_steps.gradients.hooks import HookedGradients
 from trak_steps.gradients.moments import mean_squares
 from trak_steps.gradients.rows import Row
-from trak_steps.gradients.selfcheck import check_gradients
-from trak_steps.gradients.source import GradientSource, select_parameters, tables_of
+from trak_steps.gradients.source import tables_of
 from trak_steps.model.device import pick_device
 from trak_steps.model.forward import forward
 from trak_steps.model.load import load_for_training, load_tokenizer
@@ -42,9 +36,9 @@ from trak_steps.planning.costs import longest_of
 from trak_steps.planning.facts import Facts
 from trak_steps.planning.machine import KINDS, Machine
 from trak_steps.projection.metric import TABLES_SHARE, metric_of
+from trak_steps.run.featurizer import Featurizer, parameters_of
 from trak_steps.run.model_inputs import read_rows
 from trak_steps.run.model_output import load_model_output
-from trak_steps.steps.features.featurize import batch_memory, projection_of
 
 # Parameters, times tokens, of the larger of two steps: some seconds of one core.
 A_STEP = 2.0e10
@@ -216,44 +210,24 @@ def _plain_step(model: PreTrainedModel, rows: Sequence[Row]) -> float:
 
 def _features(settings: Settings, model: PreTrainedModel, rows: list[Row]) -> tuple[float, float]:
     """Seconds of a token's gradient, and of what comes before the first."""
-    chosen, device = settings.features, model.device
+    chosen = settings.features
     output = load_model_output(chosen.model_output, chosen.loss_temperature)
     model.requires_grad_(True)
-    parameters = select_parameters(model, chosen.parameters.include, chosen.parameters.exclude)
+    parameters = parameters_of(model, chosen)
     ordered = sorted(rows, key=len)
-    memory = settings.execution.memory_mb * 2**20
-    start = time.perf_counter()
-    source: GradientSource
-    if chosen.gradients == "functional":
-        source = FunctionalGradients(model, output, parameters, memory // 4)
-    else:
-        tokens = settings.execution.batch_tokens or tokens_at_once(
-            model, ordered[-1], batch_memory(device, memory)
-        )
-        precision: torch.dtype = getattr(torch, chosen.precision)
-        source = HookedGradients(
-            model, output, parameters, tokens=tokens, example=ordered[0], precision=precision
-        )
     metric = None
     if chosen.metric == "adam":
         moments = mean_squares(model, output, rows[:2])
         tables = tables_of(model)
         metric = metric_of(parameters, moments, epsilon=EPSILON, tables=tables, share=TABLES_SHARE)
-        start = time.perf_counter()
-    projection = projection_of(chosen, parameters, settings.seed, "0", device, metric)
-    check_gradients(model, output, source, projection, [ordered[0], ordered[-1]])
+    start = time.perf_counter()
+    extremes = ordered[0], ordered[-1]
+    featurizer = Featurizer.of(settings, "0", model, output, parameters, metric, extremes)
+    featurizer.check()
     check = time.perf_counter() - start
 
     def featurize(some: list[Row]) -> None:
-        for _ in compute_features(
-            source,
-            projection,
-            [(some, np.arange(len(some)))],
-            memory=memory // 2,
-            dtype=chosen.dtype,
-            advance=lambda _: None,
-            say=say,
-        ):
+        for _ in featurizer.features([(some, np.arange(len(some)))]):
             pass
 
     return _repeated(featurize, rows), check
