@@ -1,7 +1,6 @@
 """Choose the rows of a split, name them, and check their texts."""
 
 import hashlib
-import unicodedata
 from collections.abc import Sequence
 from typing import Literal
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trak_steps.data.labels import require_column
+from trak_steps.data.text import is_empty
 from trak_steps.errors import TrakError
 
 
@@ -84,13 +84,8 @@ def check_texts(
                 if text is None:
                     found = "missing; drop the row, or fill it in"
                 raise TrakError(f"{where}: `{column}` of row {i} is {found}")
-            if not any(map(_is_seen, text)):
+            if is_empty(text):
                 raise TrakError(f"{where}: `{column}` of row {i} is empty; drop the row, or fill it in")
-
-
-def _is_seen(letter: str) -> bool:
-    """Whether a reader sees it: spaces, control characters and zero-width ones leave a text empty."""
-    return (letter.isprintable() and letter != " ") or unicodedata.category(letter) in ("Co", "Cn")
 
 
 def flip_labels(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import starmap
 from typing import Self
 
@@ -20,6 +20,8 @@ from trak_steps.run.parts import (
 )
 from trak_steps.run.row_weights import row_weights_of
 from trak_steps.scoring.solve import Solved, solve_targets
+from trak_steps.scoring.units import means_of_trainings, sums_of_scores
+from trak_steps.store.calibration import Calibration
 from trak_steps.store.features import FeatureStore, TrainFeatures
 from trak_steps.store.kernel import KernelStore
 
@@ -112,6 +114,24 @@ class Scoring:
         return solve_targets(
             self.kernels, targets, self.n, alike=self.balance, scale=scale, device=self.device
         )
+
+    def in_unit(
+        self, targets: Iterable[Tensor], calibration: Calibration, totals: Sequence[Tensor]
+    ) -> tuple[Solved, Tensor]:
+        """Solve for targets, in the unit of the run's scores; and what the scores of each add up to.
+
+        Args:
+            targets: their features by each checkpoint, [t, k]; read one at a time.
+            calibration: of the run.
+            totals: of the train rows' features, as it has them, [k] each.
+
+        Returns:
+            The targets, with the roots that ranks are counted by, the rows' weights included; and the
+            sums by each training, [trainings, t].
+        """
+        solved = self.solve(targets, calibration.scale)
+        sums = means_of_trainings(sums_of_scores(solved.weights, totals).cpu(), self.trainings)
+        return replace(solved, roots=calibration.weight_root * solved.roots), sums
 
     def blocks(self, at_once: int, spans: Sequence[tuple[int, int]] | None = None) -> Iterator[Block]:
         """The rows, or those from some places to others, in blocks.

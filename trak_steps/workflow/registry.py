@@ -6,15 +6,14 @@ The workflow reruns a step when one of these settings, or its version, has chang
 
 import json
 import os
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from trak_steps.config import Settings
 from trak_steps.model.device import resolve_device
+from trak_steps.run.step_version import step_version
 
-_STEPS = Path(__file__).parents[1] / "steps"
 # Every step may read these, and a change of them reruns nothing that is there: how to compute, and which
 # checkpoints of a training are wanted.
 HANDED = ("execution", "checkpoints.keep", "checkpoints.existing")
@@ -139,11 +138,8 @@ STEPS = {
 
 
 def version_of(step: str) -> int:
-    """The version of a step, as its module says; read without importing it, which takes seconds."""
-    file = _STEPS.joinpath(*STEPS[step].module.split(".")).with_suffix(".py")
-    found = re.search(r"^VERSION = (\d+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
-    assert found, file
-    return int(found[1])
+    """The version of a step: see :func:`~trak_steps.run.step_version.step_version`."""
+    return step_version(STEPS[step].module)
 
 
 NO_GPU_ASKED = (

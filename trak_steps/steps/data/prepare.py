@@ -18,14 +18,15 @@ from trak_steps.config import Settings
 from trak_steps.config.settings import BUILT_IN
 from trak_steps.console.progress import counter, say
 from trak_steps.data.labels import Labels, encode, in_the_order_of, labels_of, require_column
-from trak_steps.data.prepared import BATCH, TOKENS, PreparedRows, save
+from trak_steps.data.prepared import BATCH, PreparedRows, save
 from trak_steps.data.select import check_texts, choose_rows, flip_labels, row_ids
 from trak_steps.data.source import commit_of, load_split
 from trak_steps.data.tasks import text_columns
 from trak_steps.errors import TrakError
-from trak_steps.model.load import load_config, load_tokenizer
+from trak_steps.model.load import load_config
 from trak_steps.run.identity import row_settings
 from trak_steps.run.layout import Layout
+from trak_steps.run.tokenise import Tokeniser
 from trak_steps.store.folder import check_folder
 from trak_steps.store.manifest import Manifest
 
@@ -217,33 +218,22 @@ def _batches(
     layout: Layout, settings: Settings, chosen: _ChosenRows, texts: Sequence[str]
 ) -> Iterator[pa.Table]:
     """The rows with their tokens, some at a time."""
-    tokenizer = load_tokenizer(
+    tokenise = Tokeniser(
         layout.model,
         max_length=settings.model.max_length,
         trust_remote_code=settings.model.trust_remote_code,
     )
-    config = load_config(layout.model, trust_remote_code=settings.model.trust_remote_code)
-    known = getattr(config, "vocab_size", None)
-    wanted = [name for name in TOKENS if name in tokenizer.model_input_names]
     group = settings.dataset.group
     for start in range(0, len(chosen.rows), BATCH):
         some = slice(start, start + BATCH)
         rows = chosen.rows[some]
-        encoded = tokenizer(
-            *(rows[column] for column in texts), truncation=True, max_length=settings.model.max_length
-        )
-        largest = max((max(tokens, default=0) for tokens in encoded["input_ids"]), default=0)
-        if known is not None and largest >= known:
-            # A tokenizer may come from another model than the weights.
-            raise TrakError(
-                f"{layout.model}: its tokenizer gives the token {largest}, its model knows {known}; "
-                "are they those of two models? set model.name_or_path to a whole one"
-            )
+        encoded = tokenise([rows[column] for column in texts])
         columns = {"row": pa.array(chosen.ids[some])}
         columns |= {column: pa.array(rows[column], pa.string()) for column in texts}
         columns |= {"label": pa.array(chosen.numbers[some]), "flipped": pa.array(chosen.flipped[some])}
         if group:
             named = ["" if of_row is None else str(of_row) for of_row in rows[group]]
             columns["group"] = pa.array(named, pa.string())
-        columns |= {name: pa.array(encoded[name], pa.list_(OF_TOKENS[name])) for name in wanted}
+        for name, tokens in encoded.items():
+            columns[name] = pa.array(tokens, pa.list_(OF_TOKENS[name]))
         yield pa.table(columns)

@@ -15,9 +15,9 @@ from trak_steps.run.layout import Layout, checkpoint_names, training_of
 from trak_steps.run.lineage import contents
 from trak_steps.run.parts import open_score_part
 from trak_steps.run.tiles import Tile, tiles
+from trak_steps.scoring.listed import with_uncertainty
 from trak_steps.scoring.lists import Top, together
-from trak_steps.scoring.ranks import BINS, rank_range
-from trak_steps.scoring.uncertainty import sign_is_stable, standard_error
+from trak_steps.scoring.ranks import BINS
 from trak_steps.store.artefact import keep
 from trak_steps.store.calibration import Calibration
 from trak_steps.store.manifest import Manifest
@@ -27,8 +27,6 @@ from trak_steps.store.scores import LISTED, SIDES, MatrixBlock, save_scores
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
 VERSION = 1
 
-# Pairs of listed rows that are compared at once.
-PAIRS = 2**22
 Part = tuple[Tile, ScorePart]
 Array = NDArray[Any]
 
@@ -123,42 +121,26 @@ def _concatenated(found: Sequence[dict[str, Array]]) -> dict[str, Array]:
 def _listed(
     group: Sequence[Part], side: str, listed: int, trainings: int, errors: float
 ) -> dict[str, Array]:
-    """The strongest rows of the targets of some parts, [t, listed] each, by :data:`LISTED`.
-
-    Of a single training neither signs nor ranks are known: nothing is stable, and ranks are 0.
-    """
+    """The strongest rows of the targets of some parts, [t, listed] each, by :data:`LISTED`."""
     tops = []
     for tile, part in group:
         count = min(listed, tile.stop - tile.start)
         place, score, std = (part.listed(side, name, count) for name in ("place", "score", "std"))
         tops.append(Top(place, score, (std,)))
     largest = side == SIDES[0]
-    of_all = together(tops, listed, largest=largest)
-    score, std = of_all.score, of_all.more[0]
-    best = worst = np.zeros(score.shape, np.int64)
-    stable = best.astype(bool)
+    counts = None
     if trainings > 1:
-        error = standard_error(std, trainings)
-        stable = sign_is_stable(score, error, errors)
-        counts = np.zeros((len(score), BINS), np.int64)
+        counts = np.zeros((len(tops[0].place), BINS), np.int64)
         for _, part in group:
             counts += part.counts(side, BINS)
-        roots = group[0][1].of_targets("root")
-        at_once = max(1, PAIRS // score.shape[1] ** 2)
-        spans = [slice(start, start + at_once) for start in range(0, len(score), at_once)]
-        found = [
-            rank_range(score[of], error[of], errors, counts[of], roots[of], largest=largest)
-            for of in spans
-        ]
-        best, worst = (np.concatenate(of_spans) for of_spans in zip(*found, strict=True))
-    return {
-        "place": of_all.place,
-        "score": score,
-        "std": std,
-        "sign_stable": stable,
-        "rank_best": best,
-        "rank_worst": worst,
-    }
+    return with_uncertainty(
+        together(tops, listed, largest=largest),
+        counts,
+        group[0][1].of_targets("root"),
+        trainings=trainings,
+        errors=errors,
+        largest=largest,
+    )
 
 
 def _blocks(parts: Sequence[Part], matrix: Sequence[str]) -> Iterator[MatrixBlock]:

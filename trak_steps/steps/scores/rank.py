@@ -12,10 +12,10 @@ from trak_steps.run.identity import rows_listed
 from trak_steps.run.layout import Layout, checkpoint_names, training_of
 from trak_steps.run.lineage import contents
 from trak_steps.run.parts import open_scores
+from trak_steps.run.top_rows import listed_columns, row_columns
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.scores import LISTED, SIDES, ScoreStore
 from trak_steps.store.table import save_table
-from trak_steps.store.texts import cut
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
 VERSION = 3
@@ -61,26 +61,9 @@ def _table(
         "margin": store.column("target_margin").astype(np.float32)[target],
         "sum_of_scores": store.column("target_sum").astype(np.float32)[target],
         "side": [side] * len(place),
-        "score": of["score"].reshape(-1),
-        "std": pa.array(of["std"].reshape(-1), from_pandas=True),
+        **listed_columns(of, store.errors),
+        **row_columns("train", train, place),
+        **row_columns("target", targets, target),
     }
-    # Of a single training nothing is known of another.
-    known = np.isfinite(of["std"]).reshape(-1) & bool(np.isfinite(store.errors))
-    for name in ("sign_stable", "rank_best", "rank_worst"):
-        columns[name] = pa.array(of[name].reshape(-1), mask=~known)
-    for name, rows, where in (("train", train, place), ("target", targets, target)):
-        some, back = np.unique(where, return_inverse=True)
-        kept = ["row", "label", *rows.text_columns]
-        kept += [column for column in ("flipped", "group") if column in rows.table.column_names]
-        picked = rows.take(some, kept)
-        for column in kept:
-            values = picked[column]
-            if column in rows.text_columns:
-                values = cut(values)
-            values = values.take(pa.array(back))
-            columns[f"{name}_{column}"] = values
-            if column == "label" and rows.label_names:
-                names = pa.array(rows.label_names)
-                columns[f"{name}_label_name"] = names.take(values.combine_chunks())
     columns.pop("target_flipped", None)
     return pa.table(columns)

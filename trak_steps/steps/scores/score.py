@@ -4,7 +4,6 @@ While they stream by, each target's strongest rows are listed, and rows are coun
 might have. Every score is kept where the settings ask for it.
 """
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +26,6 @@ from trak_steps.run.parts import open_calibration
 from trak_steps.run.scoring import Scoring
 from trak_steps.run.tiles import Tile, tiles
 from trak_steps.scoring.stream import SIDES, Stream
-from trak_steps.scoring.units import means_of_trainings, sums_of_scores
 from trak_steps.store.artefact import keep
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.score_parts import new_part
@@ -101,13 +99,9 @@ def _score(
 
     def scored(first: int, last: int) -> dict[str, NDArray[Any]]:
         """What is found of some targets; what it took is let go before the next are solved for."""
-        solved = scoring.solve(
-            (torch.from_numpy(store.features(first, last)) for store in stores), calibration.scale
-        )
-        sums = means_of_trainings(sums_of_scores(solved.weights, totals).cpu(), scoring.trainings)
-        # What ranks are counted by, the rows' weights included.
-        roots = calibration.weight_root * solved.roots
-        stream = Stream(replace(solved, roots=roots), scoring.trainings, top, calibration.errors)
+        features = (torch.from_numpy(store.features(first, last)) for store in stores)
+        solved, sums = scoring.in_unit(features, calibration, totals)
+        stream = Stream(solved, scoring.trainings, top, calibration.errors)
         for block in scoring.blocks(block_rows):
             for some, scores in stream.add(block.features, block.weights, block.start):
                 place = block.start - tile.start, first - tile.first + some.start
@@ -116,7 +110,7 @@ def _score(
                     # A copy, for the next block is written over it.
                     writer.add(name, *place, np.array(values.cpu()))
             advance(block.stop - block.start)
-        return _found(stream) | {"root": roots.cpu().numpy(), "sum": sums.numpy()}
+        return _found(stream) | {"root": solved.roots.cpu().numpy(), "sum": sums.numpy()}
 
     with (
         new_part(path, (rows, t), matrix, manifest) as writer,
