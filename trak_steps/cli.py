@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from trak_steps import __version__
+from trak_steps.cli_results import compare, explain, top
 from trak_steps.cli_runs import clean, inspect, plan, show, status, verify
 from trak_steps.errors import TrakError
 
@@ -137,7 +138,7 @@ class Given:
         """
         from trak_steps.config import restrict
         from trak_steps.console import job_log
-        from trak_steps.console.progress import quiet_libraries
+        from trak_steps.console.progress import quiet_libraries, use_threads
         from trak_steps.run.layout import Layout
         from trak_steps.workflow.gpus import take_gpu
         from trak_steps.workflow.registry import HANDED, STEPS, reads
@@ -151,16 +152,6 @@ class Given:
         visible = restrict(settings, (*reads(step, settings, targets), *HANDED))
         module = import_module(f"trak_steps.steps.{STEPS[step].module}")
         getattr(module, function)(Layout(self.results / settings.run), visible, *arguments)
-
-
-def use_threads(count: int) -> None:
-    """Let the libraries that are imported from here on compute with so many threads.
-
-    Unless OMP_NUM_THREADS is set, as the workflow does for each job.
-    """
-    if "OMP_NUM_THREADS" not in os.environ:
-        for library in ("OMP", "OPENBLAS", "MKL"):
-            os.environ[f"{library}_NUM_THREADS"] = str(count)
 
 
 _OPTIONS = {"config": (Config, None), "set_": (Set, None), "results": (Results, Path("results"))}
@@ -378,7 +369,7 @@ def measure_stability(given: Given) -> None:
     given.call("measure-stability")
 
 
-for _command_of_runs in (plan, status, verify, clean, inspect, show):
+for _command_of_runs in (plan, status, verify, clean, inspect, show, explain, top, compare):
     app.command()(_command_of_runs)
 
 

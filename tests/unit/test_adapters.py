@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import attribute, small_settings
+from explained import assert_explained_as_listed
 from families import config
 from peft import LoraConfig, TaskType, get_peft_model
 from safetensors.torch import save_file
@@ -85,7 +86,7 @@ def test_an_adapter_goes_from_its_folder_to_scores(adapter: Path, tmp_path: Path
     attribute(layout, settings)
     store = FeatureStore.open(layout.train_shard("0", "00000"))
     assert store.features(0, 20).any()
-    assert layout.scores("validation").exists()
+    assert_explained_as_listed(layout, settings)
 
 
 def test_a_head_that_only_the_adapter_has(tmp_path: Path) -> None:

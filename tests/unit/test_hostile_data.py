@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from conftest import attribute, small_settings
+from explained import opened
 from hostile import Creates, message
 
 from trak_steps.config import Settings, parse_settings
@@ -285,6 +286,8 @@ def test_a_single_train_row_is_scored(tmp_path: Path) -> None:
     scores = ScoreStore.open(run.scores("validation")).scores(0, 1)
     assert scores.shape == (1, 5)
     assert np.isfinite(scores).all()
+    found = opened(run, settings).explain(("who?", "he did."))
+    assert len(found.proponents) == len(found.opponents) == 1
 
 
 def test_targets_without_rows_are_named_and_leave_nothing(layout: Layout, tmp_path: Path) -> None:

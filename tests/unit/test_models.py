@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import attribute, small_settings
+from explained import assert_explained_as_listed
 from families import FAMILIES, classifier, config
 from safetensors.torch import load_file, save_file
 
@@ -327,6 +328,7 @@ def test_existing_checkpoints_are_scored_and_nothing_is_trained(
     attribute(run, settings)
     assert json.loads(run.summary.read_text())["checkpoints"] == ["0", "1"]
     assert not (run.root / "training").exists()
+    assert_explained_as_listed(run, settings)
 
 
 def test_an_existing_checkpoint_that_does_not_fit_is_refused(

@@ -10,7 +10,11 @@ import pytest
 import torch
 import yaml
 from conftest import attribute
+from explained import assert_explained_as_listed
+from typer.testing import CliRunner
 
+from trak_steps import Run
+from trak_steps.cli import app
 from trak_steps.config import parse_settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
@@ -93,6 +97,18 @@ def test_the_documented_regression_runs_and_is_right(
         assert store.column("prediction")[i] == pytest.approx(predicted, abs=1e-5)
         residual = train.column("label")[i] - predicted
         assert store.column("loss_weight")[i] == pytest.approx(residual, abs=1e-5)
+    assert_explained_as_listed(layout, settings)
+    run = Run(layout.root)
+    found = run.explain(("word1 word2", "word2 word3"))
+    assert not found.asked
+    assert found.label == found.prediction == pytest.approx(found.margin, abs=1e-5)
+    assert found.prediction_name is None
+    assert found.margins_of_classes == {}
+    asked = run.explain(("word1 word2", "word2 word3"), 3)
+    assert (asked.label, asked.prediction) == (3.0, found.prediction)
+    shown = CliRunner().invoke(app, ["explain", str(layout.root), "word1 word2", "word2"])
+    assert "predicted: " in shown.output
+    assert "what speaks against" in shown.output
     summary = json.loads(layout.summary.read_text())
     assert "accuracy" not in summary
     assert summary["train_rows"] == 24

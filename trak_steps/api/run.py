@@ -1,10 +1,10 @@
 """A finished run, opened for reading."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     import datasets
     import pandas
     import xarray
+
+    from trak_steps.api.compare import Comparison
+    from trak_steps.api.explanation import Explanation
+    from trak_steps.api.texts import Label, Query, Text
 
 
 class Run:
@@ -123,12 +127,17 @@ class Run:
     def train(self) -> "datasets.Dataset":
         """The train rows: ``row``, texts, ``label``, ``flipped``, and ``group`` where one is set.
 
+        >>> run.train[0]["label"]
+
         Memory-mapped: what is not looked at is not read.
         """
         return _dataset(self.train_rows)
 
     def targets(self, name: str) -> "datasets.Dataset":
-        """The rows of a target set, as :attr:`train`."""
+        """The rows of a target set, as :attr:`train`.
+
+        >>> run.targets("validation").to_pandas()["label"].value_counts()
+        """
         return _dataset(self.target_rows(name))
 
     def top(
@@ -140,6 +149,8 @@ class Run:
         side: str | None = None,
     ) -> "pandas.DataFrame":
         """The strongest train rows of targets, strongest first.
+
+        >>> run.top("validation", target=3, side="opponent")[["rank", "score", "train_row"]]
 
         Args:
             targets: the target set; the first one, unless given.
@@ -156,8 +167,23 @@ class Run:
             TrakError: if there is no such set, target, row or side, or the lists are not those of what
                 the run holds now.
         """
+        return self.top_table(targets, target=target, row=row, side=side).to_pandas()
+
+    def top_table(
+        self,
+        targets: str | None = None,
+        *,
+        target: int | None = None,
+        row: int | None = None,
+        side: str | None = None,
+    ) -> pa.Table:
+        """What :meth:`top` gives, as an Arrow table."""
         name = self._set(targets)
-        table = self.top_table(name)
+        path = self.layout.top(name)
+        self._need(path)
+        table, manifest = load_table(path, "top")
+        Lineage(self.layout).check(path, manifest)
+        self.score_store(name)
         if target is not None:
             count = len(self.target_rows(name))
             if not 0 <= target < count:
@@ -170,21 +196,14 @@ class Run:
             if side not in SIDES:
                 raise TrakError(f"{side}: is no side; there are {' and '.join(SIDES)}")
             table = table.filter(pc.field("side") == side)
-        return table.to_pandas()
-
-    def top_table(self, targets: str) -> pa.Table:
-        """What :meth:`top` gives of a whole set, as an Arrow table."""
-        path = self.layout.top(self._set(targets))
-        self._need(path)
-        table, manifest = load_table(path, "top")
-        Lineage(self.layout).check(path, manifest)
-        self.score_store(targets)
         return table
 
     def scores(self, targets: str | None = None) -> "xarray.Dataset":
         """The scores of every train row for every target of a set, where the run keeps them.
 
-        Opened, not read: ``run.scores("validation").scores.sel(target=94)`` reads what it needs.
+        Opened, not read; what is asked for is read.
+
+        >>> run.scores("validation").scores.isel(target=3).to_series().nlargest(5)
 
         Returns:
             ``scores`` and, where kept, ``std`` [train, target], in units of margin; by the rows' ids.
@@ -206,8 +225,158 @@ class Run:
             found: xarray.Dataset = xarray.open_zarr(store.path, consolidated=False, chunks=None)
         return found
 
+    # One text, which a text by itself is, though it is made of letters.
+    @overload
+    def explain(  # type: ignore[overload-overlap]
+        self, texts: "str | tuple[str, ...] | Mapping[str, Any]", label: "Label" = None, top: int = 10
+    ) -> "Explanation": ...
+
+    @overload
+    def explain(
+        self, texts: "Iterable[Text]", label: "Label | Iterable[Label]" = None, top: int = 10
+    ) -> "list[Explanation]": ...
+
+    def explain(self, texts: Any, label: Any = None, top: int = 10) -> Any:
+        """Why the models answer a text as they do: any text, also one that is in no set of the run.
+
+            >>> why = run.explain(("Who founded Monburg?", "Devsk founded Monburg."))
+            >>> why.prediction_name, why.margin
+            >>> why.proponents[["score", "std", "train_row", "train_sentence"]]
+            >>> many = run.explain([{"question": "Who?", "sentence": "Devsk."}] * 2, label="entailment")
+
+        Every checkpoint takes the text's gradient, which is scored against the train rows' features as
+        those of the run's own targets were. Nothing of the run is changed.
+
+        Args:
+            texts: one text, a tuple of the run's text columns where there are two, or a mapping by
+                column; or many of these.
+            label: for which answer: a class's name or number (for regression, a number); one for all
+                texts, or one for each. Without: the predicted one, and what speaks for each class.
+            top: train rows of a list, of each side.
+
+        Returns:
+            One explanation for one text; a list of them for many.
+
+        Raises:
+            TrakError: if the run is not finished, was altered, or made by another version of this
+                package; or a text is empty, of other columns, or has a label that is unknown.
+        """
+        single = isinstance(texts, str | Mapping) or (
+            isinstance(texts, tuple) and all(isinstance(part, str) for part in texts)
+        )
+        found = list(self.explain_stream([texts] if single else texts, label, top))
+        return found[0] if single else found
+
+    def explain_stream(
+        self,
+        texts: "Iterable[Text]",
+        label: "Label | Iterable[Label]" = None,
+        top: int = 10,
+    ) -> "Iterator[Explanation]":
+        """As :meth:`explain`, of any number of texts, some of which are read and held at a time.
+
+        >>> with open("texts.jsonl") as lines:
+        ...     for why in run.explain_stream(map(json.loads, lines)):
+        ...         print(why.prediction_name, why.margin)
+        """
+        from trak_steps.api.texts import queries
+
+        return self.explain_queries(queries(texts, label, self.train_rows), top)
+
+    def explain_queries(self, queries: "Iterable[Query]", top: int = 10) -> "Iterator[Explanation]":
+        """As :meth:`explain_stream`, of texts and labels that were read."""
+        for name in self.checkpoints:
+            self._need(self.layout.checkpoint(name))
+            self._need(self.layout.train_features(name))
+            self._need(self.layout.kernel(name))
+        self._need(self.layout.calibration)
+        # torch and transformers, which nothing else of a run needs.
+        from trak_steps.api.explain import Explainer
+
+        return Explainer(self.layout, self.settings, self.train_rows, top).explain(queries)
+
+    def overview(self, targets: str | None = None) -> "pandas.DataFrame":
+        """The targets of a set: what the trainings answer, and how sure they are.
+
+        >>> run.overview("validation").query("right < 1")
+
+        Returns:
+            A row for each target: ``target``, ``row``, the texts, ``label`` (and ``label_name``),
+            ``margin`` for it, the mean over the ends of the trainings, and ``right``, the share of
+            trainings that answer it; of numbers to regress on, ``predicted``, their mean.
+        """
+        return self.overview_table(targets).to_pandas()
+
+    def overview_table(self, targets: str | None = None) -> pa.Table:
+        """What :meth:`overview` gives, as an Arrow table."""
+        name = self._set(targets)
+        rows = self.target_rows(name)
+        shown = ["row", *rows.text_columns, "label"]
+        table = rows.table.select(shown).add_column(0, "target", pa.array(np.arange(len(rows))))
+        if rows.label_names:
+            names = pa.array(rows.label_names)
+            table = table.append_column("label_name", names.take(table["label"].combine_chunks()))
+        table = table.append_column("margin", pa.array(self.margins(name).mean(0)))
+        predictions = self._of_ends(name, "prediction")
+        if rows.label_names:
+            right = (predictions == rows.column("label")).mean(0)
+            return table.append_column("right", pa.array(right))
+        return table.append_column("predicted", pa.array(predictions.mean(0)))
+
+    def influence(self, row: int, targets: str | None = None) -> "pandas.DataFrame":
+        """What a train row does to the targets of a set, strongest first.
+
+        >>> run.influence(17)[["score", "std", "target", "target_sentence"]]
+
+        Args:
+            row: its id.
+            targets: the target set; the first one, unless given.
+
+        Returns:
+            A row for each target: ``score``, ``std`` and the target as ``target`` and ``target_*``.
+            Where the run does not keep the scores of all rows: for each target that has it in its lists.
+
+        Raises:
+            TrakError: if no train row has this id, or the scores are not those of what the run holds.
+        """
+        return self.influence_table(row, targets).to_pandas()
+
+    def influence_table(self, row: int, targets: str | None = None) -> pa.Table:
+        """What :meth:`influence` gives, as an Arrow table."""
+        from trak_steps.run.top_rows import row_columns
+
+        name, place = self._set(targets), self.place(row)
+        store = self.score_store(name)
+        if "scores" not in store.matrix:
+            table = self.top_table(name).filter(pc.field("train_row") == row)
+            kept = [of for of in table.column_names if of in ("score", "std") or of.startswith("target")]
+            table = table.select(kept)
+        else:
+            rows = self.target_rows(name)
+            columns: dict[str, Any] = {"score": store.scores(place, place + 1)[0]}
+            if "std" in store.matrix:
+                columns["std"] = pa.array(store.std(place, place + 1)[0], from_pandas=True)
+            every = np.arange(len(rows))
+            table = pa.table({**columns, "target": every, **row_columns("target", rows, every)})
+        strongest = np.argsort(-np.abs(table["score"].to_numpy()), kind="stable")
+        return table.take(pa.array(strongest))
+
+    def compare(self, other: "Run", targets: str | None = None, top: int = 10) -> "Comparison":
+        """How far two runs agree on the targets that both have: see :class:`~trak_steps.api.Comparison`.
+
+        >>> run.compare(Run("results/other")).shared_proponents
+
+        Raises:
+            TrakError: if the two are of different train rows, or share no target.
+        """
+        from trak_steps.api.compare import compare
+
+        return compare(self, other, self._set(targets), top)
+
     def suspects(self) -> "pandas.DataFrame":
         """Train rows whose labels look wrong, most suspicious first, and what argues against each.
+
+        >>> run.suspects()[["row", "label_name", "predicted_name"]].head()
 
         Raises:
             TrakError: if they were not looked for: ``snakemake evaluation`` does.
@@ -223,7 +392,9 @@ class Run:
         return table
 
     def features(self, checkpoint: str) -> TrainFeatures:
-        """The train rows' features by a checkpoint: ``run.features("0").features(0, 100)`` is [100, k].
+        """The train rows' features by a checkpoint; of the rows from one place to another, [rows, k].
+
+        >>> run.features("0").features(0, 10).shape
 
         Raises:
             TrakError: if there is no such checkpoint, or its features are not whole.
@@ -247,15 +418,16 @@ class Run:
 
     def margins(self, targets: str) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Each target's margin by the end of each training, [trainings, t]."""
-        ends = final_checkpoints(self.settings.checkpoints)
-        columns = [self.target_features(name, targets).column("margin") for name in ends]
-        return np.stack(columns).astype(np.float64)
+        return self._of_ends(targets, "margin").astype(np.float64)
 
     def predictions(self, targets: str) -> np.ndarray[Any, np.dtype[np.int64]]:
         """The class that the end of each training gives each target, [trainings, t]."""
+        return self._of_ends(targets, "prediction").astype(np.int64)
+
+    def _of_ends(self, targets: str, name: str) -> np.ndarray[Any, Any]:
+        """What the end of each training says of each target, [trainings, t]."""
         ends = final_checkpoints(self.settings.checkpoints)
-        columns = [self.target_features(name, targets).column("prediction") for name in ends]
-        return np.stack(columns).astype(np.int64)
+        return np.stack([self.target_features(end, targets).column(name) for end in ends])
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -266,7 +438,10 @@ class Run:
 
     @property
     def lds(self) -> dict[str, Any] | None:
-        """The linear datamodeling score beside ceiling and baselines; None before the evaluation."""
+        """The linear datamodeling score beside ceiling and baselines; None before the evaluation.
+
+        >>> run.lds and run.lds["lds"]["value"]
+        """
         return self._measured(self.layout.lds)
 
     @property

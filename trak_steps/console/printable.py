@@ -1,6 +1,8 @@
 """Text from files and settings, made safe to show in a terminal."""
 
+import json
 import re
+from typing import Any
 
 # Control characters, which a terminal obeys; and those that turn, join or hide the text around them.
 _UNSEEN = re.compile(
@@ -23,3 +25,12 @@ def printable(text: str, limit: int | None = None, keep: str = "") -> str:
         text[:limit],
     )
     return seen + "…" if cut else seen
+
+
+def printable_json(values: Any, indent: int | None = None) -> str:
+    """JSON in which characters that no one can see are written out, so that a terminal obeys none.
+
+    Read as JSON, the values are the same.
+    """
+    text = json.dumps(values, indent=indent, ensure_ascii=False, allow_nan=False)
+    return _UNSEEN.sub(lambda found: "\n" if found[0] == "\n" else json.dumps(found[0])[1:-1], text)

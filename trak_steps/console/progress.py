@@ -63,3 +63,13 @@ def quiet_libraries() -> None:
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
         os.environ.setdefault("TQDM_DISABLE", "1")
+
+
+def use_threads(count: int) -> None:
+    """Let the libraries that are imported from here on compute with so many threads.
+
+    Unless OMP_NUM_THREADS is set, as the workflow does for each job.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        for library in ("OMP", "OPENBLAS", "MKL"):
+            os.environ[f"{library}_NUM_THREADS"] = str(count)
