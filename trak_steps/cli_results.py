@@ -58,10 +58,14 @@ def explain(
 
     Nothing of the run is changed, and nothing is trained.
     """
+    from trak_steps.console.progress import imports_at_once
+
     given = texts or []
     if bool(given) == (jsonl is not None):
         raise typer.BadParameter("give either texts, or --jsonl with a file")
     opened = _open(run, config)
+    with imports_at_once():
+        import trak_steps.api.explain  # noqa: F401 - torch and transformers
     if jsonl is not None:
         with ExitStack() as stack:
             for why in opened.explain_queries(_read_lines(jsonl, opened, label, stack), top):

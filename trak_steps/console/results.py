@@ -10,10 +10,6 @@ from trak_steps.console.show import LEGEND, SHOWN, UNSTABLE
 from trak_steps.console.table import aligned
 
 LEAST_WIDTH = 40
-# Targets of a table: their texts are cut to the terminal's width.
-SHORTEST_TEXT = 20
-# Classes whose margins are shown in a line.
-CLASSES = 6
 NOTE = "± the standard error of a score, over trainings"
 
 
