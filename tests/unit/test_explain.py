@@ -217,6 +217,8 @@ def test_json_lines_are_explained_in_their_order(run: Run, tmp_path: Path) -> No
 def test_a_line_that_is_wrong_is_named(run: Run, line: str, said: str) -> None:
     good = json.dumps(dict(zip(run.text_columns, TEXT, strict=True)))
     done = command("explain", str(run.path), "--jsonl", "-", given=f"{good}\n{line}\n")
+    (answer,) = done.output.splitlines()
+    assert json.loads(answer)["texts"]["question"] == TEXT[0]
     assert isinstance(done.exception, TrakError)
     with pytest.raises(TrakError, match=said):
         raise done.exception

@@ -125,7 +125,8 @@ class Explainer:
         """Explain texts in their order; what is held does not grow with their number.
 
         As many as the memory allows are taken together: each checkpoint is loaded, and the features of
-        the train rows are read, once for all of them.
+        the train rows are read, once for all of them. Where one is wrong, those before it are explained
+        first.
 
         Raises:
             TrakError: if a text cannot be read by the models, or a checkpoint was altered.
@@ -133,8 +134,14 @@ class Explainer:
         classes = len(self._train.label_names)
         at_once = max(1, self._together // max(1, min(classes, CLASSES)))
         waiting = iter(queries)
-        while some := list(islice(waiting, at_once)):
-            yield from self._explain(some)
+        while True:
+            some, wrong = _taken(waiting, at_once)
+            if some:
+                yield from self._explain(some)
+            if wrong is not None:
+                raise wrong
+            if not some:
+                return
 
     @naming_settings()
     def _explain(self, queries: Sequence[Query]) -> list[Explanation]:
@@ -320,6 +327,17 @@ class Explainer:
     def _name(self, label: int | float) -> str | None:
         names = self._train.label_names
         return names[int(label)] if names else None
+
+
+def _taken(waiting: Iterator[Query], count: int) -> tuple[list[Query], TrakError | None]:
+    """The next queries, and what is wrong with the one after them."""
+    some: list[Query] = []
+    try:
+        for query in islice(waiting, count):
+            some.append(query)
+    except TrakError as error:
+        return some, error
+    return some, None
 
 
 def _margins(logits: Tensor) -> Tensor:

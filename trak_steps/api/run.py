@@ -264,7 +264,11 @@ class Run:
         single = isinstance(texts, str | Mapping) or (
             isinstance(texts, tuple) and all(isinstance(part, str) for part in texts)
         )
-        found = list(self.explain_stream([texts] if single else texts, label, top))
+        from trak_steps.api.texts import queries
+
+        # All are looked at before the first is explained.
+        asked = list(queries([texts] if single else texts, label, self._train))
+        found = list(self.explain_queries(asked, top))
         return found[0] if single else found
 
     def explain_stream(
