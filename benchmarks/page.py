@@ -18,7 +18,6 @@ from typing import Annotated, Any
 import typer
 from playwright.sync_api import Page, sync_playwright
 
-
 sys.path.append("tests/report")
 
 RESULTS, DOC = Path("benchmarks/results/page.json"), Path("docs/report.md")
@@ -133,9 +132,8 @@ def table(found: dict[str, Any]) -> str:
         ("a target with its lists, the slowest of 20", "", f"{found['target_ms']:.0f} ms"),
         ("making it, by the step", "", f"{found['made_seconds']:.1f} s"),
     ]
-    return "\n".join(
-        ["| what | at most | measured |", "| --- | --- | --- |", *(f"| {a} | {b} | {c} |" for a, b, c in rows)]
-    )
+    head = ["| what | at most | measured |", "| --- | --- | --- |"]
+    return "\n".join([*head, *(f"| {what} | {most} | {of} |" for what, most, of in rows)])
 
 
 def with_table(text: str, made: str) -> str:

@@ -78,7 +78,7 @@ def made(
         lists[side] = {
             "row": ids[random.integers(0, rows, (targets, top))],
             "score": score,
-            "std": np.abs(score) / 3,
+            "error": np.abs(score) / 5,
             "sign_stable": (np.abs(score) > 0.05).astype(int),
             "rank_best": np.broadcast_to(np.arange(1, top + 1), score.shape),
             "rank_worst": np.broadcast_to(3 * np.arange(1, top + 1), score.shape),

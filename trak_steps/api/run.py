@@ -267,7 +267,7 @@ class Run:
         from trak_steps.api.texts import queries
 
         # All are looked at before the first is explained.
-        asked = list(queries([texts] if single else texts, label, self._train))
+        asked = list(queries([texts] if single else texts, label, self.train_rows))
         found = list(self.explain_queries(asked, top))
         return found[0] if single else found
 

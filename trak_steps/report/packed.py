@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from trak_steps.report.rows import TargetSet, TrainRows
+from trak_steps.report.rows import TargetSet, TrainRows, error_of
 from trak_steps.report.words import common_words
 from trak_steps.store.scores import SIDES
 
@@ -94,7 +94,7 @@ def _values(
             "flipped": np.flatnonzero(rows.flipped[shown]).tolist(),
             **{name: of[shown].tolist() for name, of in influence.items()},
         },
-        "suspects": _packed_suspects(suspects, places),
+        "suspects": _packed_suspects(suspects, len(sets[0].margins), places),
     }
 
 
@@ -115,7 +115,7 @@ def _packed_set(each: TargetSet, kept: int, places: Any) -> dict[str, Any]:
                 "length": of["row"].shape[1],
                 "place": places(of["row"][:kept]),
                 "score": rounded(of["score"][:kept]),
-                "std": rounded(of["std"][:kept]),
+                "error": rounded(of["error"][:kept]),
                 **{
                     name: of[name][:kept].ravel().tolist()
                     for name in ("sign_stable", "rank_best", "rank_worst")
@@ -126,10 +126,11 @@ def _packed_set(each: TargetSet, kept: int, places: Any) -> dict[str, Any]:
     }
 
 
-def _packed_suspects(suspects: pa.Table | None, places: Any) -> dict[str, Any] | None:
+def _packed_suspects(suspects: pa.Table | None, trainings: int, places: Any) -> dict[str, Any] | None:
     if suspects is None or not len(suspects):
         return None
     lengths = np.asarray(suspects["against_row"].combine_chunks().value_lengths())
+    against_std = _flat(suspects["against_std"]).to_numpy(zero_copy_only=False)
     stable = _flat(suspects["against_sign_stable"]).cast(pa.int8()).fill_null(-1)
     listed_by = "trust" if "trust" in suspects.column_names else "support"
     return {
@@ -142,6 +143,7 @@ def _packed_suspects(suspects: pa.Table | None, places: Any) -> dict[str, Any] |
             "length": lengths.tolist(),
             "place": places(_flat(suspects["against_row"]).to_numpy()),
             "score": rounded(_flat(suspects["against_score"]).to_numpy()),
+            "error": rounded(error_of(against_std, trainings)),
             "sign_stable": stable.to_pylist(),
         },
     }

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from trak_steps.api.run import Run
+from trak_steps.scoring.uncertainty import standard_error
 from trak_steps.store.scores import SIDES
 
 # Characters of a text that the page holds.
@@ -85,6 +86,7 @@ def read_targets(run: Run, name: str) -> tuple[TargetSet, pa.Table]:
             name: rows[of].to_numpy(zero_copy_only=False).reshape(shape)[order]
             for name, of in (("row", "train_row"), ("score", "score"), ("std", "std"))
         }
+        columns["error"] = error_of(columns.pop("std"), run.trainings)
         for of in ("sign_stable", "rank_best", "rank_worst"):
             known = pc.is_valid(rows[of]).to_numpy(zero_copy_only=False)
             values = rows[of].cast(pa.int64()).fill_null(-1).to_numpy()
@@ -102,6 +104,11 @@ def read_targets(run: Run, name: str) -> tuple[TargetSet, pa.Table]:
         total=first["sum_of_scores"].to_numpy().astype(np.float64)[order],
         lists=lists,
     ), table
+
+
+def error_of(std: NDArray[np.floating], trainings: int) -> NDArray[np.floating]:
+    """The standard error of scores over trainings, [any]; not a number of a single one."""
+    return standard_error(std, trainings) if trainings > 1 else np.full_like(std, np.nan)
 
 
 def _most(votes: NDArray[np.int64], classes: int) -> NDArray[np.int64]:

@@ -82,7 +82,7 @@ class Run {
     return {
       place: of.place[at],
       score: of.score[at],
-      std: of.std?.[at] ?? null,
+      error: of.error[at],
       stable: of.sign_stable[at],
       best: of.rank_best?.[at] ?? -1,
       worst: of.rank_worst?.[at] ?? -1,
@@ -194,7 +194,7 @@ function bar(share) {
 /** A score with its uncertainty, and the rank that it may have. */
 function uncertain(entry) {
   const unstable = "another training may give this score the other sign";
-  const spread = entry.std === null ? "" : ` ± ${Math.abs(entry.std).toFixed(3)}`;
+  const spread = entry.error === null ? "" : ` ± ${entry.error.toFixed(3)}`;
   const parts = [h("span", { class: "score number" }, signed(entry.score))];
   if (entry.stable === 0) parts.push(h("abbr", { title: unstable }, "?"));
   parts.push(h("span", { class: "number" }, spread));
