@@ -94,11 +94,14 @@ class Workspace:
         process.join()
         return subprocess.CompletedProcess(command, exited, said.read_text(), "")
 
-    def planned(self, *arguments: str, **changes: Any) -> dict[str, int]:
+    def planned(self, *arguments: str, page: bool = False, **changes: Any) -> dict[str, int]:
         """How many jobs of each rule a dry run would start, aggregate targets left out.
 
-        And the page, which is made anew whenever the evaluation is asked for where it was not, or is not
-        where it was: ``test_report.py`` has when.
+        Args:
+            arguments: of Snakemake.
+            page: whether the page counts, which is made anew where the evaluation is asked for and was
+                not, or is not any more.
+            changes: of the settings, by section.
         """
         done = self.snakemake("-n", *arguments, **changes)
         assert done.returncode == 0, done.stdout + done.stderr
@@ -107,7 +110,8 @@ class Workspace:
         for line in table[1].splitlines() if table else []:
             rule, count = line.split()
             jobs[rule] = int(count)
-        return {rule: count for rule, count in jobs.items() if rule not in (*STAGES, "report")}
+        aside = STAGES if page else (*STAGES, "report")
+        return {rule: count for rule, count in jobs.items() if rule not in aside}
 
 
 def _snakemake(

@@ -57,7 +57,7 @@ def test_a_stage_needs_the_jobs_that_its_workflow_plans(
     groups = jobs_of(settings, Layout(finished.root / "results" / "other"))
     wanted = asked_rules([stage])
     counts = {group.rule: len(group.jobs or ()) for group in groups if group.rule in wanted}
-    assert finished.planned(stage, **changes, run="other") == counts
+    assert finished.planned(stage, page=True, **changes, run="other") == counts
 
 
 def test_a_complete_run_is_complete_and_one_with_other_settings_is_made_anew(

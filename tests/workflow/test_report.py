@@ -1,6 +1,5 @@
 """The run as a page, as the workflow makes it: when, and what is in it."""
 
-import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -12,15 +11,6 @@ from trak_steps.run.layout import Layout
 from trak_steps.store.page import page_manifest
 
 PAGE = "results/tiny/report.html"
-
-
-def jobs(space: Workspace, *targets: str) -> dict[str, int]:
-    """How many jobs of each rule would be started, the page's among them."""
-    done = space.snakemake("-n", *targets)
-    assert done.returncode == 0, done.stdout
-    table = re.search(r"Job stats:\n.*?\n-+.*?\n(.*?)\ntotal", done.stdout, re.DOTALL)
-    counts = (line.split() for line in (table[1].splitlines() if table else []))
-    return {rule: int(count) for rule, count in counts if rule not in WHOLE}
 
 
 @pytest.fixture
@@ -35,15 +25,15 @@ def test_it_waits_for_the_evaluation_where_that_is_asked_for(whole: Workspace) -
     layout = Layout(whole.root / "results" / "tiny")
     found = page_manifest(whole.root / PAGE, "report").made_from
     assert {layout.name(path) for path in (layout.lds, layout.suspects, layout.removals)} <= set(found)
-    assert jobs(whole, *WHOLE) == {}
+    assert whole.planned(*WHOLE, page=True) == {}
     # Where it is not, what is there of it is shown all the same, and nothing of it is made anew.
-    assert jobs(whole) == {"report": 1}
+    assert whole.planned(page=True) == {"report": 1}
     assert whole.snakemake("--cores", "1").returncode == 0
     assert page_manifest(whole.root / PAGE, "report").made_from == found
-    assert jobs(whole) == {}
+    assert whole.planned(page=True) == {}
     for path in layout.figures():
         path.unlink(missing_ok=True)
-    assert jobs(whole) == {"report": 1}
+    assert whole.planned(page=True) == {"report": 1}
 
 
 def test_an_evaluation_of_other_scores_is_not_shown(whole: Workspace) -> None:

@@ -227,7 +227,7 @@ def copy(finished: Workspace, tmp_path: Path) -> Copy:
 def test_another_group_trains_and_featurizes_nothing(copy: Copy) -> None:
     """Only the lists and figures that show it are made again."""
     jobs = copy.run(dataset={"path": "demo", "train_size": 40})
-    assert set(jobs) == {"prepare", "rank", "summary", "provenance"}
+    assert set(jobs) == {"prepare", "rank", "summary", "provenance", "report"}
 
 
 def test_flipped_labels_change_what_was_learnt_from_them(copy: Copy) -> None:
@@ -244,6 +244,7 @@ def test_flipped_labels_change_what_was_learnt_from_them(copy: Copy) -> None:
         "rank": 1,
         "summary": 1,
         "provenance": 1,
+        "report": 1,
     }
     assert copy.said("kept") == set()
 
@@ -270,6 +271,7 @@ def test_a_larger_train_set_computes_only_the_new_shards(copy: Copy) -> None:
             "rank",
             "summary",
             "provenance",
+            "report",
         ),
     }
     assert sorted(larger["featurize"]) == [
@@ -336,7 +338,8 @@ def test_a_new_target_set_featurizes_that_set_alone(copy: Copy) -> None:
     patterns = ("checkpoints/*", "features/*/*/*.zarr", "kernel/*", "scores/validation*")
     before = copy.files(*patterns)
     jobs = copy.run(targets={**TINY["targets"], "few": {"split": "validation", "size": 3}})
-    assert set(jobs) == {"prepare", "featurize", "score", "gather", "rank", "summary", "provenance"}
+    after = {"score", "gather", "rank", "summary", "provenance", "report"}
+    assert set(jobs) == {"prepare", "featurize", *after}
     assert sorted(jobs["featurize"]) == [f"featurize: training {m}, targets few" for m in range(2)]
     assert jobs["score"] == ["score: targets few, part 0-40.0-3"]
     assert [job.partition(" into")[0] for job in jobs["rank"]] == ["rank: targets few"]

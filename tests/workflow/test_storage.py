@@ -89,6 +89,16 @@ def _outputs(run: Path) -> dict[str, bytes]:
     return {name: file.read_bytes() for name, file in names.items() if not name.startswith(OTHERS)}
 
 
+def _shown(page: str) -> str:
+    """A page without what the run took, and the manifest."""
+    for part in (
+        r"<h3>Time, memory and disk</h3>.*?(?=<h3>)",
+        r'<script type="application/json".*?</script>',
+    ):
+        page = re.sub(part, "", page, flags=re.DOTALL)
+    return page
+
+
 APART = ("--shared-fs-usage", "none", "--executor", "apart", "--jobs", "2")
 
 
@@ -109,6 +119,9 @@ def test_every_file_is_that_of_a_run_in_a_shared_folder(apart: Started, tmp_path
     expected = _outputs(plain / "results" / "tiny")
     found = _outputs(apart.run)
     assert found.keys() == expected.keys()
+    # What jobs took is not known in a storage, and differs; all else of the page is the same.
+    pages = [_shown(files.pop("report.html").decode()) for files in (found, expected)]
+    assert pages[0] == pages[1]
     assert [name for name in expected if found[name] != expected[name]] == []
     assert "evaluation/lds.json" in found
     assert "provenance.json" in found
@@ -130,7 +143,7 @@ def test_a_whole_run_in_a_storage_runs_nothing(apart: Started) -> None:
 def test_what_is_deleted_from_a_storage_is_made_again(apart: Started) -> None:
     before = _outputs(apart.run)
     (apart.run / "summary.json").unlink()
-    assert apart.planned(*WHOLE) == {"summarize", "provenance"}
+    assert apart.planned(*WHOLE) == {"summarize", "provenance", "report"}
     # Also by jobs on this machine, which Snakemake then brings the same inputs.
     apart.snakemake("--cores", "2", *WHOLE)
     assert _outputs(apart.run) == before

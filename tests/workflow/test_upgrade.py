@@ -86,7 +86,7 @@ def test_a_raised_version_runs_its_step_and_what_follows(before: Workspace) -> N
     done = before.snakemake("--cores", "2", *WHOLE, **SETTINGS)
     assert done.returncode == 0, done.stdout
     wrote = set(re.findall(rf"^wrote results/{RUN}/([^:\s]+)", _logs(before), re.MULTILINE))
-    assert wrote == {"scores/validation.top.parquet", "summary.json", "provenance.json"}
+    assert wrote == {"scores/validation.top.parquet", "summary.json", "provenance.json", "report.html"}
     assert _heavy(before) == heavy
     assert _planned(before) == {}
 
