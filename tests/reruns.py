@@ -14,8 +14,10 @@ AFTER: dict[str, tuple[str, ...]] = {
     "finetune": ("model",),
     "import-checkpoint": ("model",),
     "featurize": ("finetune", "import-checkpoint"),
-    "kernel": ("featurize",),
-    "calibrate": ("featurize", "kernel"),
+    "sum-kernel": ("featurize",),
+    "kernel": ("featurize", "sum-kernel"),
+    "sum-weighted": ("featurize",),
+    "calibrate": ("featurize", "kernel", "sum-weighted"),
     "score": ("featurize", "kernel", "calibrate"),
     "gather": ("calibrate", "score"),
     "rank": ("gather",),
@@ -32,7 +34,11 @@ AFTER: dict[str, tuple[str, ...]] = {
     "measure-lds": ("retrain-subsets", "featurize", "kernel", "calibrate"),
     "measure-removal": ("retrain-removal",),
     "measure-stability": ("featurize", "kernel", "calibrate"),
-    "find-mislabelled": ("featurize", "kernel", "calibrate"),
+    "sum-classes": ("featurize",),
+    "find-support": ("featurize", "kernel", "sum-classes"),
+    "pick-suspects": ("featurize", "find-support"),
+    "find-opponents": ("featurize", "kernel", "calibrate", "pick-suspects"),
+    "find-mislabelled": ("featurize", "kernel", "calibrate", "find-support", "find-opponents"),
 }
 # And those whose rows or classes it reads: it is made again if they came out different.
 ROWS: dict[str, tuple[str, ...]] = {
@@ -42,7 +48,9 @@ ROWS: dict[str, tuple[str, ...]] = {
     "finetune": ("prepare",),
     "import-checkpoint": ("prepare",),
     "featurize": ("prepare", "prepare-targets"),
+    "sum-kernel": (),
     "kernel": (),
+    "sum-weighted": (),
     "calibrate": ("prepare",),
     "score": ("prepare", "prepare-targets"),
     "gather": ("prepare", "prepare-targets"),
@@ -58,6 +66,10 @@ ROWS: dict[str, tuple[str, ...]] = {
     "measure-lds": ("prepare", "prepare-targets"),
     "measure-removal": ("prepare", "prepare-targets"),
     "measure-stability": ("prepare", "prepare-targets"),
+    "sum-classes": (),
+    "find-support": (),
+    "pick-suspects": (),
+    "find-opponents": (),
     "find-mislabelled": ("prepare",),
 }
 
@@ -69,11 +81,21 @@ _KINDS: tuple[dict[str, Any], ...] = (
 )
 
 
-# What these change is which jobs there are: those of the new checkpoints.
-_OF_NEW_CHECKPOINTS = {
+# Steps that a run has only if one job would take too long for what others do.
+OF_PARTS = (
+    "sum-kernel",
+    "sum-weighted",
+    "sum-classes",
+    "find-support",
+    "pick-suspects",
+    "find-opponents",
+)
+# What these change is which jobs there are: those of the new checkpoints, or of parts.
+_OF_NEW_JOBS = {
     "checkpoints.count": ("finetune",),
     "checkpoints.keep": ("finetune",),
     "checkpoints.existing": ("import-checkpoint",),
+    "execution.rows_per_job": OF_PARTS,
 }
 
 
@@ -95,7 +117,7 @@ def steps_that_read(setting: str) -> list[str]:
     """
     named = PRESETS.get(setting, (setting,))
     direct = {step for name in named for step in _direct(name)}
-    return [*_OF_NEW_CHECKPOINTS.get(setting, ()), *(step for step in STEPS if step in direct)]
+    return [*_OF_NEW_JOBS.get(setting, ()), *(step for step in STEPS if step in direct)]
 
 
 def _direct(setting: str) -> list[str]:

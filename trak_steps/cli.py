@@ -89,6 +89,9 @@ Training = Annotated[
         help="Or: the checkpoints that a job of the workflow has, those of a training by its number.",
     ),
 ]
+Rows = Annotated[
+    str, typer.Option(help="Some train rows, such as 0-2304: a part that the workflow makes.")
+]
 Listed = Annotated[int | None, typer.Option(min=1, help="Rows of a list; without: by scores.top.")]
 RetrainingPlan = Literal["subsets", "removal"]
 Targets = Annotated[
@@ -262,10 +265,25 @@ def featurize(
 
 
 @_command
+def sum_kernel(
+    given: Given, rows: Rows, checkpoint: Checkpoint = None, training: Training = None
+) -> None:
+    """Sum a checkpoint's kernel over some train rows, where all would take one job too long."""
+    for name in _checkpoints(given.settings, checkpoint, training):
+        given.call("sum-kernel", name, rows)
+
+
+@_command
 def kernel(given: Given, checkpoint: Checkpoint = None, training: Training = None) -> None:
-    """Sum a checkpoint's kernel over its shards and factor it."""
+    """Sum a checkpoint's kernel over its shards, or its parts, and factor it."""
     for name in _checkpoints(given.settings, checkpoint, training):
         given.call("kernel", name)
+
+
+@_command
+def sum_weighted(given: Given, rows: Rows) -> None:
+    """Sum some train rows' features, weighted as scores are, where calibrate would take too long."""
+    given.call("sum-weighted", rows)
 
 
 @_command
@@ -355,6 +373,36 @@ def plan_removal(given: Given) -> None:
 def measure_removal(given: Given) -> None:
     """Say what became of targets whose proponents were left out, against what scores predicted."""
     given.call("measure-removal")
+
+
+@_command
+def sum_classes(given: Given, rows: Rows) -> None:
+    """Sum some train rows' features by class, where find-mislabelled would take too long."""
+    given.call("sum-classes", rows)
+
+
+@_command
+def find_support(
+    given: Given,
+    rows: Rows,
+    training: Annotated[
+        str, typer.Option(callback=_checkpoint, help="A training; of imported ones, a checkpoint.")
+    ],
+) -> None:
+    """Find what some train rows are to their classes, where find-mislabelled would take too long."""
+    given.call("find-support", training, rows)
+
+
+@_command
+def pick_suspects(given: Given) -> None:
+    """Pick the rows whose labels look most wrong, by what was found of all parts of the train set."""
+    given.call("pick-suspects")
+
+
+@_command
+def find_opponents(given: Given, rows: Rows) -> None:
+    """Find what argues most against the suspects picked, of some train rows."""
+    given.call("find-opponents", rows)
 
 
 @_command

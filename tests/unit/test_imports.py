@@ -19,7 +19,9 @@ LOADS = {
     "finetune": {"torch", "transformers", "datasets"},
     "import-checkpoint": {"torch", "transformers", "datasets"},
     "featurize": MODELS,
+    "sum-kernel": {"torch", "zarr"},
     "kernel": {"torch", "zarr"},
+    "sum-weighted": {"torch", "zarr"},
     "calibrate": {"torch", "zarr"},
     "score": {"torch", "zarr"},
     "gather": {"zarr"},
@@ -35,6 +37,10 @@ LOADS = {
     "measure-lds": MODELS,
     "measure-removal": {"zarr"},
     "measure-stability": {"torch", "zarr"},
+    "sum-classes": {"torch", "zarr"},
+    "find-support": {"torch", "zarr"},
+    "pick-suspects": {"torch", "zarr"},
+    "find-opponents": {"torch", "zarr"},
     "find-mislabelled": {"torch", "zarr"},
 }
 

@@ -20,6 +20,7 @@ from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
 from trak_steps.evaluation.suspicion import class_sums, relative_support, standing
 from trak_steps.kernel.gram import factor_kernel
+from trak_steps.run import suspects
 from trak_steps.run.layout import Layout, checkpoint_names
 from trak_steps.run.parts import open_kernel, open_train_features
 from trak_steps.run.row_weights import row_weights_of
@@ -150,7 +151,7 @@ def test_blocks_of_rows_and_of_suspects_are_bounded_and_change_nothing(
     before = suspects_of(layout)
     reads: list[tuple[Path, int, int]] = []
     targets: list[int] = []
-    read, scorer = TrainFeatures.features, find_mislabelled.Scorer
+    read, scorer = TrainFeatures.features, suspects.Scorer
 
     def counted(self: TrainFeatures, start: int, stop: int) -> np.ndarray:
         reads.append((self.path, start, stop))
@@ -161,7 +162,7 @@ def test_blocks_of_rows_and_of_suspects_are_bounded_and_change_nothing(
         return scorer(solved, trainings)
 
     monkeypatch.setattr(TrainFeatures, "features", counted)
-    monkeypatch.setattr(find_mislabelled, "Scorer", watched)
+    monkeypatch.setattr(suspects, "Scorer", watched)
     for name in ("rows_at_once", "cells_at_once"):
         monkeypatch.setattr(find_mislabelled, name, lambda *_: 7)
     monkeypatch.setattr(find_mislabelled, "SUSPECTS_AT_ONCE", 3)
@@ -237,17 +238,9 @@ def test_where_nothing_argues_against_a_suspect_the_list_is_short(
 
 
 def test_the_class_that_most_checkpoints_give_is_predicted_whatever_their_number() -> None:
-    @dataclass
-    class Fake:
-        prediction: list[int]
-
-        def column(self, name: str) -> np.ndarray:
-            return np.array(getattr(self, name))
-
-    many: list[Any] = [Fake([7, 0, 2**40, 5]), Fake([7, 1, 2**40, 5]), Fake([7, 1, 0, 3])]
-    predicted = find_mislabelled._predicted(many, np.array([2, 1, 3]))
-    assert predicted.tolist() == [2**40, 1, 5]
-    assert find_mislabelled._predicted(many[1:], np.array([2, 1, 3])).tolist() == [0, 1, 3]
+    many = np.array([[2**40, 0, 5], [2**40, 1, 5], [0, 1, 3]])
+    assert find_mislabelled._predicted(many).tolist() == [2**40, 1, 5]
+    assert find_mislabelled._predicted(many[1:]).tolist() == [0, 1, 3]
 
 
 def test_what_a_persons_own_model_output_says_of_labels_is_not_known(

@@ -85,6 +85,7 @@ def test_mathematics_that_is_edited_is_noticed_and_a_message_is_not(tmp_path: Pa
     assert changed() == {
         *("calibrate", "score", "gather"),
         *("measure-stability", "find-mislabelled"),
+        *("sum-weighted", "sum-classes", "find-support", "pick-suspects", "find-opponents"),
     }
     _edit(copy / "kernel" / "gram.py", "SINGULAR = 1e-9", "SINGULAR = 1e-8")
     assert {"kernel", "score", "measure-lds"} <= changed()

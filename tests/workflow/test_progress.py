@@ -39,12 +39,19 @@ RECIPE = {
     "model": {**TINY["model"], "name_or_path": "some/base"},
     "evaluation": {**TINY["evaluation"], "retrain_imported": True},
 }
+# Rows are weighted, and summed in parts.
+PARTS = {
+    "scores": {**TINY["scores"], "loss_weight_power": 1.0},
+    "execution": {**TINY["execution"], "rows_per_job": 20},
+}
 
 
 @pytest.mark.parametrize(
     ("stage", "changes"),
     [
         *((stage, {}) for stage in STAGES),
+        *((stage, PARTS) for stage in ("kernels", "scores", "evaluation")),
+        ("evaluation", {**IMPORTED, **PARTS}),
         ("checkpoints", IMPORTED),
         ("evaluation", IMPORTED),
         ("evaluation", {**IMPORTED, **RECIPE}),

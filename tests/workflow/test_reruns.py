@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from faults.damage import files_of
-from reruns import AFTER, PRESETS, ROWS, steps_that_read, what_follows
+from reruns import AFTER, OF_PARTS, PRESETS, ROWS, steps_that_read, what_follows
 from workspace import TINY, WHOLE, Workspace
 
 from trak_steps.config.load import setting_names
@@ -87,6 +87,7 @@ OTHER_VALUES: dict[str, Any] = {
     "execution.save_minutes": 9.0,
     "execution.batch_tokens": 512,
     "execution.memory_mb": 512,
+    "execution.rows_per_job": 20,
 }
 # A run has no other value for them, or not beside the others here.
 ELSEWHERE = {
@@ -95,7 +96,8 @@ ELSEWHERE = {
 }
 # Rules by the step that they run; several run the same.
 RULES = {"featurize_targets": "featurize"}
-ABSENT = {"import-checkpoint", "check-recipe"}  # a run has these or fine-tuning
+# A run has these or fine-tuning; others only if it is large, or rows are weighted.
+ABSENT = {"import-checkpoint", "check-recipe", "sum-weighted"}
 
 
 def _steps(jobs: dict[str, int]) -> set[str]:
@@ -133,7 +135,7 @@ def _planned(direct: set[str]) -> set[str]:
             shown.add(name)
         if name in shown or above:
             touched.add(name)
-    return shown - ABSENT
+    return shown - ABSENT - (set() if direct & set(OF_PARTS) else set(OF_PARTS))
 
 
 def test_every_setting_plans_what_the_table_says(finished: Workspace) -> None:

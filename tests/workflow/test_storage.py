@@ -19,6 +19,7 @@ from snakemake.cli import get_argument_parser
 from workspace import ROOT, STAGES, TINY, WHOLE, copy_project
 
 from trak_steps.audit.verify import verify_run
+from trak_steps.config import parse_settings
 from trak_steps.run.layout import Layout
 from trak_steps.workflow.memory import SUBMITTED
 
@@ -126,6 +127,24 @@ def test_every_file_is_that_of_a_run_in_a_shared_folder(apart: Started, tmp_path
     assert "evaluation/lds.json" in found
     assert "provenance.json" in found
     assert not verify_run(Layout(apart.run)).problems
+
+
+@in_storage
+def test_jobs_of_parts_are_brought_what_they_read(tmp_path: Path) -> None:
+    """Of a train set that is summed, and looked at for wrong labels, in three parts."""
+    settings = {
+        **TINY,
+        "features": {"dim": 8, "shard_size": 14},
+        "checkpoints": {"count": 1, "keep": [0.5, 1.0]},
+        "scores": {"top": 3, "loss_weight_power": 1.0},
+        "execution": {**TINY["execution"], "rows_per_job": 14},
+    }
+    started = Started(_project(tmp_path / "project", settings), tmp_path / "store")
+    started.snakemake(*APART, "summary", "find_mislabelled")
+    run = Layout(started.run)
+    assert not verify_run(run, parse_settings(settings)).problems
+    for path in (run.kernel_part("0-0.5", "14-28"), run.weighted_sums("28-40"), run.opponents("0-14")):
+        assert path.is_dir()
 
 
 @in_storage

@@ -1,12 +1,20 @@
 """What a run holds, and what it should hold, as far as its own outputs tell."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from trak_steps.config import Settings
 from trak_steps.errors import TrakError
-from trak_steps.run.jobs import known_parts, known_shards, prepared_rows
-from trak_steps.run.layout import Layout, checkpoint_names, planned_parts, shard_names
+from trak_steps.run.jobs import known_parts, known_shards, known_spans, prepared_rows
+from trak_steps.run.layout import (
+    Layout,
+    checkpoint_names,
+    jobs_of_checkpoints,
+    planned_parts,
+    shard_names,
+)
+from trak_steps.run.spans import kernel_spans, support_spans, suspect_spans, weighted_spans
 from trak_steps.store.document import load_document
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.tree import is_there
@@ -32,7 +40,8 @@ class Found:
 def present(layout: Layout) -> list[Path]:
     """Every output of a run that is there, wanted or not."""
     others = [layout.provenance, layout.report, layout.plan("*"), layout.retrained("*", "*")]
-    every = [*layout.outputs("*", "*", {"*": "*"}), *others, *layout.figures()]
+    others += [layout.class_sums("*"), layout.support("*", "*"), layout.picked, layout.opponents("*")]
+    every = [*layout.outputs("*", "*", {"*": "*"}, "*", "*"), *others, *layout.figures()]
     found = (path for place in every for path in sorted(layout.root.glob(layout.name(place))))
     return [path for path in found if is_there(path) and "/." not in f"/{layout.name(path)}"]
 
@@ -52,6 +61,7 @@ def find(layout: Layout, settings: Settings | None = None) -> Found:
     if settings is not None:
         wanted = _by_settings(layout, settings, there)
         kept = {*wanted, layout.report, *_planned(layout, settings), *layout.figures()}
+        kept |= set(_of_suspects(layout, settings))
         surplus = [path for path in there if path not in kept]
         return Found(there, surplus, wanted, "settings")
     try:
@@ -73,7 +83,18 @@ def _by_settings(layout: Layout, settings: Settings, there: list[Path]) -> list[
         folders = {layout.train_features(name) for name in checkpoints}
         shards = sorted({path.stem for path in there if path.parent in folders})
     parts = {name: _parts(layout, settings, name, there) for name in settings.targets}
-    return [*layout.outputs(checkpoints, shards, parts), layout.provenance]
+    spans = [known_spans(of, settings, layout) for of in (kernel_spans, weighted_spans)]
+    kernels, weighted = (found or () for found in spans)
+    return [*layout.outputs(checkpoints, shards, parts, kernels, weighted), layout.provenance]
+
+
+def _of_suspects(layout: Layout, settings: Settings) -> Iterator[Path]:
+    """What wrong labels are found by where the train set is looked at in parts."""
+    for rows in known_spans(suspect_spans, settings, layout) or ():
+        yield from (layout.class_sums(rows), layout.picked, layout.opponents(rows))
+    for rows in known_spans(support_spans, settings, layout) or ():
+        for job in jobs_of_checkpoints(settings.checkpoints):
+            yield layout.support(job, rows)
 
 
 def _parts(layout: Layout, settings: Settings, targets: str, there: list[Path]) -> list[str]:
@@ -109,7 +130,20 @@ def _by_names(layout: Layout, there: list[Path]) -> list[Path]:
         name: [path.stem for path in there if path.parent == layout.score_part(name, "x").parent]
         for name in sorted(targets)
     }
-    return [*layout.outputs(names, _shards(layout, names), parts), layout.provenance]
+    of_parts = _parts_there(layout, there, names)
+    return [*layout.outputs(names, _shards(layout, names), parts, *of_parts), layout.provenance]
+
+
+def _parts_there(
+    layout: Layout, there: list[Path], checkpoints: list[str]
+) -> tuple[list[str], list[str]]:
+    """The parts of the train set that any kernel was summed in, and weighted features were."""
+    kernels = {layout.kernel_part(name, "x").parent for name in checkpoints}
+    weighted = {layout.weighted_sums("x").parent}
+    first, second = (
+        sorted({path.stem for path in there if path.parent in of}) for of in (kernels, weighted)
+    )
+    return first, second
 
 
 def _shards(layout: Layout, checkpoints: list[str]) -> list[str]:

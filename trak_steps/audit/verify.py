@@ -16,6 +16,11 @@ from trak_steps.store.document import load_document
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.tree import is_there
 
+# Kinds of which a run has several, made alike.
+_ALIKE = (
+    *("features", "kernel-part", "kernel", "checkpoint", "weighted-sums", "score-part", "scores"),
+    *("class-sums", "support", "opponents"),
+)
 GO_ON = "run the same snakemake command again"
 
 
@@ -113,10 +118,16 @@ def _siblings(manifests: dict[Path, Manifest]) -> list[Problem]:
     first: dict[str, tuple[Path, Manifest]] = {}
 
     def check(path: Path, manifest: Manifest) -> None:
-        if manifest.kind not in ("features", "kernel", "checkpoint", "score-part", "scores"):
+        if manifest.kind not in _ALIKE:
             return
         beside, other = first.setdefault(manifest.kind, (path, manifest))
-        own = ("checkpoint", "size", "matrix", *(("seed",) if manifest.kind == "checkpoint" else ()))
+        own = (
+            "checkpoint",
+            "of",
+            "size",
+            "matrix",
+            *(("seed",) if manifest.kind == "checkpoint" else ()),
+        )
         shared = {name: value for name, value in other.settings.items() if name not in own}
         manifest.require(path, settings=shared, version=other.version, by=str(beside))
 

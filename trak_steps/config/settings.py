@@ -406,6 +406,8 @@ class EvaluationSettings(Section):
 class ExecutionSettings(Section):
     """How to compute, never what: a change reruns nothing."""
 
+    ADDED: ClassVar[frozenset[str]] = frozenset({"rows_per_job"})
+
     device: Text = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:1`")
     threads: int = Field(1, ge=1, description="CPU threads of a job that trains, featurizes or scores")
     save_minutes: float = Field(
@@ -425,6 +427,12 @@ class ExecutionSettings(Section):
         ge=64,
         description="memory for gradients, features and scores, beside the model; on a GPU "
         "batches take most of what is free, whatever is set here",
+    )
+    rows_per_job: int | None = Field(
+        None,
+        ge=1,
+        description="train rows that a job sums kernels over, or looks for wrong labels in, in whole "
+        "shards; null: all, or minutes of work where all would take more than an hour",
     )
 
     @field_validator("device")

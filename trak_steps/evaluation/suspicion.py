@@ -65,7 +65,13 @@ def class_sums(blocks: Iterable[Tensor], labels: Tensor, classes: int) -> Tensor
     return sums
 
 
-def standing(blocks: Iterable[Tensor], labels: Tensor, sums: Tensor, factor: Tensor) -> Standing:
+def standing(
+    blocks: Iterable[Tensor],
+    labels: Tensor,
+    sums: Tensor,
+    factor: Tensor,
+    sizes: Tensor | None = None,
+) -> Standing:
     """Self-influence and mean score of every row, and what its support needs.
 
     Args:
@@ -73,10 +79,13 @@ def standing(blocks: Iterable[Tensor], labels: Tensor, sums: Tensor, factor: Ten
         labels: their class numbers, [n].
         sums: of :func:`class_sums`, [c, k].
         factor: Cholesky factor of K with its ridge, [k, k].
+        sizes: how many rows the sums of each class are of, [c], where these rows are not all of them.
     """
     solved = torch.cholesky_solve(sums.T, factor)
     squares = (sums.T * solved).sum(0)
-    others = torch.bincount(labels, minlength=len(sums)).double() - 1
+    if sizes is None:
+        sizes = torch.bincount(labels, minlength=len(sums))
+    others = sizes.double() - 1
     own, scores, lengths = [], [], []
     start = 0
     for block in blocks:

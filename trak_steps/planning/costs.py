@@ -6,7 +6,8 @@ Multiply-adds are counted, not operations.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 
 import numpy as np
 
@@ -15,9 +16,10 @@ from trak_steps.model.schedule import training_steps
 from trak_steps.planning.facts import Facts
 from trak_steps.planning.machine import Machine
 from trak_steps.run.fit import bytes_allowed
-from trak_steps.run.identity import matrix_of, rows_listed
+from trak_steps.run.identity import matrix_of, rows_are_weighted, rows_listed
 from trak_steps.run.jobs import Job
-from trak_steps.run.layout import checkpoint_names, planned_models, trainings
+from trak_steps.run.layout import Layout, checkpoint_names, planned_models, trainings
+from trak_steps.run.spans import Span, kernel_spans, suspects_in_parts, weighted_spans
 from trak_steps.run.tiles import Tile
 from trak_steps.scoring.ranks import BINS
 from trak_steps.store.features import CHUNK_BYTES
@@ -41,7 +43,11 @@ OF_PRODUCT = 0.75
 # Ridges that the LDS is measured with, of a checkpoint.
 RIDGES = 12
 # Files of a store or folder beside the chunks of its large arrays.
-FILES = {"features": 12, "kernel": 7, "score": 30, "checkpoint": 7, "data": 4}
+FILES = {"features": 12, "kernel": 7, "score": 30, "checkpoint": 7, "data": 4, "sums": 8}
+# Of a row, what measures of suspicion are made of; and classes, where sums are by class.
+OF_SUSPICION, FEW_CLASSES = 48, 10
+# Rules whose jobs are of some train rows each.
+_OF_ROWS = ("sum_kernel", "sum_weighted", "sum_classes", "find_support", "find_opponents")
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,9 @@ class Costs:
         self._scale = machine.scale(facts.parameters)
         self._row = self._k * (2 if settings.features.dtype == "float16" else SINGLE)
         self._of_features = self._row + COLUMNS
+        run = Layout(Path("results") / settings.run)
+        self._kernel_parts = len(kernel_spans(settings, run, self._n))
+        self._weighted_in_parts = bool(weighted_spans(settings, run, self._n))
 
     def of(self, job: Job, step: str, *, uses_gpu: bool) -> Cost:
         """The cost of a job.
@@ -140,9 +149,12 @@ class Costs:
 
     def _rows(self, job: Job) -> int:
         """Train rows that a job has to do with at once."""
+        part = job.name.rpartition("/")[2]
+        if job.rule in _OF_ROWS:
+            return len(Span.named(part))
         if job.rule != "score":
             return self._n
-        tile = Tile.named(job.name.rpartition("/")[2])
+        tile = Tile.named(part)
         return tile.stop - tile.start
 
     def model(self, job: Job) -> _Work:  # noqa: ARG002 - one of a kind
@@ -182,13 +194,26 @@ class Costs:
         """Of a target set."""
         return self._featurized(self._sets[job.name.rpartition("/")[2]], len(job.outputs))
 
+    def sum_kernel(self, job: Job) -> _Work:
+        """K summed over some rows."""
+        k, checkpoints, rows = self._k, len(job.outputs), self._rows(job)
+        read, size = rows * self._of_features, DOUBLE * k * k
+        each = rows * k * k / self._machine.double + read / self._machine.read
+        return _Work(
+            checkpoints * each,
+            checkpoints * size / self._machine.write,
+            disk=checkpoints * size,
+            files=checkpoints * (FILES["kernel"] + math.ceil(k / 1024)),
+            read=checkpoints * read,
+        )
+
     def kernel(self, job: Job) -> _Work:
         """K summed, its eigenvalues, its factor."""
         k, checkpoints = self._k, len(job.outputs)
-        summed = self._n * k * k / self._machine.double
+        summed = 0 if self._kernel_parts else self._n * k * k / self._machine.double
         found = self._machine.spectrum * k**3 if self._settings.kernel.ridge is None else 0
         factor = k**3 / 6 / self._machine.double
-        read = self._n * self._of_features
+        read = self._kernel_parts * DOUBLE * k * k or self._n * self._of_features
         size = 2 * DOUBLE * k * k
         each = summed + found + factor + read / self._machine.read
         return _Work(
@@ -200,9 +225,17 @@ class Costs:
         )
 
     def calibrate(self, job: Job) -> _Work:  # noqa: ARG002 - one of a kind
-        """Some train rows as targets."""
+        """Some train rows as targets; where rows are weighted, their features are summed, too."""
         rows = min(self._n, BY_CHANCE)
-        return self._scored(rows, min(CALIBRATED, self._n), pairs=min(64, self._n), disk=1e5)
+        found = self._scored(rows, min(CALIBRATED, self._n), pairs=min(64, self._n), disk=1e5)
+        if rows_are_weighted(self._settings) and not self._weighted_in_parts:
+            return _added(found, self._passed(self._n, self._m))
+        return found
+
+    def sum_weighted(self, job: Job) -> _Work:
+        """The features of some rows, weighted."""
+        sums = DOUBLE * self._m * self._k
+        return _added(self._passed(self._rows(job), self._m), _Work(0, disk=sums, files=FILES["sums"]))
 
     def score(self, job: Job) -> _Work:
         """A part: some rows for some targets."""
@@ -291,12 +324,41 @@ class Costs:
         """A bootstrap of a few numbers."""
         return _Work(0, 1.0, disk=5e4, files=2)
 
+    def sum_classes(self, job: Job) -> _Work:
+        """The features of some rows, by class."""
+        sums = DOUBLE * self._m * FEW_CLASSES * self._k
+        return _added(self._passed(self._rows(job), self._m), _Work(0, disk=sums, files=FILES["sums"]))
+
+    def find_support(self, job: Job) -> _Work:
+        """Some rows held against their class, by the checkpoints of a training."""
+        rows, k, checkpoints = self._rows(job), self._k, self._of_training
+        solved = checkpoints * rows * k**2 / 2 / self._machine.double
+        left = _Work(solved, disk=OF_SUSPICION * rows, files=FILES["features"])
+        return _added(self._passed(rows, checkpoints), left)
+
+    def pick_suspects(self, job: Job) -> _Work:  # noqa: ARG002 - one of a kind
+        """What was found of all rows, and the chunks that suspects' features are in."""
+        suspects = min(self._settings.evaluation.suspects, self._n)
+        found = OF_SUSPICION * self._n * self._m / self._of_training
+        chunks = suspects * self._m * min(CHUNK_BYTES, self._n * self._row)
+        size, read = SINGLE * self._m * suspects * self._k, found + chunks
+        return _Work(0, read / self._machine.read, size, FILES["sums"] + self._m, read)
+
+    def find_opponents(self, job: Job) -> _Work:
+        """What argues against suspects, of some rows."""
+        suspects = min(self._settings.evaluation.suspects, self._n)
+        return self._scored(self._rows(job), suspects, pairs=suspects, disk=80 * suspects)
+
     def find_mislabelled(self, job: Job) -> _Work:  # noqa: ARG002 - one of a kind
         """Rows held against their class, by each checkpoint; then what argues against suspects."""
+        if suspects_in_parts(self._settings, self._n):
+            read = OF_SUSPICION * self._n * self._m / self._of_training
+            return _Work(0, read / self._machine.read + 1e-6 * self._n, 3e5, 2, read)
         suspects = min(self._settings.evaluation.suspects, self._n)
         standing = self._m * self._n * self._k**2 / 2 / self._machine.double
         found = self._scored(self._n, suspects, pairs=suspects, disk=3e5)
-        return _Work(standing + found.seconds, 0, 3e5, 2, 2 * found.read)
+        passes = _added(*2 * [self._passed(self._n, self._m)])
+        return _added(found, passes, _Work(standing, files=1))
 
     def measure_stability(self, job: Job) -> _Work:  # noqa: ARG002 - one of a kind
         """All scores, by each training on its own."""
@@ -334,6 +396,11 @@ class Costs:
             read=checkpoints * weights,
         )
 
+    def _passed(self, rows: int, checkpoints: float) -> _Work:
+        """So many rows read, by checkpoints, and little done with them."""
+        read = checkpoints * rows * self._of_features
+        return _Work(read / self._machine.read, read=read)
+
     def _scored(self, rows: int, targets: int, *, pairs: int, disk: float) -> _Work:
         """So many rows scored for so many targets, by all checkpoints; pairs that are looked at."""
         k, m = self._k, self._m
@@ -347,6 +414,11 @@ class Costs:
             files=FILES["score"],
             read=read,
         )
+
+
+def _added(*works: _Work) -> _Work:
+    """All of them, one after the other."""
+    return _Work(*(sum(getattr(work, field.name) for work in works) for field in fields(_Work)))
 
 
 def longest_of(lengths: np.ndarray, size: int) -> float:
@@ -364,7 +436,9 @@ _WORK: dict[str, Callable[[Costs, Job], _Work]] = {
     "import_checkpoint": Costs.import_checkpoint,
     "featurize": Costs.featurize,
     "featurize_targets": Costs.featurize_targets,
+    "sum_kernel": Costs.sum_kernel,
     "kernel": Costs.kernel,
+    "sum_weighted": Costs.sum_weighted,
     "calibrate": Costs.calibrate,
     "score": Costs.score,
     "gather": Costs.gather,
@@ -379,6 +453,10 @@ _WORK: dict[str, Callable[[Costs, Job], _Work]] = {
     "retrain_removal": Costs.retrain,
     "measure_lds": Costs.measure_lds,
     "measure_removal": Costs.measure_removal,
+    "sum_classes": Costs.sum_classes,
+    "find_support": Costs.find_support,
+    "pick_suspects": Costs.pick_suspects,
+    "find_opponents": Costs.find_opponents,
     "find_mislabelled": Costs.find_mislabelled,
     "measure_stability": Costs.measure_stability,
 }

@@ -5,7 +5,7 @@ from typing import Any
 
 from trak_steps.config import Settings
 from trak_steps.config.checkpoints import MOST_TRAININGS
-from trak_steps.config.settings import DatasetSettings
+from trak_steps.config.settings import BUILT_IN, DatasetSettings
 from trak_steps.run.custom_code import custom_code
 from trak_steps.run.layout import checkpoint_names
 
@@ -55,6 +55,24 @@ def score_settings(settings: Settings) -> dict[str, Any]:
         "loss_weight": settings.scores.loss_weight,
         "loss_weight_power": settings.scores.loss_weight_power,
         "balance": settings.scores.balance,
+    }
+
+
+def rows_are_weighted(settings: Settings) -> bool:
+    """Whether scores are multiplied by the train rows' loss weights.
+
+    A classifier's is never negative, so its power 0 is 1: nothing of all rows has to be read.
+    """
+    return settings.scores.loss_weight_power > 0 or settings.features.model_output != BUILT_IN
+
+
+def weighted_settings(settings: Settings) -> dict[str, Any]:
+    """Of the sums of all checkpoints' features, weighted as scores are."""
+    return {
+        **feature_settings(settings),
+        "checkpoints": checkpoint_names(settings.checkpoints),
+        "loss_weight": settings.scores.loss_weight,
+        "loss_weight_power": settings.scores.loss_weight_power,
     }
 
 

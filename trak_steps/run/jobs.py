@@ -3,7 +3,7 @@
 For who looks at a run from outside; the rules themselves are in ``workflow/rules``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,13 +11,13 @@ from trak_steps.config import Settings
 from trak_steps.errors import TrakError
 from trak_steps.run.layout import (
     Layout,
-    checkpoint_names,
     checkpoints_of_job,
+    jobs_of_checkpoints,
     planned_parts,
     shard_names,
-    trainings,
 )
 from trak_steps.run.shards import shard_size
+from trak_steps.run.spans import Span, kernel_spans, support_spans, suspect_spans, weighted_spans
 from trak_steps.run.tiles import tiles
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.tree import RECEIPT
@@ -33,8 +33,10 @@ _AFTER = {
     "import_checkpoint": ("prepare",),
     "featurize": ("finetune", "import_checkpoint"),
     "featurize_targets": ("prepare_targets", "finetune", "import_checkpoint"),
-    "kernel": ("featurize",),
-    "calibrate": ("kernel",),
+    "sum_kernel": ("featurize",),
+    "kernel": ("featurize", "sum_kernel"),
+    "sum_weighted": ("featurize",),
+    "calibrate": ("kernel", "sum_weighted"),
     "score": ("calibrate", "featurize_targets"),
     "gather": ("score",),
     "rank": ("gather",),
@@ -48,7 +50,11 @@ _AFTER = {
     "retrain_removal": ("plan_removal",),
     "measure_lds": ("retrain_subsets", "calibrate", "featurize_targets"),
     "measure_removal": ("retrain_removal",),
-    "find_mislabelled": ("calibrate",),
+    "sum_classes": ("featurize",),
+    "find_support": ("kernel", "sum_classes"),
+    "pick_suspects": ("find_support",),
+    "find_opponents": ("calibrate", "pick_suspects"),
+    "find_mislabelled": ("calibrate", "find_opponents"),
     "measure_stability": ("calibrate", "featurize_targets"),
 }
 # Of each target of the workflow, the last rules.
@@ -130,9 +136,8 @@ def jobs_of(settings: Settings, layout: Layout) -> list[Jobs]:
         layout: of the run, whose prepared rows say how many jobs there are where the settings do not.
     """
     chosen = settings.checkpoints
-    names = checkpoint_names(chosen) if chosen.existing else trainings(chosen)
     # Of each job that trains or imports, the checkpoints.
-    groups = {name: checkpoints_of_job(chosen, name) for name in names}
+    groups = {name: checkpoints_of_job(chosen, name) for name in jobs_of_checkpoints(chosen)}
     sets = list(settings.targets)
     shards = known_shards(settings, layout)
     parts = {of: known_parts(settings, layout, of) for of in sets}
@@ -149,6 +154,15 @@ def jobs_of(settings: Settings, layout: Layout) -> list[Jobs]:
         for of in sets
     }
     kernels = {f"kernel/{i}": map(layout.kernel, kept) for i, kept in groups.items()}
+    sum_kernel = {
+        f"kernel/{i}/{rows}": [layout.kernel_part(name, rows) for name in kept]
+        for rows in known_spans(kernel_spans, settings, layout) or ()
+        for i, kept in groups.items()
+    }
+    sum_weighted = {
+        f"sums/{rows}": [layout.weighted_sums(rows)]
+        for rows in known_spans(weighted_spans, settings, layout) or ()
+    }
     score = {
         f"scores/{of}/{part}": [layout.score_part(of, part)] for of in sets for part in parts[of] or ()
     }
@@ -160,7 +174,9 @@ def jobs_of(settings: Settings, layout: Layout) -> list[Jobs]:
         _jobs(train, "checkpoints", checkpoints),
         _jobs("featurize", "features", featurize if shards is not None else None),
         _jobs("featurize_targets", "features", featurize_targets),
+        *_some("sum_kernel", "kernels", sum_kernel),
         _jobs("kernel", "kernels", kernels),
+        *_some("sum_weighted", "scores", sum_weighted),
         _jobs("calibrate", "scores", {"calibration": [layout.calibration]}),
         _jobs("score", "scores", score if known else None),
         _jobs("gather", "scores", {f"scores/{of}": [layout.scores(of)] for of in sets}),
@@ -187,6 +203,19 @@ def _evaluation(settings: Settings, layout: Layout) -> list[Jobs]:
         figures = {"lds": [layout.lds, layout.lds_curves], "removal": [layout.removal, layout.removals]}
         for name, made in figures.items():
             found.append(_jobs(f"measure_{name}", stage, {f"evaluation/{name}": made}))
+    spans = known_spans(suspect_spans, settings, layout) or ()
+    classes = {f"evaluation/classes/{rows}": [layout.class_sums(rows)] for rows in spans}
+    support = {
+        f"evaluation/support/{i}/{rows}": [layout.support(i, rows)]
+        for rows in known_spans(support_spans, settings, layout) or ()
+        for i in jobs_of_checkpoints(settings.checkpoints)
+    }
+    picked = {"evaluation/picked": [layout.picked]} if spans else {}
+    opponents = {f"evaluation/opponents/{rows}": [layout.opponents(rows)] for rows in spans}
+    found += _some("sum_classes", stage, classes)
+    found += _some("find_support", stage, support)
+    found += _some("pick_suspects", stage, picked)
+    found += _some("find_opponents", stage, opponents)
     suspects = [layout.suspects, layout.mislabelled]
     found.append(_jobs("find_mislabelled", stage, {"evaluation/mislabelled": suspects}))
     found.append(_jobs("measure_stability", stage, {"evaluation/stability": [layout.stability]}))
@@ -212,6 +241,17 @@ def known_parts(settings: Settings, layout: Layout, targets: str) -> list[str] |
         return None
 
 
+def known_spans(
+    spans: Callable[[Settings, Layout, int], list[Span]], settings: Settings, layout: Layout
+) -> list[str] | None:
+    """The parts of the train set that something is done in; none where they are not known yet."""
+    n = settings.dataset.train_size or prepared_rows(layout.train)
+    try:
+        return [span.name for span in spans(settings, layout, n)] if n else None
+    except TrakError:
+        return None
+
+
 def prepared_rows(folder: Path) -> int:
     """How many rows a prepared set has; 0 where it is not there, or damaged."""
     try:
@@ -226,6 +266,11 @@ def _jobs(rule: str, stage: str, made: Mapping[str, Iterable[Path]] | None) -> J
         return Jobs(rule, stage, None)
     waited_for = {name: tuple(map(_waited_for, outputs)) for name, outputs in made.items()}
     return Jobs(rule, stage, [Job(rule, name, files) for name, files in waited_for.items()])
+
+
+def _some(rule: str, stage: str, made: Mapping[str, Iterable[Path]]) -> list[Jobs]:
+    """The same of a rule that most runs do not need."""
+    return [_jobs(rule, stage, made)] if made else []
 
 
 def _waited_for(output: Path) -> Path:

@@ -92,10 +92,18 @@ class Layout:
         """A checkpoint's kernel and its Cholesky factor."""
         return self.root / "kernel" / f"{checkpoint}.zarr"
 
+    def kernel_part(self, checkpoint: str, rows: str) -> Path:
+        """A checkpoint's kernel, summed over some train rows alone."""
+        return self.root / "kernel" / checkpoint / f"{rows}.zarr"
+
     @property
     def calibration(self) -> Path:
         """The unit of the run's scores, and how far from zero chance alone brings those listed."""
         return self.root / "scores.calibration.zarr"
+
+    def weighted_sums(self, rows: str) -> Path:
+        """Sums of the features of some train rows, weighted as their scores are."""
+        return self.root / "sums" / f"{rows}.zarr"
 
     def score_part(self, name: str, part: str) -> Path:
         """Scores of some train rows for some targets of a set: their lists and counts."""
@@ -157,6 +165,23 @@ class Layout:
         """Train rows whose labels look wrong, and what argues against them."""
         return self.evaluation / "suspects.parquet"
 
+    def class_sums(self, rows: str) -> Path:
+        """Sums of the features of each class, over some train rows."""
+        return self.evaluation / "classes" / f"{rows}.zarr"
+
+    def support(self, training: str, rows: str) -> Path:
+        """What some train rows are to their classes, by the checkpoints of a job."""
+        return self.evaluation / "support" / training / f"{rows}.zarr"
+
+    @property
+    def picked(self) -> Path:
+        """The train rows that are listed as suspects, with their features."""
+        return self.evaluation / "picked.zarr"
+
+    def opponents(self, rows: str) -> Path:
+        """What argues against the suspects, of some train rows."""
+        return self.evaluation / "opponents" / f"{rows}.zarr"
+
     @property
     def stability(self) -> Path:
         """Whether signs and ranks hold from one training to another."""
@@ -195,7 +220,12 @@ class Layout:
         return self.root / "report.html"
 
     def outputs(
-        self, checkpoints: Iterable[str], shards: Sequence[str], targets: Mapping[str, Iterable[str]]
+        self,
+        checkpoints: Iterable[str],
+        shards: Sequence[str],
+        targets: Mapping[str, Iterable[str]],
+        kernel_parts: Sequence[str] = (),
+        weighted_parts: Iterable[str] = (),
     ) -> list[Path]:
         """Every output of a run but its provenance and evaluation, in the order of the pipeline.
 
@@ -203,14 +233,17 @@ class Layout:
             checkpoints: their names.
             shards: the names of the train set's.
             targets: of each target set, the names of the parts that it is scored in.
+            kernel_parts: the names of the parts that kernels are summed in, if they are.
+            weighted_parts: the same of weighted features.
         """
         found = [self.model, self.train, *map(self.targets, targets)]
         for name in checkpoints:
             found.append(self.checkpoint(name))
             found += [self.train_shard(name, shard) for shard in shards]
             found += [self.target_features(name, of) for of in targets]
+            found += [self.kernel_part(name, part) for part in kernel_parts]
             found.append(self.kernel(name))
-        found.append(self.calibration)
+        found += [*map(self.weighted_sums, weighted_parts), self.calibration]
         for of, parts in targets.items():
             found += [self.score_part(of, part) for part in parts]
             found += [self.scores(of), self.top(of)]
@@ -246,6 +279,11 @@ def checkpoint_names(settings: "CheckpointSettings") -> list[str]:
     if settings.existing:
         return list(imported(settings))
     return [name for training in trainings(settings) for name in checkpoints_of_job(settings, training)]
+
+
+def jobs_of_checkpoints(settings: "CheckpointSettings") -> list[str]:
+    """The jobs that have all checkpoints between them: trainings, or imported ones' checkpoints."""
+    return checkpoint_names(settings) if settings.existing else trainings(settings)
 
 
 def checkpoints_of_job(settings: "CheckpointSettings", job: str) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
@@ -14,21 +15,26 @@ from trak_steps.run.identity import (
     part_settings,
     plan_settings,
     score_settings,
+    weighted_settings,
 )
 from trak_steps.run.layout import Layout, checkpoint_names, shard_names
 from trak_steps.run.lineage import Lineage, contents
 from trak_steps.run.shards import shard_size
+from trak_steps.run.spans import Span
 from trak_steps.run.tiles import Tile
 from trak_steps.store.artefact import artefact_manifest
-from trak_steps.store.calibration import Calibration
+from trak_steps.store.calibration import Calibration, WeightedSums
 from trak_steps.store.features import FeatureStore, TrainFeatures
-from trak_steps.store.kernel import KernelStore
+from trak_steps.store.group import Group
+from trak_steps.store.kernel import KernelPart, KernelStore
 from trak_steps.store.manifest import Manifest
 from trak_steps.store.plan import Plan, load_plan
 from trak_steps.store.retrained import Answers, load_shards
 from trak_steps.store.score_parts import ScorePart
 from trak_steps.store.scores import ScoreStore
 from trak_steps.store.tree import is_there
+
+Part = TypeVar("Part", bound=Group)
 
 
 def open_train_features(
@@ -112,6 +118,87 @@ def open_kernel(
             "and rerun"
         )
     return kernel
+
+
+def features_of_span(
+    layout: Layout, train: PreparedRows, features: Sequence[TrainFeatures]
+) -> dict[str, str]:
+    """What is made from some rows' features is made from: shards, and those rows and checkpoints.
+
+    These are named too, for who puts such parts together need not look at features.
+
+    Args:
+        layout: of the run.
+        train: all train rows.
+        features: of the rows, by one or more checkpoints.
+    """
+    start, stop = features[0].start, features[0].stop
+    found = {f"{layout.name(train.path)}#{start}:{stop}": train.content_of(start, stop)}
+    checkpoints = f"{layout.name(layout.checkpoint('x').parent)}/"
+    for of_train in features:
+        found |= contents(layout, *of_train.shards)
+        made_from = of_train.manifest.made_from.items()
+        found |= {name: content for name, content in made_from if name.startswith(checkpoints)}
+    return found
+
+
+def open_spans(
+    kind: type[Part],
+    layout: Layout,
+    train: PreparedRows,
+    paths: Mapping[Span, Path],
+    settings: Mapping[str, Any],
+) -> list[Part]:
+    """What was made of the parts of the train set, with these settings, from what is there.
+
+    Args:
+        kind: of the stores.
+        layout: of the run.
+        train: all train rows.
+        paths: of each part.
+        settings: that they are made with.
+
+    Raises:
+        TrakError: if one is missing, or was made otherwise, from other rows, or by another version than
+            the others.
+    """
+    lineage = Lineage(layout)
+    found: list[Part] = []
+    for span, path in paths.items():
+        part = kind.open(path)
+        part.manifest.require(path, settings=settings)
+        if (rows := part.manifest.details["rows"]) != [span.start, span.stop]:
+            raise TrakError(f"{path}: is another part, of rows {rows[0]} to {rows[1]}; delete it")
+        content = train.content_of(span.start, span.stop)
+        of_rows = {f"{layout.name(train.path)}#{span.start}:{span.stop}": content}
+        part.manifest.require(path, made_from=of_rows)
+        lineage.check(path, part.manifest)
+        found.append(part)
+        first = found[0]
+        part.manifest.require(path, version=first.manifest.version, by=str(first.path))
+        if part.manifest.details["features"] != first.manifest.details["features"]:
+            raise TrakError(
+                f"{path}: is of features by another version of the step than {first.path}; delete the "
+                "wrong one and rerun"
+            )
+    return found
+
+
+def open_kernel_parts(
+    layout: Layout, settings: Settings, checkpoint: str, train: PreparedRows, spans: Sequence[Span]
+) -> list[KernelPart]:
+    """The parts that a checkpoint's kernel is summed in. Raises TrakError, as above."""
+    paths = {span: layout.kernel_part(checkpoint, span.name) for span in spans}
+    chosen = {**feature_settings(settings), "checkpoint": checkpoint}
+    return open_spans(KernelPart, layout, train, paths, chosen)
+
+
+def open_weighted_sums(
+    layout: Layout, settings: Settings, train: PreparedRows, spans: Sequence[Span]
+) -> list[WeightedSums]:
+    """The parts that weighted features are summed in. Raises TrakError, as above."""
+    paths = {span: layout.weighted_sums(span.name) for span in spans}
+    return open_spans(WeightedSums, layout, train, paths, weighted_settings(settings))
 
 
 def open_calibration(layout: Layout, settings: Settings, kernels: Sequence[KernelStore]) -> Calibration:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trak_steps.config import Settings
-from trak_steps.config.settings import BUILT_IN
+from trak_steps.run.identity import rows_are_weighted
 from trak_steps.scoring.scores import row_weights
 from trak_steps.store.features import TrainFeatures
 
@@ -17,8 +17,7 @@ def row_weights_of(settings: Settings, features: Sequence[TrainFeatures]) -> Ten
 
     None if all are 1.
     """
-    # A classifier's is never negative, so its power 0 is 1: nothing of all rows has to be read.
-    if settings.scores.loss_weight_power == 0 and settings.features.model_output == BUILT_IN:
+    if not rows_are_weighted(settings):
         return None
     return row_weights(
         torch.from_numpy(np.stack([of_train.column("loss_weight") for of_train in features])),

@@ -1,6 +1,6 @@
 """The factor that brings a run's scores to their unit, their sums, and what chance would list."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -41,15 +41,28 @@ def totals_of(scoring: Scoring, block_rows: int) -> list[Tensor]:
     """
     if scoring.weights is None:
         return [torch.from_numpy(kernel.total()) for kernel in scoring.kernels]
-    pairs = zip(scoring.features, scoring.weights, strict=True)
-    zero = torch.zeros(scoring.dim, dtype=torch.float64)
+    return weighted_totals(scoring.features, scoring.weights, block_rows)
+
+
+def weighted_totals(features: Sequence[TrainFeatures], weights: Tensor, block_rows: int) -> list[Tensor]:
+    """The sum of some rows' features by each checkpoint, [k], each row times its weight.
+
+    Args:
+        features: of the rows, by m checkpoints.
+        weights: of the rows, [m, r].
+        block_rows: rows to read at once.
+    """
+    zero = torch.zeros(features[0].dim, dtype=torch.float64)
+    pairs = zip(features, weights, strict=True)
     return [sum(_weighted(of_train, own.double(), block_rows), zero) for of_train, own in pairs]
 
 
 def _weighted(features: TrainFeatures, weights: Tensor, block_rows: int) -> Iterator[Tensor]:
-    for start in range(0, features.n, block_rows):
-        stop = min(start + block_rows, features.n)
-        yield weights[start:stop] @ torch.from_numpy(features.features(start, stop)).double()
+    first = features.start
+    for start in range(first, features.stop, block_rows):
+        stop = min(start + block_rows, features.stop)
+        own = weights[start - first : stop - first]
+        yield own @ torch.from_numpy(features.features(start, stop)).double()
 
 
 def weight_root(scoring: Scoring) -> float:

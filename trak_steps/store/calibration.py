@@ -5,6 +5,8 @@ The group's attributes have ``scale``, the factor of all scores, which may be no
 root mean square of the weights of rows' scores; ``base_margin``, what
 a target's scores add up to its margin less; and ``stable_signs``: ``errors``, how many standard errors a
 listed score has to be off zero for its sign to be called stable, and what else is known of that.
+
+Where the sum is taken in parts, each has ``total`` of some rows.
 """
 
 import math
@@ -33,6 +35,24 @@ def save_calibration(
     """
     with new_group(path, manifest, found) as group:
         put_array(group, "total", totals, ("checkpoint", "dim"))
+
+
+def save_weighted_sums(path: Path, totals: NDArray[np.float64], manifest: Manifest) -> None:
+    """Write the sums over some rows, [m, k], complete or absent."""
+    with new_group(path, manifest) as group:
+        put_array(group, "total", totals, ("checkpoint", "dim"))
+
+
+@dataclass(frozen=True)
+class WeightedSums(Group):
+    """The sums over some rows, opened for reading."""
+
+    KIND = "weighted-sums"
+    STEP = "`trak-steps sum-weighted`"
+
+    def totals(self, checkpoints: int, dim: int) -> NDArray[np.float64]:
+        """Of the rows' features, [m, k]."""
+        return self.read("total", (checkpoints, dim))
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,15 @@
 """Kernel stores, in float64: ``kernel`` [k, k], without ridge, its Cholesky factor ``cholesky`` with it,
 and ``total`` [k], the sum of the train rows' features.
+
+Of a kernel that is summed in parts, each part has ``kernel`` and ``total`` of some rows.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 from trak_steps.errors import TrakError
@@ -27,13 +31,24 @@ def save_kernel(
     with new_group(path, manifest) as group:
         put_array(group, "total", total, ("dim",))
         for name, values in (("kernel", kernel), ("cholesky", factor)):
-            dim, at_once = len(values), min(len(values), ROWS)
-            array = new_array(
-                group, name, values.shape, values.dtype, ("dim", "dim_"), chunks=(at_once, dim)
-            )
-            # Chunk by chunk: all at once would be encoded beside each other.
-            for start in range(0, dim, at_once):
-                array[start : start + at_once] = values[start : start + at_once]
+            _put(group, name, values)
+
+
+def save_kernel_part(
+    path: Path, kernel: NDArray[np.float64], total: NDArray[np.float64], manifest: Manifest
+) -> None:
+    """Write the sums over some rows, complete or absent."""
+    with new_group(path, manifest) as group:
+        put_array(group, "total", total, ("dim",))
+        _put(group, "kernel", kernel)
+
+
+def _put(group: zarr.Group, name: str, values: NDArray[np.float64]) -> None:
+    dim, at_once = len(values), min(len(values), ROWS)
+    array = new_array(group, name, values.shape, values.dtype, ("dim", "dim_"), chunks=(at_once, dim))
+    # Chunk by chunk: all at once would be encoded beside each other.
+    for start in range(0, dim, at_once):
+        array[start : start + at_once] = values[start : start + at_once]
 
 
 @dataclass(frozen=True)
@@ -71,4 +86,27 @@ class KernelStore(Group):
 
     def total(self) -> NDArray[np.float64]:
         """The sum of the train rows' features, [k]."""
+        return self.read("total", (self.dim,))
+
+
+@dataclass(frozen=True)
+class KernelPart(Group):
+    """A kernel's sum over some train rows, opened for reading."""
+
+    KIND = "kernel-part"
+    STEP = "`trak-steps sum-kernel`"
+
+    @property
+    def dim(self) -> int:
+        """k."""
+        return int(self.manifest.settings["dim"])
+
+    def blocks(self) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+        """The sum of outer products, some of its rows at a time."""
+        for start in range(0, self.dim, ROWS):
+            rows = slice(start, min(start + ROWS, self.dim))
+            yield rows, self.read("kernel", (self.dim, self.dim), rows=rows)
+
+    def total(self) -> NDArray[np.float64]:
+        """The sum of the rows' features, [k]."""
         return self.read("total", (self.dim,))

@@ -40,9 +40,10 @@ class Manifest:
     """The identity of one output.
 
     Attributes:
-        kind: ``model``, ``data``, ``checkpoint``, ``features``, ``kernel``, ``calibration``,
-            ``score-part``, ``scores``, ``top``, ``summary``, ``provenance`` or ``report``; ``plan``,
-            ``retrained``, ``lds``, ``removal``, ``suspects`` or ``stability`` of the evaluation;
+        kind: ``model``, ``data``, ``checkpoint``, ``features``, ``kernel-part``, ``kernel``,
+            ``weighted-sums``, ``calibration``, ``score-part``, ``scores``, ``top``, ``summary``,
+            ``provenance`` or ``report``; ``plan``, ``retrained``, ``lds``, ``removal``, ``class-sums``,
+            ``support``, ``picked``, ``opponents``, ``suspects`` or ``stability`` of the evaluation;
             ``state`` or ``training`` of an unfinished training.
         made_from: the content of each thing that it was made from, by its path in the run;
             ``data/train#0:100`` are rows of that set.

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from trak_steps.config import Settings
-from trak_steps.config.settings import BUILT_IN
 from trak_steps.kernel import blocks
 from trak_steps.model.size import stored_parameters
 from trak_steps.run.fit import bytes_allowed
+from trak_steps.run.identity import rows_are_weighted
 from trak_steps.run.layout import Layout, checkpoint_names, imported, trainings
+from trak_steps.run.spans import Span, suspects_in_parts
 from trak_steps.run.tiles import Tile
 from trak_steps.workflow.inputs import known_count, local_model
 
@@ -38,7 +39,9 @@ LIBRARIES = {
     "finetune": MODEL,
     "import-checkpoint": MODEL,
     "featurize": MODEL,
+    "sum-kernel": TORCH,
     "kernel": TORCH,
+    "sum-weighted": TORCH,
     "calibrate": TORCH,
     "score": TORCH,
     "gather": TABLES,
@@ -53,6 +56,10 @@ LIBRARIES = {
     "retrain-removal": MODEL,
     "measure-lds": MODEL,
     "measure-removal": MODEL,
+    "sum-classes": TORCH,
+    "find-support": TORCH,
+    "pick-suspects": TORCH,
+    "find-opponents": TORCH,
     "find-mislabelled": TORCH,
     "measure-stability": TORCH,
 }
@@ -81,6 +88,10 @@ COUNTED = 4 * 8 * 1408
 FIGURES = 80 * MB
 # Of a listed row: two texts that were cut, and numbers.
 LISTED = 2000
+# Numbers of a row that measures of suspicion are made of, that they are, and in between.
+MEASURED = 20
+# Rows whose labels are read at once (`run/suspects.py`).
+LABELS_AT_ONCE = 4096
 # Ways of scoring that are held against each other, and numbers that a bootstrap works on together
 # (`evaluation/predictions.py`, `evaluation/resamples.py`).
 WAYS, TOGETHER = 50, 2**20
@@ -111,6 +122,7 @@ class Size:
         suspects: rows listed as mislabelled.
         weighted: whether scores are multiplied by loss weights.
         whole_gradients: whether rows' gradients are formed, and not sketched from their factors.
+        in_parts: whether wrong labels are looked for in parts of the train set.
     """
 
     parameters: int
@@ -131,6 +143,7 @@ class Size:
     suspects: int
     weighted: bool
     whole_gradients: bool
+    in_parts: bool = False
 
 
 def megabytes(step: str, size: Size, attempt: int = 1) -> int:
@@ -197,6 +210,11 @@ def _kernel(size: Size) -> float:
     return blocks.kernel(size.dim).within(size.memory, size.rows)
 
 
+def _weighted(size: Size) -> float:
+    sums = blocks.DOUBLE * size.checkpoints * size.dim
+    return blocks.subset_sums(size.dim).within(size.memory, size.rows) + sums + _row_weights(size)
+
+
 def _calibration(size: Size) -> float:
     cost = blocks.scores(min(blocks.CALIBRATED, size.rows), size.dim, size.checkpoints)
     return cost.within(size.memory, size.rows) + _row_weights(size)
@@ -259,14 +277,42 @@ def _lds(size: Size) -> float:
     return max(group, _forward(size)) + of_all + 2 * size.rows * s
 
 
-def _mislabelled(size: Size) -> float:
+def _class_sums(size: Size) -> float:
+    block = blocks.standing(CLASSES, size.dim).within(size.memory, size.rows)
+    sums = blocks.DOUBLE * size.checkpoints * CLASSES * size.dim
+    return block + 2 * sums + _labels(size)
+
+
+def _labels(size: Size) -> float:
+    """Of a part's rows, and the tokens that they are held to their digests with."""
+    at_once = min(size.rows, LABELS_AT_ONCE)
+    return 8 * size.rows + 2 * AS_OBJECT * at_once * size.max_length
+
+
+def _support(size: Size) -> float:
+    return blocks.standing(CLASSES, size.dim).within(size.memory, size.rows) + (
+        8 * size.rows * MEASURED + _labels(size)
+    )
+
+
+def _picked(size: Size) -> float:
+    of_suspects = blocks.SINGLE * size.suspects * size.dim * (size.checkpoints + 1)
+    block = blocks.subset_sums(size.dim).within(size.memory, size.rows)
+    return 8 * size.rows * MEASURED + 2 * of_suspects + block
+
+
+def _opponents(size: Size) -> float:
     k, m = size.dim, size.checkpoints
     q = blocks.targets_at_once(size.memory, min(512, size.suspects), lambda q: blocks.scores(q, k, m))
-    passes = (
-        blocks.standing(CLASSES, k).within(size.memory, size.rows),
-        blocks.scores(q, k, m).within(size.memory, size.rows),
-    )
-    return max(passes) + 8 * size.rows * (8 + 2 * m) + _tokens(size, OF_TEXT)
+    return blocks.scores(q, k, m).within(size.memory, size.rows) + _row_weights(size)
+
+
+def _mislabelled(size: Size) -> float:
+    known = 8 * size.rows * MEASURED + 2 * size.suspects * LISTED
+    if size.in_parts:
+        return known
+    passes = blocks.standing(CLASSES, size.dim).within(size.memory, size.rows), _opponents(size)
+    return max(passes) + known + 8 * size.rows * 2 * size.checkpoints
 
 
 def _stability(size: Size) -> float:
@@ -283,7 +329,9 @@ _ARRAYS: dict[str, Callable[[Size], float]] = {
     "finetune": _training,
     "import-checkpoint": _imported,
     "featurize": _features,
+    "sum-kernel": _kernel,
     "kernel": _kernel,
+    "sum-weighted": _weighted,
     "calibrate": _calibration,
     "score": _scores,
     "gather": _gathered,
@@ -296,6 +344,10 @@ _ARRAYS: dict[str, Callable[[Size], float]] = {
     "retrain-subsets": lambda size: _training(size) + _forward(size),
     "retrain-removal": lambda size: _training(size) + _forward(size),
     "measure-lds": _lds,
+    "sum-classes": _class_sums,
+    "find-support": _support,
+    "pick-suspects": _picked,
+    "find-opponents": _opponents,
     "find-mislabelled": _mislabelled,
     "measure-stability": _stability,
 }
@@ -328,8 +380,9 @@ def size_of(settings: Settings, *, parameters: int, rows: int, targets: Iterable
         resamples=settings.evaluation.bootstrap,
         top=settings.scores.top,
         suspects=settings.evaluation.suspects,
-        weighted=settings.scores.loss_weight_power > 0 or features.model_output != BUILT_IN,
+        weighted=rows_are_weighted(settings),
         whole_gradients=features.projection != "fold" or features.gradients != "hooks",
+        in_parts=suspects_in_parts(settings, rows),
     )
 
 
@@ -389,7 +442,9 @@ def _rows(settings: Settings, layout: Layout, step: str) -> int | None:
 
 
 def _rows_of_part(wildcards: Mapping[str, str]) -> int:
-    """Of a part of scores; 0 for other jobs."""
+    """Of a part of scores, or of the train set; 0 for other jobs."""
+    if "rows" in wildcards:
+        return len(Span.named(wildcards["rows"]))
     tile = Tile.named(wildcards["part"]) if "part" in wildcards else None
     return tile.stop - tile.start if tile else 0
 

@@ -52,6 +52,8 @@ _RECIPE = ("finetune", "model.max_length", "model.trust_remote_code")
 _FEATURES = ("run", "seed", "features")
 _KERNEL = (*_FEATURES, "kernel")
 _SCORES = (*_KERNEL, "checkpoints", "scores.loss_weight", "scores.loss_weight_power", "scores.balance")
+_CHECKPOINTS = (*_FEATURES, "checkpoints")
+_SUSPECTS = (*_KERNEL, "checkpoints", "evaluation.suspects")
 _PARTS = ("scores.rows_per_job", "scores.targets_per_job")
 _RETRAINING = (
     "run",
@@ -87,7 +89,11 @@ STEPS = {
         ("run", "model.trust_remote_code"),
     ),
     "featurize": Step("features.featurize", (*_FEATURES, "model.trust_remote_code"), gpu=True),
+    "sum-kernel": Step("kernels.sum_kernel", _FEATURES, gpu=True),
     "kernel": Step("kernels.kernel", _KERNEL, gpu=True),
+    "sum-weighted": Step(
+        "scores.sum_weighted", (*_CHECKPOINTS, "scores.loss_weight", "scores.loss_weight_power")
+    ),
     "calibrate": Step("scores.calibrate", _SCORES, gpu=True),
     "score": Step("scores.score", (*_SCORES, "scores.matrix", *_PARTS), gpu=True),
     "gather": Step("scores.gather", (*_SCORES, "scores.matrix", *_PARTS)),
@@ -130,6 +136,10 @@ STEPS = {
         "evaluation.measure_stability",
         (*_SCORES, "targets"),
     ),
+    "sum-classes": Step("evaluation.sum_classes", (*_CHECKPOINTS, "evaluation.suspects")),
+    "find-support": Step("evaluation.find_support", _SUSPECTS),
+    "pick-suspects": Step("evaluation.pick_suspects", _SUSPECTS),
+    "find-opponents": Step("evaluation.find_opponents", (*_SCORES, "evaluation.suspects")),
     "find-mislabelled": Step(
         "evaluation.find_mislabelled",
         (*_SCORES, "evaluation.suspects"),

@@ -31,11 +31,19 @@ from trak_steps.run.layout import (
     checkpoints_of_job,
     final_checkpoints,
     imported,
+    jobs_of_checkpoints,
     planned_parts,
     shard_names,
 )
 from trak_steps.model.files import OPTIMIZER, SECOND_MOMENTS
 from trak_steps.run.shards import shard_size
+from trak_steps.run.spans import (
+    Span,
+    kernel_spans,
+    support_spans,
+    suspect_spans,
+    weighted_spans,
+)
 from trak_steps.run.tiles import Tile, tiles
 from trak_steps.workflow.memory import SUBMITTED, memory_of
 from trak_steps.workflow.registry import (
@@ -230,6 +238,7 @@ wildcard_constraints:
     training=r"\d+(-[0-9.e-]+)?" if IMPORTED else r"\d+",
     shard=r"\d{5}\d*",
     part=r"\d+-\d+\.\d+-\d+",
+    rows=r"\d+-\d+",
     targets=r"[A-Za-z0-9][A-Za-z0-9_-]*",
 
 
@@ -330,13 +339,18 @@ def tables(wildcards):
     return [content(f"{run.name(folder)}#table") for folder in folders]
 
 
-def shards(wildcards):
-    """The names of the train set's shards; asks for the prepared rows if they decide them."""
+def count_of_train():
+    """How many train rows there are; asks for the prepared rows if they decide it, or the shards."""
     n = settings.dataset.train_size
     if n is None or settings.features.shard_size is None:
         checkpoints.prepare.get()
         n = count_of_rows(run.train)
-    return shard_names(n, shard_size(settings.features, facts))
+    return n
+
+
+def shards(wildcards):
+    """The names of the train set's shards."""
+    return shard_names(count_of_train(), shard_size(settings.features, facts))
 
 
 def train_features(wildcards):
@@ -357,23 +371,88 @@ def first_shards(wildcards):
     return [made(run.train_shard(name, first)) for name in CHECKPOINTS]
 
 
+def features_between(names, start, stop):
+    """Features of the train rows from one place to another, by some checkpoints."""
+    size = shard_size(settings.features, facts)
+    found = shard_names(count_of_train(), size)[start // size : -(-stop // size)]
+    return [made(run.train_shard(name, shard)) for name in names for shard in found]
+
+
 def features_of_part(wildcards):
     """Features of the train rows of a part of scores, by all checkpoints."""
     tile = Tile.named(wildcards.part)
-    names = shards(wildcards)
-    size = shard_size(settings.features, facts)
-    names = names[tile.start // size : -(-tile.stop // size)]
-    return [
-        made(run.train_shard(name, shard)) for name in CHECKPOINTS for shard in names
-    ]
+    return features_between(CHECKPOINTS, tile.start, tile.stop)
+
+
+def features_of_rows(wildcards):
+    """Features of some train rows: by a training's checkpoints, or by all."""
+    span = Span.named(wildcards.rows)
+    names = (
+        of_job(wildcards.training) if "training" in wildcards.keys() else CHECKPOINTS
+    )
+    return features_between(names, span.start, span.stop)
+
+
+def rows_of(spans):
+    """The parts of the train set that a job each looks at, where there are any: see run/spans.py."""
+    return [span.name for span in spans(settings, facts, count_of_train())]
+
+
+def kernel_parts(names):
+    """The parts that kernels are summed in."""
+    rows = rows_of(kernel_spans)
+    return [made(run.kernel_part(name, part)) for name in names for part in rows]
+
+
+def summed_in_kernel(wildcards):
+    """What the kernels of a training are summed from: its features, or parts."""
+    parts = kernel_parts(of_job(wildcards.training))
+    return parts or train_features(wildcards)
+
+
+def weighted_sums(wildcards):
+    """The parts that weighted features are summed in."""
+    return [made(run.weighted_sums(part)) for part in rows_of(weighted_spans)]
+
+
+def all_sums(wildcards):
+    """What there is beside features where kernels, and weighted features, are summed in parts."""
+    return kernel_parts(CHECKPOINTS) + weighted_sums(wildcards)
+
+
+def class_sums(wildcards):
+    """Sums of the features of each class, where they are taken in parts."""
+    return [made(run.class_sums(part)) for part in rows_of(suspect_spans)]
+
+
+def supports(wildcards):
+    """What rows are to their classes, where that is found of parts."""
+    rows = rows_of(support_spans)
+    jobs = jobs_of_checkpoints(settings.checkpoints)
+    return [made(run.support(job, part)) for job in jobs for part in rows]
+
+
+def suspected_by(wildcards):
+    """What wrong labels are found by: features and kernels, or what was found of parts."""
+    rows = rows_of(suspect_spans)
+    if rows:
+        return {
+            "support": supports(wildcards),
+            "picked": made(run.picked),
+            "opponents": [made(run.opponents(part)) for part in rows],
+            "also": brought_for_shards(),
+        }
+    return {
+        "shards": train_features(wildcards),
+        "kernels": [made(run.kernel(name)) for name in CHECKPOINTS],
+        "calibration": made(run.calibration),
+        "also": brought_for_shards(),
+    }
 
 
 def parts_of(name):
     """The parts that a target set is scored in; asks for the rows that decide how many."""
-    n, t = settings.dataset.train_size, settings.targets[name].size
-    if n is None or settings.features.shard_size is None:
-        checkpoints.prepare.get()
-        n = count_of_rows(run.train)
+    n, t = count_of_train(), settings.targets[name].size
     if t is None:
         checkpoints.prepare_targets.get(targets=name)
         t = count_of_rows(run.targets(name))

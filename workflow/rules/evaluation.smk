@@ -208,13 +208,120 @@ rule measure_removal:
         "trak-steps measure-removal {params.settings} > {log} 2>&1"
 
 
-rule find_mislabelled:
+# Of so many rows that one job would look for wrong labels for hours, several look at a part each.
+
+
+rule sum_classes:
+    input:
+        train=prepared(run.train),
+        shards=features_of_rows,
+        also=brought_for_shards(),
+    output:
+        whole(run.class_sums("{rows}")),
+    log:
+        log_of("evaluation/classes/{rows}"),
+    benchmark:
+        time_of("evaluation/classes/{rows}")
+    threads: settings.execution.threads
+    resources:
+        mem_mb=memory("sum-classes"),
+        runtime=120,
+        gpu=gpus("sum-classes"),
+    params:
+        **step("sum-classes"),
+        output_code=MODEL_OUTPUT,
+    message:
+        "evaluation: sums of classes, rows {wildcards.rows}"
+    shell:
+        "trak-steps sum-classes --rows {wildcards.rows} {params.settings} > {log} 2>&1"
+
+
+rule find_support:
+    input:
+        train=prepared(run.train),
+        shards=features_of_rows,
+        kernels=[made(run.kernel(name)) for name in of_job("{training}")],
+        sums=class_sums,
+        also=brought_for_shards(),
+    output:
+        whole(run.support("{training}", "{rows}")),
+    log:
+        log_of("evaluation/support/{training}/{rows}"),
+    benchmark:
+        time_of("evaluation/support/{training}/{rows}")
+    threads: settings.execution.threads
+    resources:
+        mem_mb=memory("find-support"),
+        runtime=120,
+        gpu=gpus("find-support"),
+    params:
+        **step("find-support"),
+        output_code=MODEL_OUTPUT,
+    message:
+        "evaluation: support by training {wildcards.training}, rows {wildcards.rows}"
+    shell:
+        "trak-steps find-support --training {wildcards.training} --rows {wildcards.rows} "
+        "{params.settings} > {log} 2>&1"
+
+
+rule pick_suspects:
     input:
         train=prepared(run.train),
         shards=train_features,
+        support=supports,
+        also=brought_for_shards(),
+    output:
+        whole(run.picked),
+    log:
+        log_of("evaluation/picked"),
+    benchmark:
+        time_of("evaluation/picked")
+    threads: settings.execution.threads
+    resources:
+        mem_mb=memory("pick-suspects"),
+        runtime=120,
+        gpu=gpus("pick-suspects"),
+    params:
+        **step("pick-suspects"),
+        output_code=MODEL_OUTPUT,
+    message:
+        "evaluation: the most suspicious rows"
+    shell:
+        "trak-steps pick-suspects {params.settings} > {log} 2>&1"
+
+
+rule find_opponents:
+    input:
+        train=prepared(run.train),
+        shards=features_of_rows,
         kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
         calibration=made(run.calibration),
+        picked=made(run.picked),
         also=brought_for_shards(),
+    output:
+        whole(run.opponents("{rows}")),
+    log:
+        log_of("evaluation/opponents/{rows}"),
+    benchmark:
+        time_of("evaluation/opponents/{rows}")
+    threads: settings.execution.threads
+    resources:
+        mem_mb=memory("find-opponents"),
+        runtime=120,
+        gpu=gpus("find-opponents"),
+    params:
+        **step("find-opponents"),
+        output_code=MODEL_OUTPUT,
+    message:
+        "evaluation: what argues against suspects, rows {wildcards.rows}"
+    shell:
+        "trak-steps find-opponents --rows {wildcards.rows} {params.settings} > {log} 2>&1"
+
+
+rule find_mislabelled:
+    input:
+        unpack(suspected_by),
+        train=prepared(run.train),
     output:
         shown(run.suspects, "suspects", "Evaluation", result="suspects"),
         shown(run.mislabelled, "mislabelled", "Evaluation", result="wrong labels"),

@@ -1,10 +1,36 @@
 # Scores of a target set over all checkpoints, part by part, and the top of each target with texts.
 
 
+rule sum_weighted:
+    input:
+        train=prepared(run.train),
+        shards=features_of_rows,
+        also=brought_for_shards(),
+    output:
+        whole(run.weighted_sums("{rows}")),
+    log:
+        log_of("sums/{rows}"),
+    benchmark:
+        time_of("sums/{rows}")
+    threads: settings.execution.threads
+    resources:
+        mem_mb=memory("sum-weighted"),
+        runtime=120,
+        gpu=gpus("sum-weighted"),
+    params:
+        **step("sum-weighted"),
+        output_code=MODEL_OUTPUT,
+    message:
+        "sum-weighted: rows {wildcards.rows}"
+    shell:
+        "trak-steps sum-weighted --rows {wildcards.rows} {params.settings} > {log} 2>&1"
+
+
 rule calibrate:
     input:
         train=prepared(run.train),
         shards=train_features,
+        sums=weighted_sums,
         kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
         also=brought_for_shards(),
     output:

@@ -34,6 +34,7 @@ rule provenance:
         shards=train_features,
         kernels=[made(run.kernel(name)) for name in CHECKPOINTS],
         calibration=made(run.calibration),
+        sums=all_sums,
         parts=score_parts,
         train=prepared(run.train),
         targets=[prepared(run.targets(name)) for name in TARGETS],

@@ -1,7 +1,7 @@
 """Step ``find-mislabelled``: train rows whose labels look wrong, and what argues against them."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,14 +10,12 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from scipy.stats import mode
-from torch import Tensor
 
 from trak_steps.config import Settings
-from trak_steps.config.settings import BUILT_IN
 from trak_steps.console.progress import progress, say
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.detection import detection
-from trak_steps.evaluation.suspicion import class_sums, relative_support, standing, trust
+from trak_steps.evaluation.suspicion import class_sums, standing
 from trak_steps.kernel.blocks import scores as scores_cost
 from trak_steps.kernel.blocks import standing as standing_cost
 from trak_steps.kernel.blocks import targets_at_once
@@ -26,8 +24,25 @@ from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints, t
 from trak_steps.run.lineage import contents
 from trak_steps.run.parts import open_calibration
 from trak_steps.run.scoring import Scoring
-from trak_steps.scoring.scores import Scorer
-from trak_steps.scoring.top import TopRows
+from trak_steps.run.spans import suspect_spans
+from trak_steps.run.suspects import (
+    AGAINST,
+    SUSPECTS_AT_ONCE,
+    Array,
+    Places,
+    blocks_of,
+    gather_rows,
+    measures_of,
+    measures_of_parts,
+    most_suspicious,
+    open_opponents,
+    open_picked,
+    open_supports,
+    strongest_against,
+    suspects_of,
+    suspicion,
+)
+from trak_steps.scoring.lists import Top, together
 from trak_steps.scoring.uncertainty import sign_is_stable, standard_error, students
 from trak_steps.scoring.units import shares_of_trainings
 from trak_steps.store.document import save_document
@@ -39,16 +54,6 @@ from trak_steps.store.texts import cut
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
 VERSION = 3
-
-# Suspects whose opponents are looked for in one pass over the features.
-SUSPECTS_AT_ONCE = 512
-# Opponents named for each suspect.
-AGAINST = 5
-# Suspects are listed by trust, where the model output says something of labels: see docs/evaluation.md.
-TRUST, SUPPORT = "trust", "support"
-LARGE_IS_SUSPICIOUS = ("self-influence", "loss")
-Array = NDArray[np.float64]
-Places = NDArray[np.int64]
 
 
 def run(layout: Layout, settings: Settings) -> None:
@@ -62,44 +67,24 @@ def run(layout: Layout, settings: Settings) -> None:
         save_table(layout.suspects, pa.table({"row": pa.array([], pa.int64())}), manifest)
         save_document(layout.mislabelled, {"rows": len(train), "measures": {}}, manifest)
         return
-    names = checkpoint_names(settings.checkpoints)
-    scoring = Scoring.open(layout, settings, train)
-    features, kernels = scoring.features, scoring.kernels
-    calibration = open_calibration(layout, settings, kernels)
-    measures = _measures(settings, train, names, features, kernels)
+    count = suspects_of(settings, train)
+    in_parts = suspect_spans(settings, layout, len(train))
+    measures, table, read = (_of_parts if in_parts else _of_all)(layout, settings, train, count)
     wrong = train.column("flipped").astype(bool)
-    found = {name: detection(_suspicion(name, of), wrong) for name, of in measures.items()}
-    count = min(settings.evaluation.suspects, len(train))
-    best = next(iter(measures))
-    suspects = np.argsort(-_suspicion(best, measures[best]), kind="stable")[:count]
-    say(f"the {count} most suspicious of {len(train)} rows: what argues against them")
-    parts = []
-    most = min(SUSPECTS_AT_ONCE, count)
-    together = targets_at_once(
-        bytes_allowed(settings), most, lambda q: scores_cost(q, scoring.dim, len(names))
-    )
-    for start, stop in _spans(count, together):
-        some = suspects[start:stop]
-        against = _opponents(settings, scoring, calibration.scale, some)
-        parts.append(_table(train, some, against, _predicted(features, some), measures))
-    table = pa.concat_tables(parts).add_column(0, "rank", [np.arange(1, count + 1)])
-    made_from = {
-        f"{layout.name(train.path)}#table": str(train.manifest.details["table_digest"]),
-        **contents(
-            layout, calibration, *kernels, *(shard for of_train in features for shard in of_train.shards)
-        ),
-    }
+    found = {name: detection(suspicion(name, of), wrong) for name, of in measures.items()}
+    table = table.add_column(0, "rank", [np.arange(1, count + 1)])
+    of_rows = {f"{layout.name(train.path)}#table": str(train.manifest.details["table_digest"])}
     chosen = {
         "suspects": count,
         "loss_weight": settings.scores.loss_weight,
         "loss_weight_power": settings.scores.loss_weight_power,
         "balance": settings.scores.balance,
     }
-    manifest = Manifest("suspects", made_from=made_from, settings=chosen, version=VERSION)
+    manifest = Manifest("suspects", made_from={**of_rows, **read}, settings=chosen, version=VERSION)
     figures = {
         "rows": len(train),
         "flipped": int(wrong.sum()),
-        "listed_by": best,
+        "listed_by": next(iter(measures)),
         "measures": {name: asdict(of) if of else None for name, of in found.items()},
     }
     save_table(layout.suspects, table, manifest)
@@ -108,14 +93,50 @@ def run(layout: Layout, settings: Settings) -> None:
     say(f"wrote {layout.suspects} and {layout.mislabelled}")
 
 
-def _spans(n: int, at_once: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, n, at_once):
-        yield start, min(start + at_once, n)
+def _of_all(
+    layout: Layout, settings: Settings, train: PreparedRows, count: int
+) -> tuple[dict[str, Array], pa.Table, dict[str, str]]:
+    """All measures, the suspects, and what they are made from: in passes over all features."""
+    names = checkpoint_names(settings.checkpoints)
+    scoring = Scoring.open(layout, settings, train)
+    features, kernels = scoring.features, scoring.kernels
+    calibration = open_calibration(layout, settings, kernels)
+    measures = _measures(settings, train, names, features, kernels)
+    suspects = most_suspicious(measures, count)
+    say(f"the {count} most suspicious of {len(train)} rows: what argues against them")
+    parts = []
+    most = min(SUSPECTS_AT_ONCE, count)
+    at_once = targets_at_once(
+        bytes_allowed(settings), most, lambda q: scores_cost(q, scoring.dim, len(names))
+    )
+    for start in range(0, count, at_once):
+        some = suspects[start : start + at_once]
+        against = _opponents(settings, scoring, calibration.scale, some)
+        votes = np.stack([of_train.column("prediction")[some] for of_train in features])
+        parts.append(_table(train, some, against, _predicted(votes), measures))
+    shards = (shard for of_train in features for shard in of_train.shards)
+    read = contents(layout, calibration, *kernels, *shards)
+    return measures, pa.concat_tables(parts), read
 
 
-def _blocks(features: TrainFeatures, at_once: int) -> Iterator[Tensor]:
-    for start, stop in _spans(features.n, at_once):
-        yield torch.from_numpy(features.features(start, stop))
+def _of_parts(
+    layout: Layout, settings: Settings, train: PreparedRows, count: int
+) -> tuple[dict[str, Array], pa.Table, dict[str, str]]:
+    """The same, put together from what other jobs found of parts of the train set."""
+    supports = open_supports(layout, settings, train)
+    picked = open_picked(layout, settings, count)
+    opponents = open_opponents(layout, settings, train, count)
+    measures = measures_of_parts(settings, supports)
+    tops = []
+    for span, part in opponents.items():
+        size = count, min(AGAINST, len(span))
+        place, score, std = (part.listed(name, *size) for name in ("place", "score", "std"))
+        tops.append(Top(place, score, (std,)))
+    names = [training_of(name) for name in checkpoint_names(settings.checkpoints)]
+    against = _known(together(tops, AGAINST, largest=False), names)
+    table = _table(train, picked.place(), against, _predicted(picked.prediction()), measures)
+    every = (part for of_job in supports for part in of_job)
+    return measures, table, contents(layout, picked, *every, *opponents.values())
 
 
 def _measures(
@@ -135,35 +156,24 @@ def _measures(
         settings, standing_cost(train.outputs, dim), f"a kernel of {dim} dimensions and its factor"
     )
     for of_train, kernel, share in progress(pairs, total=len(names), label="support", unit="checkpoint"):
-        sums = class_sums(_blocks(of_train, block), labels, train.outputs)
+        sums = class_sums(blocks_of(of_train, block), labels, train.outputs)
         factor = torch.from_numpy(kernel.cholesky)
-        by = standing(_blocks(of_train, block), labels, sums, factor)
+        by = standing(blocks_of(of_train, block), labels, sums, factor)
         influence += share * by.self_influence
         scores += share * by.mean_score
         others += share * by.others
     columns = [of_train.column("margin").astype(np.float64) for of_train in features]
     margins = dict(zip(names, columns, strict=True))
     last = np.stack([margins[name] for name in final_checkpoints(settings.checkpoints)])
-    support = relative_support(scores, influence, others)
-    area = np.average(columns, 0, shares)
-    found = {
-        SUPPORT: support.numpy(),
-        "mean score": scores.numpy(),
-        "self-influence": influence.numpy(),
+    means = {
+        "self_influence": influence.numpy(),
+        "mean_score": scores.numpy(),
+        "others": others.numpy(),
+        "area": np.average(columns, 0, shares),
         "margin": last.mean(0),
+        "loss": np.logaddexp(0, -last).mean(0),
     }
-    # Of another model output no one here knows what it says of labels.
-    if settings.features.model_output == BUILT_IN:
-        found = {TRUST: trust(support, torch.from_numpy(area)).numpy(), **found}
-        found["loss"] = np.logaddexp(0, -last).mean(0)
-    if len(last) < len(names):
-        found["area under the margin"] = area
-    return found
-
-
-def _suspicion(name: str, values: Array) -> Array:
-    """The same, the larger the more suspicious."""
-    return values if name in LARGE_IS_SUSPICIOUS else -values
+    return measures_of(settings, means)
 
 
 @dataclass(frozen=True)
@@ -189,35 +199,21 @@ def _opponents(
     settings: Settings, scoring: Scoring, scale: float | None, suspects: Places
 ) -> _Opponents:
     """What argues most against train rows [q], by the scores that the run gives them as targets."""
-    n, q, m = scoring.n, len(suspects), len(scoring.names)
+    q, m = len(suspects), len(scoring.names)
     cost = scores_cost(q, scoring.dim, m)
     block_rows = cells_at_once(settings, cost, f"{q} suspects of {m} checkpoints")
-    gathered = (_gather(of_train, suspects, block_rows) for of_train in scoring.features)
-    scorer = Scorer(scoring.solve(gathered, scale).weights, scoring.trainings)
-    trainings = len(set(scoring.trainings))
-    strongest = TopRows(q, AGAINST, largest=False)
-    places, none = torch.from_numpy(suspects), torch.tensor(torch.inf)
-    blocks = scoring.blocks(block_rows)
-    for block in progress(blocks, total=-(-n // block_rows), label="opponents", unit="block"):
-        scored = scorer(block.features, block.weights)
-        itself = torch.arange(block.start, block.stop)[:, None] == places
-        against = torch.where((scored.scores < 0) & ~itself, scored.scores, none)
-        strongest.add(against, block.start, scored.std)
-    top = strongest.result()
+    gathered = (gather_rows(of_train, suspects, block_rows) for of_train in scoring.features)
+    solved = scoring.solve(gathered, scale).weights
+    strongest = strongest_against(scoring, solved, suspects, block_rows)
+    return _known(strongest.result(), scoring.trainings)
+
+
+def _known(top: Top, of_trainings: Sequence[str]) -> _Opponents:
+    """What is known of those that argue, by the training that each checkpoint is of."""
+    trainings = len(set(of_trainings))
     (std,) = top.more
     stable = sign_is_stable(top.score, standard_error(std, trainings), students(trainings))
     return _Opponents(top.score, std, stable, top.place, trainings)
-
-
-def _gather(features: TrainFeatures, places: Places, at_once: int) -> Tensor:
-    """The features of some rows, [q, k], from the blocks that hold one."""
-    found = torch.empty(len(places), features.dim)
-    for start, stop in _spans(features.n, at_once):
-        here = np.flatnonzero((places >= start) & (places < stop))
-        if len(here):
-            block = torch.from_numpy(features.features(start, stop))
-            found[here] = block[places[here] - start].float()
-    return found
 
 
 def _table(
@@ -261,9 +257,8 @@ def _table(
     return pa.table(columns)
 
 
-def _predicted(features: Sequence[TrainFeatures], rows: Places) -> Places:
-    """The class that most checkpoints give each of some rows, [q]; of several the first."""
-    votes = np.stack([of_train.column("prediction")[rows] for of_train in features])
+def _predicted(votes: NDArray[np.int64]) -> Places:
+    """The class that most checkpoints give each row, [q], by votes [m, q]; of several the first."""
     found: Places = mode(votes, axis=0).mode
     return found
 

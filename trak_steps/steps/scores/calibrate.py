@@ -1,6 +1,7 @@
 """Step ``calibrate``: the unit of a run's scores, what they add up to, and what chance would list."""
 
 import numpy as np
+import torch
 
 from trak_steps.config import Settings
 from trak_steps.console.progress import say
@@ -12,7 +13,9 @@ from trak_steps.run.fit import cells_at_once
 from trak_steps.run.identity import score_settings
 from trak_steps.run.layout import Layout
 from trak_steps.run.lineage import contents
+from trak_steps.run.parts import open_weighted_sums
 from trak_steps.run.scoring import Scoring
+from trak_steps.run.spans import weighted_spans
 from trak_steps.run.units import (
     base_margin,
     calibrated,
@@ -38,15 +41,27 @@ def run(layout: Layout, settings: Settings) -> None:
     path = layout.calibration
     made_from = contents(layout, *scoring.kernels)
     made_from[f"{layout.name(train.path)}#classes"] = train.classes
+    spans = weighted_spans(settings, layout, len(train))
     manifest = Manifest(
-        "calibration", made_from=made_from, settings=score_settings(settings), version=VERSION
+        "calibration",
+        made_from=made_from,
+        settings=score_settings(settings),
+        version=VERSION,
+        details={"parts": [span.name for span in spans]} if spans else {},
     )
     if keep(path, manifest):
         say(f"kept {path}: made from the same")
         return
     cost = cost_of_scores(min(CALIBRATED, len(train)), scoring.dim, len(scoring.names))
     block_rows = cells_at_once(settings, cost, f"the calibration of {len(scoring.names)} checkpoints")
-    totals = totals_of(scoring, block_rows)
+    if spans:
+        size = len(scoring.names), scoring.dim
+        added = torch.zeros(size, dtype=torch.float64)
+        for part in open_weighted_sums(layout, settings, train, spans):
+            added += torch.from_numpy(part.totals(*size))
+        totals = list(added)
+    else:
+        totals = totals_of(scoring, block_rows)
     places = calibrated(len(train))
     solved = solve_calibrated(scoring, places)
     scale = scale_of(settings, train.outputs, scoring, totals, solved, places)

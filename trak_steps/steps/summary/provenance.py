@@ -10,6 +10,7 @@ from trak_steps.errors import TrakError
 from trak_steps.run.layout import Layout, checkpoint_names, shard_names
 from trak_steps.run.lineage import Lineage
 from trak_steps.run.shards import shard_size
+from trak_steps.run.spans import kernel_spans
 from trak_steps.run.tiles import tiles
 from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.document import save_document
@@ -59,7 +60,11 @@ def _paths(layout: Layout, settings: Settings) -> list[Path]:
         for name in settings.targets
     }
     parts = {name: [tile.name for tile in tiles(settings, layout, rows, t)] for name, t in sizes.items()}
-    return layout.outputs(checkpoint_names(settings.checkpoints), shards, parts)
+    kernels = [span.name for span in kernel_spans(settings, layout, rows)]
+    # Whether rows are weighted, this step does not see.
+    weighted = artefact_manifest(layout.calibration, "calibration").details.get("parts", ())
+    names = checkpoint_names(settings.checkpoints)
+    return layout.outputs(names, shards, parts, kernels, weighted)
 
 
 def _entry(manifest: Manifest) -> dict[str, Any]:
