@@ -135,7 +135,7 @@ def _planned(direct: set[str]) -> set[str]:
             shown.add(name)
         if name in shown or above:
             touched.add(name)
-    return shown - ABSENT - (set() if direct & set(OF_PARTS) else set(OF_PARTS))
+    return shown - ABSENT - (set() if direct == set(OF_PARTS) else set(OF_PARTS))
 
 
 def test_every_setting_plans_what_the_table_says(finished: Workspace) -> None:
