@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from trak_steps.audit.verify import verify_run
 from trak_steps.config import Settings
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.errors import TrakError
+from trak_steps.planning.costs import Costs
+from trak_steps.planning.facts import Facts
+from trak_steps.planning.machine import ROUGH
 from trak_steps.run import spans as spans_module
-from trak_steps.run.jobs import jobs_of
+from trak_steps.run.jobs import jobs_of, step_of
 from trak_steps.run.layout import Layout, checkpoint_names, jobs_of_checkpoints
 from trak_steps.run.parts import open_train_features
 from trak_steps.run.spans import (
@@ -352,3 +356,23 @@ def test_only_what_takes_hours_is_cut() -> None:
     of_jobs = spans_module._of_a_job(large(10**8)) * (1024 + spans_module.READ)
     for span in kernel_spans(large(10**8), run, 10**8):
         assert len(span) * of_jobs <= spans_module.WORK
+
+
+@pytest.mark.parametrize("n", [10**7, 10**8])
+def test_no_job_of_parts_is_planned_to_take_more_than_an_hour(n: int) -> None:
+    """Of a core as it was measured: products, and bytes read, a second."""
+    core = replace(ROUGH, double=3e10, single=5.6e10, read=1e9, write=1e9, spectrum=7e-11)
+    settings = large(n, loss_weight_power=1.0)
+    costs = Costs(Facts(settings, 10**8, (50,), None), core, gpu=False)
+    groups = {group.rule: group.jobs or [] for group in jobs_of(settings, Layout(Path("none")))}
+    names = ("kernel", "sum_weighted", "calibrate", "sum_classes", "find_support", "pick_suspects")
+    for rule in (*names, "find_opponents", "find_mislabelled", *(["sum_kernel"] if n > 10**7 else [])):
+        for job in groups[rule][:2]:
+            assert costs.of(job, step_of(rule), uses_gpu=False).seconds < 3600, rule
+    # In one job, more.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spans_module, "MOST", 1e40)
+        whole = Costs(Facts(settings, 10**8, (50,), None), core, gpu=False)
+        for rule in ("calibrate", "find_mislabelled", *(["kernel"] if n > 10**7 else [])):
+            seconds = whole.of(groups[rule][0], step_of(rule), uses_gpu=False).seconds
+            assert seconds > 3600, rule

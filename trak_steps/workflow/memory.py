@@ -88,6 +88,13 @@ COUNTED = 4 * 8 * 1408
 FIGURES = 80 * MB
 # Of a listed row: two texts that were cut, and numbers.
 LISTED = 2000
+# Of a row whose numbers alone are read: id, label, group, loss weight, digest.
+OF_NUMBERS = 100
+# Bytes around a text that the kernel brings into memory with it. Measured, of texts of 5 kB: 2,000 of
+# 40,000 took 200 MB, and none of them 10 MB.
+AROUND = 2**16
+# Rows that argue against a suspect (`run/suspects.py`).
+AGAINST = 5
 # Numbers of a row that measures of suspicion are made of, that they are, and in between.
 MEASURED = 20
 # Rows whose labels are read at once (`run/suspects.py`).
@@ -235,15 +242,22 @@ def _gathered(size: Size) -> float:
     t = sum(size.targets)
     # Where every score is kept, a block of them and of their spread, read and written.
     block = 4 * blocks.SINGLE * t * min(blocks.FEW_ROWS, size.rows)
-    return max(COUNTED * t, block) + _tokens(size, OF_TEXT)
+    return max(COUNTED * t, block) + OF_NUMBERS * size.rows
 
 
 def _ranks(size: Size) -> float:
-    return 2 * sum(size.targets) * min(size.top, size.rows) * LISTED + _tokens(size, OF_TEXT)
+    listed = 2 * sum(size.targets) * min(size.top, size.rows)
+    return listed * LISTED + OF_NUMBERS * size.rows + _texts(size, listed)
+
+
+def _texts(size: Size, listed: int) -> float:
+    """Of some rows, in the memory of the file that they are in: read with what is around them."""
+    return min(_tokens(size, OF_TEXT), listed * AROUND)
 
 
 def _summary(size: Size) -> float:
-    return 2 * sum(size.targets) * min(size.top, size.rows) * LISTED + _tokens(size, OF_TEXT)
+    listed = 2 * sum(size.targets) * min(size.top, size.rows)
+    return listed * LISTED + OF_NUMBERS * size.rows
 
 
 def _report(size: Size) -> float:
@@ -308,7 +322,8 @@ def _opponents(size: Size) -> float:
 
 
 def _mislabelled(size: Size) -> float:
-    known = 8 * size.rows * MEASURED + 2 * size.suspects * LISTED
+    listed = size.suspects * (1 + AGAINST)
+    known = 8 * size.rows * MEASURED + listed * LISTED + _texts(size, listed)
     if size.in_parts:
         return known
     passes = blocks.standing(CLASSES, size.dim).within(size.memory, size.rows), _opponents(size)
