@@ -377,7 +377,7 @@ def measure_removal(given: Given) -> None:
 
 @_command
 def sum_classes(given: Given, rows: Rows) -> None:
-    """Sum some train rows' features by class, where find-mislabelled would take too long."""
+    """Sum some train rows' features by class, where all would take one job too long."""
     given.call("sum-classes", rows)
 
 
@@ -389,7 +389,7 @@ def find_support(
         str, typer.Option(callback=_checkpoint, help="A training; of imported ones, a checkpoint.")
     ],
 ) -> None:
-    """Find what some train rows are to their classes, where find-mislabelled would take too long."""
+    """Find what some train rows are to their classes, where all would take one job too long."""
     given.call("find-support", training, rows)
 
 
