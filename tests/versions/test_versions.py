@@ -83,7 +83,7 @@ def test_mathematics_that_is_edited_is_noticed_and_a_message_is_not(tmp_path: Pa
     assert changed() == set()
     _edit(copy / "scoring" / "lists.py", "ordered if largest", "-ordered if largest")
     assert changed() == {
-        *("calibrate", "score", "gather"),
+        *("calibrate", "score", "gather", "report"),
         *("measure-stability", "find-mislabelled"),
         *("sum-weighted", "sum-classes", "find-support", "pick-suspects", "find-opponents"),
     }
