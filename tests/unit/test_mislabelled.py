@@ -237,7 +237,13 @@ def test_where_nothing_argues_against_a_suspect_the_list_is_short(
     assert len(list(lines(file, first=9, count=9, side="proponent"))) == 3
 
 
-def test_the_class_that_most_checkpoints_give_is_predicted_whatever_their_number() -> None:
+def test_what_is_predicted_is_what_the_ends_of_trainings_say() -> None:
+    settings = small_settings(checkpoints={"count": 2, "keep": [0.25, 1.0]})
+    assert checkpoint_names(settings.checkpoints) == ["0-0.25", "0", "1-0.25", "1"]
+    assert find_mislabelled._ends(settings) == [1, 3]
+
+
+def test_the_class_that_most_give_is_predicted_whatever_their_number() -> None:
     many = np.array([[2**40, 0, 5], [2**40, 1, 5], [0, 1, 3]])
     assert find_mislabelled._predicted(many).tolist() == [2**40, 1, 5]
     assert find_mislabelled._predicted(many[1:]).tolist() == [0, 1, 3]

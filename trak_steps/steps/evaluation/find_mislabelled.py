@@ -53,7 +53,7 @@ from trak_steps.store.table import save_table
 from trak_steps.store.texts import cut
 
 # Raised by hand when the numbers that this step writes change: see CONTRIBUTING.md.
-VERSION = 3
+VERSION = 6
 
 
 def run(layout: Layout, settings: Settings) -> None:
@@ -113,7 +113,7 @@ def _of_all(
         some = suspects[start : start + at_once]
         against = _opponents(settings, scoring, calibration.scale, some)
         votes = np.stack([of_train.column("prediction")[some] for of_train in features])
-        parts.append(_table(train, some, against, _predicted(votes), measures))
+        parts.append(_table(train, some, against, _predicted(votes[_ends(settings)]), measures))
     shards = (shard for of_train in features for shard in of_train.shards)
     read = contents(layout, calibration, *kernels, *shards)
     return measures, pa.concat_tables(parts), read
@@ -134,7 +134,8 @@ def _of_parts(
         tops.append(Top(place, score, (std,)))
     names = [training_of(name) for name in checkpoint_names(settings.checkpoints)]
     against = _known(together(tops, AGAINST, largest=False), names)
-    table = _table(train, picked.place(), against, _predicted(picked.prediction()), measures)
+    predicted = _predicted(picked.prediction()[_ends(settings)])
+    table = _table(train, picked.place(), against, predicted, measures)
     every = (part for of_job in supports for part in of_job)
     return measures, table, contents(layout, picked, *every, *opponents.values())
 
@@ -257,8 +258,14 @@ def _table(
     return pa.table(columns)
 
 
+def _ends(settings: Settings) -> list[int]:
+    """The places of the trainings' ends among all checkpoints: earlier ones have learnt little yet."""
+    names = checkpoint_names(settings.checkpoints)
+    return [names.index(end) for end in final_checkpoints(settings.checkpoints)]
+
+
 def _predicted(votes: NDArray[np.int64]) -> Places:
-    """The class that most checkpoints give each row, [q], by votes [m, q]; of several the first."""
+    """The class that most give each row, [q], by the votes of each, [c, q]; of several the first."""
     found: Places = mode(votes, axis=0).mode
     return found
 
