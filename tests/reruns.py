@@ -23,8 +23,6 @@ AFTER: dict[str, tuple[str, ...]] = {
     "rank": ("gather",),
     "summarize": ("featurize", "gather", "rank"),
     "provenance": ("finetune", "import-checkpoint", "kernel", "calibrate", "score", "summarize"),
-    # And the evaluation, where it is asked for.
-    "report": ("featurize", "gather", "rank", "summarize", "provenance"),
     "check-recipe": ("model", "featurize"),
     # Of imported checkpoints, both come after "check-recipe".
     "plan-subsets": (),
@@ -39,6 +37,11 @@ AFTER: dict[str, tuple[str, ...]] = {
     "pick-suspects": ("featurize", "find-support"),
     "find-opponents": ("featurize", "kernel", "calibrate", "pick-suspects"),
     "find-mislabelled": ("featurize", "kernel", "calibrate", "find-support", "find-opponents"),
+    # Of the evaluation where that is asked for, too.
+    "report": (
+        *("featurize", "gather", "rank", "summarize", "provenance"),
+        *("measure-lds", "measure-removal", "measure-stability", "find-mislabelled"),
+    ),
 }
 # And those whose rows or classes it reads: it is made again if they came out different.
 ROWS: dict[str, tuple[str, ...]] = {
@@ -57,7 +60,6 @@ ROWS: dict[str, tuple[str, ...]] = {
     "rank": ("prepare", "prepare-targets"),
     "summarize": ("prepare", "prepare-targets"),
     "provenance": ("prepare", "prepare-targets"),
-    "report": ("prepare", "prepare-targets"),
     "check-recipe": ("prepare", "prepare-targets"),
     "plan-subsets": ("prepare",),
     "plan-removal": ("prepare", "prepare-targets"),
@@ -71,6 +73,7 @@ ROWS: dict[str, tuple[str, ...]] = {
     "pick-suspects": (),
     "find-opponents": (),
     "find-mislabelled": ("prepare",),
+    "report": ("prepare", "prepare-targets"),
 }
 
 # What a step reads depends on these; the table is for both.

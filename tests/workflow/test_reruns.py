@@ -143,7 +143,7 @@ def test_every_setting_plans_what_the_table_says(finished: Workspace) -> None:
     assert set(OTHER_VALUES) | ELSEWHERE == set(setting_names(Settings))
 
     def plan(name: str) -> set[str]:
-        return _steps(finished.planned(*WHOLE, **_changed(name, OTHER_VALUES[name])))
+        return _steps(finished.planned(*WHOLE, page=True, **_changed(name, OTHER_VALUES[name])))
 
     with ThreadPoolExecutor(2) as pool:
         found = dict(zip(OTHER_VALUES, pool.map(plan, OTHER_VALUES), strict=True))
@@ -165,10 +165,10 @@ def test_a_raised_version_reruns_its_step_and_what_follows(finished: Workspace, 
     before = file.read_text()
     try:
         file.write_text(before + "\nNEW_CODE = 1\n")
-        assert finished.planned(*WHOLE) == {}
+        assert finished.planned(*WHOLE, page=True) == {}
         file.write_text(before.replace("\nVERSION = ", "\nVERSION = 1"))
         of_module = {name for name in STEPS if STEPS[name].module == STEPS[step].module}
-        assert _steps(finished.planned(*WHOLE)) == _planned(of_module)
+        assert _steps(finished.planned(*WHOLE, page=True)) == _planned(of_module)
     finally:
         file.write_text(before)
 

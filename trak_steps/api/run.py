@@ -468,7 +468,7 @@ class Run:
         if not is_there(path):
             return None
         table, manifest = load_table(path, kind)
-        Lineage(self.layout).check(path, manifest)
+        self._check(path, manifest)
         return table
 
     def place(self, row: int) -> int:
@@ -514,8 +514,20 @@ class Run:
     def _figures(self, path: Path, maker: str) -> dict[str, Any]:
         self._need(path, maker)
         values, manifest = load_document(path, None)
-        Lineage(self.layout).check(path, manifest)
+        self._check(path, manifest)
         return values
+
+    def _check(self, path: Path, manifest: Manifest) -> None:
+        """Refuse what was not made from what the run holds now; of plans, what they were made from.
+
+        Which rows are left out is planned by scores, which may be others by now.
+        """
+        lineage = Lineage(self.layout)
+        lineage.check(path, manifest)
+        for name in manifest.made_from:
+            plan = self.layout.root / name
+            if name.endswith(".plan.parquet") and is_there(plan):
+                lineage.check(plan, artefact_manifest(plan))
 
     def manifest(self, path: Path) -> Manifest | None:
         """What an output says of itself; None if it is not there."""

@@ -118,7 +118,8 @@ def gather(run: Run) -> Contents:
 
 def _trust_figures(measured: Evaluation, each: TargetSet) -> list[Figure]:
     found = []
-    if measured.lds is not None and (drawn := figures.baselines(measured.lds["targets"][each.name])):
+    of = measured.lds["targets"].get(each.name) if measured.lds is not None else None
+    if of is not None and (drawn := figures.baselines(of)):
         found.append(drawn)
     found.append(figures.margins(each.total, each.margin, each.wrong))
     return found

@@ -78,7 +78,8 @@ def findings(run: Run, each: TargetSet, measured: Evaluation) -> list[Finding]:
 
 def _lds(targets: str, measured: dict[str, Any] | None) -> Iterator[Finding]:
     title = "Do scores predict retrained models?"
-    if measured is None:
+    of = measured["targets"].get(targets) if measured is not None else None
+    if measured is None or of is None:
         yield Finding(
             title,
             "not measured",
@@ -87,7 +88,6 @@ def _lds(targets: str, measured: dict[str, Any] | None) -> Iterator[Finding]:
             "unknown",
         )
         return
-    of = measured["targets"][targets]
     lds, ceiling = of["lds"], of["ceiling"]
     if not known(lds) or not known(ceiling) or ceiling["value"] <= 0:
         words = "The retrained models are too few for an LDS, or agree on too little."

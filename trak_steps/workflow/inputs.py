@@ -151,6 +151,14 @@ def known_seal(folder: Path) -> str:
         return ""
 
 
+def known_file(path: Path) -> str:
+    """A digest of a file's bytes; empty if it is not there."""
+    try:
+        return digest_file(path)
+    except OSError:
+        return ""
+
+
 def _lineage(layout: Layout, name: str) -> Lineage:
     return _read(layout, name, (layout.root / name / MANIFEST).stat().st_mtime_ns)
 

@@ -103,14 +103,6 @@ STEPS = {
         "summary.provenance",
         ("run", "targets", "checkpoints", "features.shard_size", "features.dim", *_PARTS),
     ),
-    # What is shown are all settings of the run.
-    "report": Step(
-        "summary.report",
-        (
-            *("run", "seed", "scoring", "dataset", "targets", "model", "checkpoints", "finetune"),
-            *("features", "kernel", "scores", "evaluation"),
-        ),
-    ),
     "check-recipe": Step(
         "evaluation.check_recipe",
         ("run", "seed", "targets", *_RECIPE, "model.name_or_path", "features.model_output"),
@@ -143,6 +135,14 @@ STEPS = {
     "find-mislabelled": Step(
         "evaluation.find_mislabelled",
         (*_SCORES, "evaluation.suspects"),
+    ),
+    # What is shown are all settings of the run.
+    "report": Step(
+        "summary.report",
+        (
+            *("run", "seed", "scoring", "dataset", "targets", "model", "checkpoints", "finetune"),
+            *("features", "kernel", "scores", "evaluation"),
+        ),
     ),
 }
 

@@ -21,6 +21,7 @@ from trak_steps.workflow.inputs import (
     imported_files,
     known,
     known_count,
+    known_file,
     known_seal,
     local_files,
 )
@@ -491,7 +492,7 @@ def evaluation_asked_for(wildcards):
 
 def evaluation_there(wildcards):
     """What the evaluation found that is there: the page is made anew when it changed."""
-    return [content(run.name(path)) for path in run.figures()]
+    return [] if storage_of_run else [known_file(path) for path in run.figures()]
 
 
 def log_of(name):
