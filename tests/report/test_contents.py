@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import re
 import shutil
 from collections import Counter
 from dataclasses import replace
@@ -18,8 +19,10 @@ from pages import HOSTILE, Made, made, page
 from trak_steps.api import Run
 from trak_steps.config import Settings
 from trak_steps.errors import TrakError
+from trak_steps.report import facts, figures
 from trak_steps.report.contents import gather
 from trak_steps.report.packed import influence_of, packed_page
+from trak_steps.report.rows import most_given
 from trak_steps.report.words import common_words
 from trak_steps.run.layout import Layout
 from trak_steps.steps.evaluation import find_mislabelled, measure_stability
@@ -104,13 +107,13 @@ def test_rows_are_packed_once_and_lists_name_them() -> None:
     for side, listed in each.lists.items():
         places = found["sets"][0]["lists"][side]["place"]
         rows = [found["rows"]["row"][place] for place in places]
-        assert rows == listed["row"].ravel().tolist()
+        assert rows == [str(row) for row in listed["row"].ravel()]
         assert found["sets"][0]["lists"][side]["score"] == pytest.approx(
             listed["score"].ravel(), rel=1e-3
         )
     named = {*np.concatenate([listed["row"].ravel() for listed in each.lists.values()]).tolist()}
     named |= {*of.suspects["row"].to_pylist(), *np.concatenate(of.suspects["against_row"].to_pylist())}
-    assert set(found["rows"]["row"]) == named
+    assert set(found["rows"]["row"]) == {str(row) for row in named}
 
 
 def test_influence_is_what_lists_add_up_to() -> None:
@@ -174,6 +177,59 @@ def test_numbers_to_regress_on_have_no_right_and_wrong(opens: Opens, tmp_path: P
     assert opened.locator("#target-table tbody tr").count() == 10
     assert "Predicted" not in opened.locator("#target-table thead").inner_text()
     opens(file, "#/rows")
+
+
+def test_ids_of_64_bits_are_those_of_the_rows(opens: Opens, tmp_path: Path) -> None:
+    of = made(6, 40)
+    for values in (
+        of.rows.row,
+        of.sets[0].lists["proponent"]["row"],
+        of.sets[0].lists["opponent"]["row"],
+    ):
+        values += 2**62
+    file = tmp_path / "report.html"
+    file.write_text(page(Made(of.sets, of.rows, of.suspects.slice(0, 0))), encoding="utf-8")
+    last = 2**62 + int(of.sets[0].lists["proponent"]["row"][2, 0] - 2**62)
+    opened = opens(file, f"#/rows/{last}")
+    assert opened.locator("#row h3").inner_text() == f"Train row {last}"
+
+
+def test_of_as_many_trainings_the_margin_decides() -> None:
+    votes = np.array([[0, 0, 1, 1], [1, 1, 1, 0]])
+    label, margin = np.array([0, 0, 0, 2]), np.array([0.2, -0.2, -1.0, -0.1])
+    assert most_given(votes, 3, label, margin).tolist() == [0, 1, 1, 0]
+
+
+def test_small_scores_are_told_from_their_errors(opens: Opens, tmp_path: Path) -> None:
+    of = made(4, 40)
+    for listed in of.sets[0].lists.values():
+        listed["score"][:] = listed["score"] * 1e-4
+        listed["error"][:] = listed["error"] * 1e-4
+    file = tmp_path / "report.html"
+    file.write_text(page(of), encoding="utf-8")
+    how = opens(file, "#/targets/validation/0").locator("#target .influences .how").first.inner_text()
+    score, error = re.findall(r"0\.(\d+)", how)[:2]
+    assert len(score) == len(error) >= 6
+    assert int(error) > 0
+
+
+def test_an_evaluation_that_found_little_is_said() -> None:
+    nothing = {"value": 0.1, "low": None, "high": None}
+    some = {"value": 0.4, "low": 0.3, "high": 0.5}
+    less = {"value": -0.3, "low": -0.4, "high": -0.2}
+    of = {
+        "lds": some,
+        "ceiling": {**some, "value": 0.8},
+        "class_adjusted": None,
+        "baselines": {"random": {"lds": some, "class_adjusted": None, "less_the_scores": less}},
+    }
+    measured = {"subsets": 8, "targets": {"validation": of, "other": {**of, "lds": nothing}}}
+    (found,) = facts._lds("validation", measured)
+    assert (found.figure, found.grade) == ("0.40 (0.30 to 0.50)", "good")
+    assert "class-adjusted" not in str(found.details)
+    assert figures.baselines(of) is not None
+    assert next(facts._lds("other", measured)).grade == "unknown"
+    assert next(facts._lds("added since", measured)).figure == "not measured"
 
 
 def test_common_words_are_those_of_many_texts() -> None:

@@ -132,6 +132,8 @@ def test_an_address_that_the_page_does_not_have_is_said(opens: Opens, made_page:
     expect(page.locator("#target")).to_contain_text("no target validation/999")
     page.goto(f"file://{made_page}#/rows/7")
     expect(page.locator("#row")).to_contain_text("no train row 7")
+    page.goto(f"file://{made_page}#/rows/%E0%A4%A")
+    expect(page.locator("#row")).to_contain_text("no train row %E0%A4%A")
     page.goto(f"file://{made_page}#/nowhere")
     expect(page.locator("#overview")).to_be_visible()
 
@@ -170,6 +172,50 @@ def test_decisions_are_made_by_keyboard_kept_and_exported(
     # The same key once more takes it back.
     page.keyboard.press("l")
     expect(page.locator("#decided")).to_have_text("1 decided")
+
+
+def test_two_tabs_keep_each_others_decisions(opens: Opens, made_page: Path) -> None:
+    first = opens(made_page, "#/rows/10")
+    second = first.context.new_page()
+    second.goto(f"file://{made_page}#/rows/20")
+    second.wait_for_function("window.page !== undefined")
+    first.keyboard.press("k")
+    second.keyboard.press("r")
+    first.reload()
+    first.wait_for_function("window.page !== undefined")
+    expect(first.locator("#decided")).to_have_text("2 decided")
+    # A decision leaves the focus where it is.
+    button = first.locator("#row button", has_text="unsure")
+    button.focus()
+    first.keyboard.press("Enter")
+    expect(button).to_be_focused()
+    expect(button).to_have_attribute("aria-pressed", "true")
+
+
+def test_a_spreadsheet_is_handed_no_formula(opens: Opens, tmp_path: Path) -> None:
+    from pages import made, page
+
+    file = tmp_path / "report.html"
+    file.write_text(page(made(5, 40), labels=('=HYPERLINK("x")', "+b")), encoding="utf-8")
+    opened = opens(file, "#/rows/10")
+    opened.keyboard.press("k")
+    with opened.expect_download() as downloading:
+        opened.locator("#export").click()
+    downloading.value.save_as(tmp_path / "decisions.csv")
+    with (tmp_path / "decisions.csv").open(newline="", encoding="utf-8") as lines:
+        (row,) = csv.DictReader(lines)
+    assert row["label"] in ('\'=HYPERLINK("x")', "'+b")
+
+
+def test_an_order_is_kept_and_named_by_the_address(opens: Opens, made_page: Path) -> None:
+    opened = opens(made_page, "#/rows")
+    opened.locator("#row-table th").filter(has_text="Influence").click()
+    expect(opened.locator("#row-table th[aria-sort]")).to_have_attribute("aria-sort", "ascending")
+    opened.locator("#row-filters").get_by_label("Label").select_option("entailment")
+    expect(opened.locator("#row-table th[aria-sort]")).to_have_attribute("aria-sort", "ascending")
+    shown = rows_of(opened, "row-table")
+    again = opens(made_page, opened.url.partition(made_page.name)[2])
+    assert rows_of(again, "row-table") == shown
 
 
 def test_keys_are_left_to_who_writes(opens: Opens, made_page: Path) -> None:

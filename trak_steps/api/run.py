@@ -18,6 +18,7 @@ from trak_steps.run.asked import Asked
 from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints, shard_names, training_of
 from trak_steps.run.lineage import Lineage
 from trak_steps.run.parts import open_scores, open_train_features
+from trak_steps.run.step_version import step_version
 from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.document import load_document
 from trak_steps.store.features import FeatureStore, TrainFeatures
@@ -34,6 +35,16 @@ if TYPE_CHECKING:
     from trak_steps.api.compare import Comparison
     from trak_steps.api.explanation import Explanation
     from trak_steps.api.texts import Label, Query, Text
+
+# Of kinds of figures whose words or numbers may change, the step that makes them.
+_MADE_BY = {
+    "lds": "evaluation.measure_lds",
+    "removal": "evaluation.measure_removal",
+    "suspects": "evaluation.find_mislabelled",
+    "stability": "evaluation.measure_stability",
+    "summary": "summary.summarize",
+    "top": "scores.rank",
+}
 
 
 class Run:
@@ -182,7 +193,7 @@ class Run:
         path = self.layout.top(name)
         self._need(path)
         table, manifest = load_table(path, "top")
-        Lineage(self.layout).check(path, manifest)
+        self._check(path, manifest)
         self.score_store(name)
         if target is not None:
             count = len(self.target_rows(name))
@@ -392,7 +403,7 @@ class Run:
         path = self.layout.suspects
         self._need(path, "snakemake evaluation")
         table, manifest = load_table(path, "suspects")
-        Lineage(self.layout).check(path, manifest)
+        self._check(path, manifest)
         return table
 
     def features(self, checkpoint: str) -> TrainFeatures:
@@ -524,6 +535,10 @@ class Run:
         """
         lineage = Lineage(self.layout)
         lineage.check(path, manifest)
+        if manifest.kind in _MADE_BY:
+            manifest.require(
+                path, version=step_version(_MADE_BY[manifest.kind]), by="the one that is here"
+            )
         for name in manifest.made_from:
             plan = self.layout.root / name
             if name.endswith(".plan.parquet") and is_there(plan):

@@ -9,6 +9,7 @@ import yaml
 from numpy.typing import NDArray
 
 from trak_steps.api.run import Run
+from trak_steps.config.settings import BUILT_IN
 from trak_steps.console.table import duration, size
 from trak_steps.report import facts, figures
 from trak_steps.report.evaluation import Evaluation, read_evaluation
@@ -33,7 +34,7 @@ class Contents:
         asked: what was asked, as terms and values.
         findings: whether scores can be trusted, by target set.
         wrong: targets that the models get wrong, by target set.
-        suspects: train rows whose labels look wrong.
+        suspects: train rows whose labels look wrong; None where they were not looked for.
         trust_figures: of the first screen.
         figures: of the run.
         usage: a table of what stages took; the first row are its columns.
@@ -41,7 +42,8 @@ class Contents:
         versions: of libraries.
         outputs: how many there are, and of which content, as terms and values.
         packed: what the page's program reads.
-        shown, of: targets of the largest set that the page has, and that there are.
+        shown: how many targets the page has, of all sets.
+        classifies: whether the model output is the margin of a class.
         sets: the names of the target sets, and how many targets each has.
         stale: what is there of an evaluation of other scores, and is not shown.
         read: the outputs that this is from.
@@ -51,7 +53,7 @@ class Contents:
     asked: list[tuple[str, str]]
     findings: dict[str, list[Finding]]
     wrong: dict[str, list[First]]
-    suspects: list[First]
+    suspects: list[First] | None
     trust_figures: list[Figure]
     figures: list[Figure]
     usage: list[tuple[str, ...]]
@@ -59,7 +61,7 @@ class Contents:
     versions: list[tuple[str, str]]
     packed: str
     shown: int
-    of: int
+    classifies: bool
     sets: dict[str, int]
     stale: list[str]
     read: list[Path]
@@ -101,15 +103,15 @@ def gather(run: Run) -> Contents:
         asked=facts.asked(run),
         findings={each.name: facts.findings(run, each, measured) for each in sets},
         wrong={each.name: facts.wrong_first(run, each) for each in sets},
-        suspects=facts.suspects_first(run, measured.suspects),
+        suspects=None if measured.suspects is None else facts.suspects_first(run, measured.suspects),
         trust_figures=_trust_figures(measured, sets[0]),
         figures=_figures(run, measured, sets[0]),
         usage=_usage(run),
         settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
         versions=_versions(run),
         packed=packed,
-        shown=shown,
-        of=max(map(len, sets)),
+        shown=sum(min(shown, len(each)) for each in sets),
+        classifies=bool(run.labels) and run.settings.features.model_output == BUILT_IN,
         sets={each.name: len(each) for each in sets},
         stale=[layout.name(path) for path in measured.stale],
         read=read,
@@ -126,7 +128,9 @@ def _trust_figures(measured: Evaluation, each: TargetSet) -> list[Figure]:
 
 
 def _figures(run: Run, measured: Evaluation, each: TargetSet) -> list[Figure]:
-    found = [figures.distribution(*_sample(run, each)), figures.trainings(_moments(run))]
+    found = [figures.distribution(*_sample(run, each))]
+    if run.settings.features.model_output == BUILT_IN:
+        found.append(figures.trainings(_moments(run), run.first_features(run.checkpoints[0]).n))
     if measured.curves is not None and (drawn := figures.curves(measured.curves, each.name)):
         found.append(drawn)
     if measured.removals is not None and len(measured.removals):

@@ -13,6 +13,8 @@ from trak_steps.report.rows import TargetSet
 
 # What the summary warns of, too: sums of sound scores go with margins at 0.5 to 0.7 and more.
 GOOD, POOR = 0.5, 0.4
+# Of the strongest rows, by one training and by the others.
+SHARED = 0.6
 FIRST = 8
 
 
@@ -104,10 +106,11 @@ def _lds(targets: str, measured: dict[str, Any] | None) -> Iterator[Finding]:
     if not_beaten:
         words += f" Not told apart from, or below: {_listed(not_beaten)}."
     grade = "poor" if lds["low"] <= 0 else "good" if share >= GOOD and not not_beaten else "fair"
+    adjusted = of["class_adjusted"]  # none where the subsets are few for the classes
     details = (
         ("LDS", interval(lds)),
         ("ceiling", interval(ceiling)),
-        ("LDS, class-adjusted", interval(of["class_adjusted"]["lds"])),
+        *([("LDS, class-adjusted", interval(adjusted["lds"]))] if adjusted else []),
         *((f"baseline: {name}", interval(found["lds"])) for name, found in of["baselines"].items()),
     )
     yield Finding(title, interval(lds), words, grade, details)
@@ -144,24 +147,29 @@ def _stable(run: Run, each: TargetSet, measured: dict[str, Any] | None) -> Findi
         words = "There is a single training. Of two or more it is known which scores' signs are stable."
         return Finding(title, "not known", words, "unknown")
     stable = float(np.mean([of["sign_stable"].mean() for of in each.lists.values()]))
-    words = (
-        f"The share of the listed scores that are so far from zero, by {run.trainings} trainings, that "
-        "another one would hardly change their sign. The others are marked with a ?."
-    )
-    grade = "good" if stable >= 0.5 else "fair" if stable >= 0.2 else "poor"
-    details: tuple[tuple[str, str], ...] = ()
+    said = ("listed scores that are not marked with a ?", f"{stable:.0%}")
     of = measured["targets"].get(each.name) if measured is not None else None
-    if measured is not None and of is not None:
-        details = tuple(
-            (words, f"{of[name]:.0%}")
-            for name, words in (
-                ("signs_held", "signs that held in a training left out"),
-                ("stable_signs_held", "of those called stable"),
-                ("top_shared", f"of the top {measured['top']} shared"),
-            )
-            if of.get(name) is not None
+    if measured is None or of is None or of.get("top_shared") is None:
+        words = (
+            "The share of the listed scores that are so far from zero, by Student's quantile for "
+            f"{run.trainings} trainings, that their sign is sure. The others are marked with a ?. "
+            "`snakemake evaluation` measures what a training that was left out says."
         )
-    return Finding(title, f"{stable:.0%}", words, grade, details)
+        return Finding(title, f"{stable:.0%}", words, "unknown")
+    shared = of["top_shared"]
+    words = (
+        f"The share of a target's {measured['top']} strongest rows, by all trainings but one, that are "
+        "among those of the one left out."
+    )
+    grade = "good" if shared >= SHARED else "fair" if shared >= SHARED / 2 else "poor"
+    details = [said]
+    for name, what in (
+        ("signs_held", "signs of listed scores that held there"),
+        ("stable_signs_held", "of those not marked with a ?"),
+    ):
+        if of.get(name) is not None:
+            details.append((what, f"{of[name]:.1%}"))
+    return Finding(title, f"{shared:.0%}", words, grade, tuple(details))
 
 
 def _labels(measured: dict[str, Any] | None) -> Iterator[Finding]:
@@ -224,10 +232,8 @@ def wrong_first(run: Run, each: TargetSet) -> list[First]:
     return found
 
 
-def suspects_first(run: Run, suspects: pa.Table | None) -> list[First]:
+def suspects_first(run: Run, suspects: pa.Table) -> list[First]:
     """The train rows whose labels look most wrong."""
-    if suspects is None:
-        return []
     return [
         First(
             f"#/rows/{row['row']}",

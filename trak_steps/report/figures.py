@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import cycle, groupby
 from typing import Any
 
 import matplotlib as mpl
@@ -19,6 +19,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#808080"
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 # On dark ground the same hues, lighter.
 DARKER = {BLUE: "#56B4E9", ORANGE: "#E69F00", GREEN: "#2FC79B", PURPLE: "#E0A3C6", GREY: "#A0A0A0"}
 MARKS = ("o", "s", "^", "D", "v", "P")
@@ -103,8 +104,9 @@ def baselines(of: Mapping[str, Any]) -> Figure | None:
     others = [(name, found) for name, found in of["baselines"].items() if _known(found["lds"])]
     others.sort(key=lambda item: -item[1]["lds"]["value"])
     rows += [(name, found["lds"], GREY) for name, found in others]
-    adjusted = [of["class_adjusted"]["lds"], of["class_adjusted"]["ceiling"]]
-    adjusted += [found["class_adjusted"] for _, found in others]
+    # None where the subsets are few for the classes, or there are no classes.
+    own = of["class_adjusted"] or {"lds": None, "ceiling": None}
+    adjusted = [own["lds"], own["ceiling"], *(found["class_adjusted"] for _, found in others)]
     if not _known(of["lds"]) or not _known(of["ceiling"]):
         return None
 
@@ -169,13 +171,18 @@ def curves(table: pa.Table, targets: str) -> Figure | None:
         for row in grid:
             row[0].set_ylabel("LDS")
 
-    best = {name: max(points, key=lambda row: row["lds"]) for name, points in found}
+    known = [(name, [row for row in points if _number(row["lds"])]) for name, points in found]
+    best = {name: max(points, key=lambda row: row["lds"]) for name, points in known if points}
     says = "; ".join(
-        f"by {name.replace('_', ' ')}: best {best[name]['lds']:.2f} at {_setting(best[name][name])}"
-        for name, _ in found
+        f"by {name.replace('_', ' ')}: best {of['lds']:.2f} at {_setting(of[name])}"
+        for name, of in best.items()
     )
     words = "The LDS by one setting at a time, the others as they are. Bands are intervals."
     return figure("What scores depend on", words, says, draw, 0.5 + 2.1 * lines)
+
+
+def _number(value: float | None) -> bool:
+    return value is not None and bool(np.isfinite(value))
 
 
 def _setting(value: Any) -> str:
@@ -194,7 +201,7 @@ def removals(table: pa.Table) -> Figure:
 
     def draw(drawing: Drawing, colour: Callable[[str], str]) -> None:
         axes = drawing.add_subplot()
-        for kind, of, mark in zip(kinds, (BLUE, ORANGE, GREEN, PURPLE), MARKS, strict=False):
+        for kind, of, mark in zip(kinds, COLOURS, MARKS, strict=False):
             of_kind = [row for row in rows if row["without"] == kind]
             predicted = [row["predicted"] for row in of_kind]
             lost = [float(np.mean(row["lost"])) for row in of_kind]
@@ -210,8 +217,8 @@ def removals(table: pa.Table) -> Figure:
     )
     says = "margin lost on average: " + ", ".join(f"without {kind} {mean:+.2f}" for kind, mean in means)
     words = (
-        "Models retrained without some rows: how much of a target's margin was lost, and what the rows' "
-        "scores add up to. Leaving out does more than scores say (dashed: as much)."
+        "Models retrained without some rows: how much of a target's margin was lost, beside what the "
+        "rows' scores add up to. On the dashed line the two are the same."
     )
     return figure("What leaving rows out did", words, says, draw, 3.4)
 
@@ -236,7 +243,7 @@ def distribution(scores: NDArray[np.float64], of_what: str) -> Figure:
         f"half of the sizes are below {np.median(np.abs(scores)):.2g}, one in a hundred is above "
         f"{np.quantile(np.abs(scores), 0.99):.2g}; these are {share:.0%} of all"
     )
-    words = f"Of {of_what}. Few rows have most of the influence: the scale of the counts is logarithmic."
+    words = f"Of {of_what}. The scale of the counts is logarithmic."
     return figure("How scores are distributed", words, says, draw)
 
 
@@ -258,7 +265,7 @@ def margins(total: NDArray[np.float64], margin: NDArray[np.float64], wrong: NDAr
 
     together = np.corrcoef(total, margin)[0, 1] if len(total) > 2 else np.nan
     says = f"{len(total)} targets; correlation {together:.2f}"
-    words = "A target's scores add up to about its margin (dashed: exactly)."
+    words = "Each mark is a target. On the dashed line its scores add up to its margin."
     return figure("Sums of scores and margins", words, says, draw, 3.2)
 
 
@@ -281,8 +288,8 @@ class Moment:
     loss: float
 
 
-def trainings(moments: Sequence[Moment]) -> Figure:
-    """Accuracy and loss by checkpoint, of train set and target sets."""
+def trainings(moments: Sequence[Moment], first: int) -> Figure:
+    """Accuracy and loss by checkpoint, of the first train rows and of target sets."""
     sets = list(dict.fromkeys(each.rows for each in moments))
     measures = [("loss", "loss")]
     if all(each.accuracy is not None for each in moments):
@@ -291,7 +298,7 @@ def trainings(moments: Sequence[Moment]) -> Figure:
     def draw(drawing: Drawing, colour: Callable[[str], str]) -> None:
         grid = drawing.subplots(1, len(measures), squeeze=False)[0]
         for axes, (measure, label) in zip(grid, measures, strict=True):
-            for rows, of, mark in zip(sets, (BLUE, ORANGE, GREEN, PURPLE), MARKS, strict=False):
+            for rows, of, mark in zip(sets, cycle(COLOURS), cycle(MARKS), strict=False):
                 here = [each for each in moments if each.rows == rows]
                 for training in dict.fromkeys(each.training for each in here):
                     line = sorted(
@@ -312,5 +319,8 @@ def trainings(moments: Sequence[Moment]) -> Figure:
     says = "at the end: " + ", ".join(
         f"{rows} loss {np.mean([each.loss for each in last if each.rows == rows]):.2f}" for rows in sets
     )
-    words = "Each line is a training, each mark a checkpoint that scores are made from."
+    words = (
+        "Each line is a training, each mark a checkpoint that scores are made from. Of the train set "
+        f"the first {first:,} rows count."
+    )
     return figure("Trainings and their checkpoints", words, says, draw)

@@ -88,7 +88,7 @@ def _values(
         "common": common_words(text for column in texts for text in column),
         "sets": [_packed_set(each, kept, places) for each in sets],
         "rows": {
-            "row": rows.row[shown].tolist(),
+            "row": _names(rows.row[shown]),
             "texts": texts,
             "label": rows.label[shown].tolist(),
             "flipped": np.flatnonzero(rows.flipped[shown]).tolist(),
@@ -103,7 +103,7 @@ def _packed_set(each: TargetSet, kept: int, places: Any) -> dict[str, Any]:
         "name": each.name,
         "of": len(each),
         "target": each.target[:kept].tolist(),
-        "row": each.row[:kept].tolist(),
+        "row": _names(each.row[:kept]),
         "texts": [column[:kept] for column in each.texts],
         "label": each.label[:kept].tolist(),
         "prediction": None if each.prediction is None else each.prediction[:kept].tolist(),
@@ -147,6 +147,11 @@ def _packed_suspects(suspects: pa.Table | None, trainings: int, places: Any) -> 
             "sign_stable": stable.to_pylist(),
         },
     }
+
+
+def _names(ids: NDArray[np.int64]) -> list[str]:
+    """Ids as the page has them: its numbers are exact only up to 2⁵³."""
+    return [str(row) for row in ids.tolist()]
 
 
 def _flat(column: pa.ChunkedArray) -> pa.Array:

@@ -69,8 +69,8 @@ def read_targets(run: Run, name: str) -> tuple[TargetSet, pa.Table]:
     first = of_sides[SIDES[0]].filter(pc.field("rank") == 1)
     margin = first["margin"].to_numpy().astype(np.float64)
     votes = run.predictions(name) if run.labels else None
-    prediction = None if votes is None else _most(votes, len(run.labels))
     label = first["target_label"].to_numpy()
+    prediction = None if votes is None else most_given(votes, len(run.labels), label, margin)
     # By margin, which is below zero where most of the probability is another class's.
     order = np.argsort(margin, kind="stable")
     if prediction is not None:
@@ -111,9 +111,21 @@ def error_of(std: NDArray[np.floating], trainings: int) -> NDArray[np.floating]:
     return standard_error(std, trainings) if trainings > 1 else np.full_like(std, np.nan)
 
 
-def _most(votes: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
-    """The class that most trainings give, [t]; of several the first."""
-    counts = np.stack([(votes == of).sum(0) for of in range(classes)])
+def most_given(
+    votes: NDArray[np.int64], classes: int, label: NDArray[np.int64], margin: NDArray[np.floating]
+) -> NDArray[np.int64]:
+    """The class that most trainings give, [t].
+
+    Of several it is the label where the mean margin says so, else another one.
+
+    Args:
+        votes: the class that each training gives, [trainings, t].
+        classes: how many there are.
+        label: of each target, [t].
+        margin: of its label, the mean over trainings, [t].
+    """
+    counts = np.stack([(votes == of).sum(0) for of in range(classes)]).astype(float)
+    counts[label, np.arange(len(label))] += np.where(margin > 0, 0.5, -0.5)
     found: NDArray[np.int64] = counts.argmax(0)
     return found
 

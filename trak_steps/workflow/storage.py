@@ -84,6 +84,18 @@ class Stored:
             self._ask(folder, copy)
         return copy
 
+    def has(self, file: str) -> bool:
+        """Whether a file of the run is there, by its path in the run.
+
+        Raises:
+            TrakError: if the storage cannot be asked.
+        """
+        wanted = self._object(self.results / self.run / file)
+        try:
+            return bool(wanted.exists())
+        except Exception as error:  # each plugin has errors of its own
+            raise TrakError(f"{wanted.print_query}: cannot be asked for ({error})") from error
+
     def settle(self, *folders: str) -> None:
         """Ask for the manifests of folders that will not be made anew while this process lives."""
         for folder in folders:

@@ -85,10 +85,10 @@ PARTS = planned_parts(settings.evaluation)
 # What models are retrained by is known of imported checkpoints only if it is given, and checked.
 RECIPE = [run.recipe] if settings.evaluation.retrain_imported else []
 # What the evaluation finds out.
+RETRAINED = [run.lds, run.lds_curves, run.removal, run.removals]
 EVALUATION = [
-    *([] if IMPORTED and not RECIPE else [run.lds, run.removal]),
-    run.mislabelled,
-    run.stability,
+    *([] if IMPORTED and not RECIPE else RETRAINED),
+    *(run.mislabelled, run.suspects, run.stability),
 ]
 
 # One Snakemake a run. Snakemake's own lock outlives a `kill -9`, after which the same command would
@@ -188,7 +188,12 @@ def here(files):
 
 
 def shown(path, what, category, **labels):
-    """A result that Snakemake's own report has, with the caption ``workflow/report/<what>.rst``."""
+    """A result that Snakemake's own report has, with the caption ``workflow/report/<what>.rst``.
+
+    Not in a storage, whose jobs have no captions at hand.
+    """
+    if storage_of_run:
+        return path
     caption = workflow.source_path(f"../report/{what}.rst")
     return report(path, caption=caption, category=category, labels=labels)
 
@@ -374,8 +379,9 @@ def first_shards(wildcards):
 
 def features_between(names, start, stop):
     """Features of the train rows from one place to another, by some checkpoints."""
-    size = shard_size(settings.features, facts)
-    found = shard_names(count_of_train(), size)[start // size : -(-stop // size)]
+    # How many rows there are is settled first: a storage brings what the size of shards is found by.
+    n, size = count_of_train(), shard_size(settings.features, facts)
+    found = shard_names(n, size)[start // size : -(-stop // size)]
     return [made(run.train_shard(name, shard)) for name in names for shard in found]
 
 
@@ -484,8 +490,11 @@ def seals(wildcards):
 def evaluation_asked_for(wildcards):
     """The evaluation, where it is a target: then the page waits for it.
 
-    Else the page shows what is there of it, and makes nothing of it anew.
+    Else the page shows what is there of it, and makes nothing of it anew. In a storage a job is brought
+    what is there when it begins; what was asked for it does not know.
     """
+    if storage_of_run and not workflow.is_main_process:
+        return [path for path in EVALUATION if storage_of_run.has(run.name(path))]
     asked = set(map(str, workflow.dag_settings.targets or []))
     return EVALUATION if asked & {"evaluation", *map(str, EVALUATION)} else []
 

@@ -32,6 +32,12 @@ function signed(value) {
   return `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)}`;
 }
 
+/** Decimals that tell scores of this size from their errors. */
+const decimals = (largest) => (largest > 0 ? Math.max(3, 1 - Math.floor(Math.log10(largest))) : 3);
+
+/** A size with so many decimals. */
+const written = (value, digits) => (digits > 9 ? value.toExponential(1) : value.toFixed(digits));
+
 /** What was packed into the page. */
 async function unpacked() {
   const text = atob(byId("data").textContent);
@@ -73,13 +79,15 @@ class Run {
   /** A target's list of a side, strongest first. */
   list({ set, i }, side) {
     const of = set.lists[side];
+    const digits = decimals(Math.abs(of.score[i * of.length]));
     return Array.from({ length: of.length }, (_, rank) =>
-      this.entry(of, i * of.length + rank, rank + 1),
+      this.entry(of, i * of.length + rank, rank + 1, digits),
     );
   }
 
-  entry(of, at, rank) {
+  entry(of, at, rank, digits) {
     return {
+      digits,
       place: of.place[at],
       score: of.score[at],
       error: of.error[at],
@@ -96,7 +104,8 @@ class Run {
     if (rank === undefined) return [];
     const of = this.suspects.against;
     const start = of.length.slice(0, rank).reduce((sum, length) => sum + length, 0);
-    return Array.from({ length: of.length[rank] }, (_, i) => this.entry(of, start + i, i + 1));
+    const digits = decimals(Math.abs(of.score[start]));
+    return Array.from({ length: of.length[rank] }, (_, i) => this.entry(of, start + i, i + 1, digits));
   }
 
   /** The targets that have a row in their lists, strongest first, by side. */
@@ -131,10 +140,15 @@ class Decisions {
   constructor(identity) {
     this.key = `trak-steps ${identity}`;
     this.kept = true;
+    this.of = new Map();
+    this.read();
+  }
+
+  read() {
+    if (!this.kept) return;
     try {
       this.of = new Map(JSON.parse(localStorage.getItem(this.key) ?? "[]"));
     } catch {
-      this.of = new Map();
       this.kept = false;
     }
   }
@@ -143,7 +157,9 @@ class Decisions {
     return this.of.get(row) ?? "";
   }
 
+  /** Decide, or take it back; what another tab decided meanwhile stays. */
   set(row, decision) {
+    this.read();
     if (decision) this.of.set(row, decision);
     else this.of.delete(row);
     try {
@@ -153,6 +169,9 @@ class Decisions {
     }
   }
 }
+
+/** What a spreadsheet would take for a formula begins with an apostrophe. */
+const plainly = (value) => (/^[=+\-@\t\r]/.test(String(value)) ? `'${value}` : value);
 
 /** A cell of a CSV file. */
 const cell = (value) =>
@@ -193,9 +212,11 @@ function bar(share) {
 
 /** A score with its uncertainty, and the rank that it may have. */
 function uncertain(entry) {
-  const unstable = "another training may give this score the other sign";
-  const spread = entry.error === null ? "" : ` ± ${entry.error.toFixed(3)}`;
-  const parts = [h("span", { class: "score number" }, signed(entry.score))];
+  const unstable = "its standard error leaves the sign open";
+  const spread = entry.error === null ? "" : ` ± ${written(entry.error, entry.digits)}`;
+  const sign = entry.score < 0 ? "−" : "+";
+  const score = sign + written(Math.abs(entry.score), entry.digits);
+  const parts = [h("span", { class: "score number" }, score)];
   if (entry.stable === 0) parts.push(h("abbr", { title: unstable }, "?"));
   parts.push(h("span", { class: "number" }, spread));
   if (entry.best > 0) {
@@ -210,7 +231,10 @@ function uncertain(entry) {
 function folded(run, entries) {
   const groups = new Map();
   for (const entry of entries) {
-    const key = JSON.stringify([run.rows.label[entry.place], ...run.textsOfRow(entry.place)]);
+    const texts = run.textsOfRow(entry.place);
+    // Of texts that were cut it is not known whether they are the same.
+    const own = texts.some((text) => text.endsWith("…")) ? entry.place : "";
+    const key = JSON.stringify([run.rows.label[entry.place], own, ...texts]);
     if (groups.has(key)) groups.get(key).push(entry);
     else groups.set(key, [entry]);
   }
@@ -329,16 +353,28 @@ function showRow(run, decisions, place, decide) {
   const sides = SIDES.map((side) => {
     const title = side === "proponent" ? "Targets that it speaks for" : "Targets that it speaks against";
     const all = run.rows[side][place];
-    const head = h("h4", { class: side }, `${title} (${number.format(all)})`);
+    const listed = found[side].length;
+    const count =
+      listed < all ? `${number.format(all)}, here ${number.format(listed)}` : number.format(all);
+    const head = h("h4", { class: side }, `${title} (${count})`);
     return h("div", {}, head, influenced(run, found[side], side));
   });
   byId("row").replaceChildren(...parts, h("div", { class: "sides" }, sides));
 }
 
+/** A part of an address; as it is, where it is none. */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
 /** What the address says: the view, what is chosen in it, and how its list is filtered. */
 function readAddress() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
-  const [view, ...chosen] = path.split("/").map(decodeURIComponent);
+  const [view, ...chosen] = path.split("/").map(decoded);
   return {
     view: view || "overview",
     chosen,
@@ -365,7 +401,7 @@ class View {
     this.values = this.read();
     this.form.addEventListener("input", () => this.filter());
     this.form.addEventListener("submit", (event) => event.preventDefault());
-    this.table.on("search", () => this.tell());
+    this.table.on("search order", () => this.tell());
   }
 
   read() {
@@ -373,14 +409,16 @@ class View {
   }
 
   filter() {
+    const before = this.values;
     this.values = this.read();
-    this.sorted().draw();
+    // What is shown may ask for an order; a person may choose another.
+    if (before.show !== this.values.show) this.sorted();
+    this.table.draw();
     this.tell();
   }
 
-  /** The table in the order that what is shown asks for; a person may choose another. */
   sorted() {
-    return this.sort ? this.table.order(this.sort(this.values)) : this.table;
+    if (this.sort) this.table.order(this.sort(this.values));
   }
 
   /** Take filters and search from an address. */
@@ -389,9 +427,11 @@ class View {
       if (field.name) field.value = query.get(field.name) ?? "";
     }
     this.values = this.read();
-    this.sorted()
-      .search(query.get("q") ?? "")
-      .draw();
+    const [column, direction] = (query.get("order") ?? "").split("-");
+    const known = Number(column) < this.table.columns().count() && ["asc", "desc"].includes(direction);
+    if (known) this.table.order([[Number(column), direction]]);
+    else this.sorted();
+    this.table.search(query.get("q") ?? "").draw();
   }
 
   /** Put filters and search into the address, so that it names what is shown. */
@@ -401,6 +441,8 @@ class View {
     const query = new URLSearchParams();
     for (const [name, value] of Object.entries(this.values)) if (value) query.set(name, value);
     if (this.table.search()) query.set("q", this.table.search());
+    const [first] = this.table.order();
+    if (first?.[1]) query.set("order", `${first[0]}-${first[1]}`);
     const path = ["#", view, ...chosen.map(encodeURIComponent)].join("/");
     history.replaceState(null, "", query.size ? `${path}?${query}` : path);
   }
@@ -606,6 +648,7 @@ class Page {
       const unknown =
         target === undefined ? "Choose a target." : `This page has no target ${set}/${target}.`;
       byId("target").replaceChildren(h("p", { class: "hint" }, unknown));
+      view.mark(() => false);
     }
     view.tell();
   }
@@ -613,7 +656,7 @@ class Page {
   showRows([row], query, byLink) {
     const view = this.view("rows");
     if (query) view.take(query);
-    this.place = this.run.places.get(Number(row));
+    this.place = this.run.places.get(row);
     if (row !== undefined && this.place !== undefined) {
       showRow(this.run, this.decisions, this.place, (decision) => this.decide(decision));
       view.mark((place) => place === this.place);
@@ -621,6 +664,7 @@ class Page {
     } else {
       const unknown = row === undefined ? "Choose a train row." : `This page has no train row ${row}.`;
       byId("row").replaceChildren(h("p", { class: "hint" }, unknown));
+      view.mark(() => false);
     }
     view.tell();
   }
@@ -645,7 +689,10 @@ class Page {
       .table.rows((_, place) => place === this.place)
       .invalidate()
       .draw("page");
-    showRow(this.run, this.decisions, this.place, (next) => this.decide(next));
+    for (const button of byId("row").querySelectorAll("button[aria-keyshortcuts]")) {
+      const of = DECISIONS[button.getAttribute("aria-keyshortcuts")];
+      button.setAttribute("aria-pressed", String(of === this.decisions.get(id)));
+    }
     this.count();
   }
 
@@ -688,7 +735,7 @@ class Page {
       const label = place === undefined ? "" : run.label(run.rows.label[place]);
       lines.push([id, decision, label, predicted, rank === undefined ? "" : rank + 1]);
     }
-    const text = lines.map((line) => `${line.map(cell).join(",")}\r\n`).join("");
+    const text = lines.map((line) => `${line.map(plainly).map(cell).join(",")}\r\n`).join("");
     const link = h("a", { download: `${run.run}-decisions.csv` });
     link.href = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
     link.click();
@@ -705,7 +752,7 @@ try {
   window.page = new Page(new Run(await unpacked()));
 } catch (error) {
   byId("failed").hidden = false;
-  byId("failed").textContent =
-    `The lists cannot be shown: ${error.message}. Is this browser older than 2023?`;
+  const old = typeof DecompressionStream === "undefined" ? " This browser is older than 2023." : "";
+  byId("failed").textContent = `The lists cannot be shown: ${error.message}.${old}`;
   throw error;
 }
