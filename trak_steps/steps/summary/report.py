@@ -26,6 +26,6 @@ def run(layout: Layout, settings: Settings) -> None:
         part = f"{name}#table" if name.startswith("data/") else name
         made_from[part] = lineage.content(part) or ""
     for name in contents.stale:
-        say(f"{name} is of other scores than the run has now, and is not shown")
+        say(f"{name} is of other scores than the run has now, or another version's, and is not shown")
     save_page(layout.report, render(contents), Manifest("report", made_from=made_from, version=VERSION))
     say(f"wrote {layout.report}: {contents.shown} targets, {size(layout.report.stat().st_size)}")
