@@ -140,12 +140,17 @@ def compare(
     other: Annotated[Path, typer.Argument(help="Another run, on the same train rows.")],
     targets: _TargetSet = None,
     top: _Top = 10,
+    config: _Config = None,
+    other_config: Annotated[
+        Path | None,
+        typer.Option("--other-config", metavar="FILE", help="The same of the other run."),
+    ] = None,
 ) -> None:
     """Say how far two runs agree: rows that their lists share, and how their scores go together."""
     from trak_steps.api import Run
 
-    first = Run(run)
-    found = first.compare(Run(other), targets, top)
+    first = Run(run, config)
+    found = first.compare(Run(other, other_config), targets, top)
     typer.echo(f"{len(found.table)} targets of {targets or first.target_sets[0]} are in both runs")
     typer.echo(f"shared of {found.top} proponents: {found.shared_proponents:.0%}")
     typer.echo(f"shared of {found.top} opponents: {found.shared_opponents:.0%}")

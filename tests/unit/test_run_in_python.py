@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import attribute, small_settings
+from conftest import SMALL, attribute, small_settings
 from explained import digests, opened
 from hostile import message
 from typer.testing import CliRunner, Result
@@ -208,6 +208,21 @@ def test_runs_whose_rows_differ_are_refused(
     other = opened(layout, settings)
     assert said in message(lambda: run.compare(other))
     assert said in str(command("compare", str(run.path), str(other.path)).exception)
+
+
+def test_settings_that_a_run_does_not_hold_are_given_to_compare(run: Run, tmp_path: Path) -> None:
+    """Of either run, by the options that the error names."""
+    bare = tmp_path / "small"
+    shutil.copytree(run.path, bare)
+    Layout(bare).asked.unlink()
+    config = tmp_path / "small.yaml"
+    config.write_text(json.dumps(SMALL))  # which YAML has
+    for runs, option in (((bare, run.path), "--config"), ((run.path, bare), "--other-config")):
+        refused = command("compare", *map(str, runs))
+        assert f"{bare}: does not say" in str(refused.exception)
+        assert option in str(refused.exception)
+        done = command("compare", *map(str, runs), option, str(config))
+        assert "shared of 3 proponents: 100%" in done.output, option
 
 
 def test_every_example_of_a_docstring_works(

@@ -95,7 +95,8 @@ class Run:
                 raise TrakError(f"{self.path}: holds no run of this pipeline; name a run's own folder")
             raise TrakError(
                 f"{self.path}: does not say with which settings it was made, as it was made by hand or "
-                "by an earlier version; give them: -c, or Run(path, config)"
+                "by an earlier version; give them: --config, --other-config for the second run of "
+                "`compare`, or Run(path, config)"
             )
         return asked.settings
 

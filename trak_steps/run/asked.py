@@ -55,7 +55,7 @@ class Asked:
             TrakError: if it cannot be read, or is of another version.
         """
         file = layout.asked
-        advice = "give the run's settings with -c"
+        advice = "give the run's settings with --config (--other-config for `compare`'s second run)"
         try:
             since = file.stat().st_mtime
         except FileNotFoundError:
