@@ -46,7 +46,9 @@ from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.calibration import Calibration
 from trak_steps.store.document import load_document
 from trak_steps.store.kernel import KernelStore
+from trak_steps.store.manifest import Manifest
 from trak_steps.store.table import load_table
+from trak_steps.store.tree import MANIFEST
 
 Copy = Callable[[], tuple[Layout, Settings]]
 # The small run has 60 rows in shards of 25.
@@ -245,15 +247,21 @@ def test_suspects_are_not_found_by_other_parts(copy_run: Copy) -> None:
         find_support.run(layout, in_parts, "0", ROWS[1])
 
 
-def test_labels_that_are_numbers_are_not_looked_at(
-    copy_run: Copy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_labels_that_are_numbers_are_not_looked_at(copy_run: Copy) -> None:
     layout, _ = copy_run()
-    monkeypatch.setattr(PreparedRows, "label_names", property(lambda _: []))
     in_parts = small_settings(**SUSPECTS, **IN_PARTS)
-    suspect_in_parts(layout, in_parts)
+    assert len(suspect_spans(in_parts, layout, 60)) == len(support_spans(in_parts, layout, 60)) == 3
+    manifest = Manifest.load(layout.train, "data")
+    (layout.train / MANIFEST).unlink()
+    replace(manifest, details={**manifest.details, "label_names": []}).save(layout.train)
+    assert suspect_spans(in_parts, layout, 60) == support_spans(in_parts, layout, 60) == []
+    assert len(kernel_spans(in_parts, layout, 60)) == 3
+    rules = {group.rule for group in jobs_of(in_parts, layout)}
+    assert not rules & {"sum_classes", "find_support", "pick_suspects", "find_opponents"}
+    with pytest.raises(TrakError, match="0-25: is no part of the train set"):
+        sum_classes.run(layout, in_parts, ROWS[0])
+    find_mislabelled.run(layout, in_parts)
     assert len(load_table(layout.suspects, "suspects")[0]) == 0
-    assert artefact_manifest(layout.picked).details == {"suspects": 0}
 
 
 def test_provenance_and_verify_know_the_parts_of_a_run(copy_run: Copy) -> None:

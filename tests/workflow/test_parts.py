@@ -1,5 +1,6 @@
 """A run whose train set is summed and judged in parts, a job each, and the same run by one job each."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from faults.damage import remove
-from workspace import TINY, Workspace
+from workspace import TINY, Workspace, copy_project
 
 from trak_steps.audit.find import present
 from trak_steps.audit.status import status_of
@@ -103,6 +104,43 @@ def test_one_job_each_finds_the_same(space: Workspace) -> None:
     np.testing.assert_allclose(scores[1], scores[0], rtol=0, atol=1e-6 * np.abs(scores[0]).max())
     assert suspects[0] == suspects[1]
     np.testing.assert_allclose(measures[1], measures[0], rtol=1e-10)
+
+
+REGRESSION = """
+class Regression:
+    def output(self, logits, labels):
+        return logits[:, 0]
+
+    def loss_weight(self, logits, labels):
+        return labels - logits[:, 0]
+"""
+
+
+def test_no_wrong_labels_are_looked_for_where_labels_are_numbers(tmp_path: Path) -> None:
+    """Which is known after the rows are prepared, though the number of rows is known before."""
+    space = Workspace(tmp_path / "project")
+    copy_project(space.root)
+    (space.root / "tasks.py").write_text(REGRESSION)
+    for name, count in (("train", 40), ("validation", 12)):
+        rows = [{"text": f"number {i} is here", "label": i / 7} for i in range(count)]
+        (space.root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files = {name: f"{name}.jsonl" for name in ("train", "validation")}
+    numbers: dict[str, Any] = {
+        **IN_PARTS,
+        "dataset": {"path": "json", "data_files": files, "text": ["text"], "train_size": 40},
+        "features": {**WHOLE["features"], "model_output": "tasks:Regression"},
+    }
+    asked = "find_mislabelled"
+    assert space.planned(asked, **numbers)["sum_classes"] == 3
+    done = space.snakemake("--cores", "2", asked, **numbers)
+    assert done.returncode == 0, done.stdout
+    layout = Layout(space.root / "results" / "tiny")
+    assert len(load_table(layout.suspects, "suspects")[0]) == 0
+    assert set(layout.evaluation.iterdir()) == {layout.suspects, layout.mislabelled}
+    assert layout.kernel_part("0", "0-14").exists()
+    assert space.planned(asked, **numbers) == {}
+    again = space.planned(asked, "--forcerun", asked, **numbers)
+    assert again == {"find_mislabelled": 1}
 
 
 def _found(layout: Layout) -> tuple[np.ndarray, list[Any], np.ndarray]:

@@ -11,6 +11,7 @@ from trak_steps.errors import TrakError
 from trak_steps.run.identity import rows_are_weighted
 from trak_steps.run.layout import Layout, checkpoint_names
 from trak_steps.run.shards import shard_size
+from trak_steps.store.manifest import Manifest
 
 # Multiplications in float64: of one core in an hour, about, and in some ten minutes.
 MOST = 1.0e14
@@ -93,12 +94,12 @@ def suspects_in_parts(settings: Settings, n: int) -> bool:
 def support_spans(settings: Settings, layout: Layout, n: int) -> list[Span]:
     """The parts of n train rows that a job holds against their classes, by a training's checkpoints.
 
-    None where all that is done to find wrong labels is one job.
+    None where all that is done to find wrong labels is one job, or labels are numbers to regress on.
 
     Raises:
         TrakError: as above.
     """
-    if not suspects_in_parts(settings, n):
+    if not suspects_in_parts(settings, n) or _labels_are_numbers(layout):
         return []
     return _spans(settings, layout, n, _of_a_job(settings) * (settings.features.dim / 2 + READ))
 
@@ -109,10 +110,18 @@ def suspect_spans(settings: Settings, layout: Layout, n: int) -> list[Span]:
     Raises:
         TrakError: as above.
     """
-    if not suspects_in_parts(settings, n):
+    if not suspects_in_parts(settings, n) or _labels_are_numbers(layout):
         return []
     numbers = settings.features.dim * len(checkpoint_names(settings.checkpoints))
     return _spans(settings, layout, n, numbers * max(FEW_SUSPECTS, settings.evaluation.suspects))
+
+
+def _labels_are_numbers(layout: Layout) -> bool:
+    """Whether the train rows are known to have no classes: before they are prepared, they are not."""
+    try:
+        return not Manifest.load(layout.train, "data").details["label_names"]
+    except (TrakError, KeyError):
+        return False
 
 
 def _of_a_job(settings: Settings) -> int:
