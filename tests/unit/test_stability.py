@@ -1,12 +1,20 @@
 """One rule of a score's error: that of the mark on the list is that of the runs held out."""
 
+import re
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from conftest import attribute, small_settings
+from explained import opened
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
+from trak_steps.cli import app
 from trak_steps.config import Settings
+from trak_steps.console.show import LEGEND
 from trak_steps.data.prepared import PreparedRows
 from trak_steps.evaluation.stability import held, hold_out
 from trak_steps.run.layout import Layout, checkpoint_names, training_of
@@ -132,6 +140,32 @@ def test_runs_differ_by_what_is_stored_and_listed(three_runs: tuple[Layout, Sett
     for row in listed:
         error = row["std"] / 3**0.5
         assert row["sign_stable"] == (abs(row["score"]) > store.errors * error)
+
+
+@pytest.mark.parametrize("matrix", ["scores_and_std", "none"])
+def test_what_a_row_influences_has_the_marks_of_the_lists(
+    three_runs: tuple[Layout, Settings], tmp_path: Path, matrix: str
+) -> None:
+    """By all scores, and by lists alone; every row is in all lists."""
+    shutil.copytree(three_runs[0].root, tmp_path / "small")
+    layout, before = Layout(tmp_path / "small"), three_runs[1]
+    settings = before.model_copy(update={"scores": before.scores.model_copy(update={"matrix": matrix})})
+    attribute(layout, settings)
+    run = opened(layout, settings)
+    assert run.score_store("validation").matrix == (("scores", "std") if matrix != "none" else ())
+    lists, unstable = run.top(), {}
+    for row in run.train_rows.column("row"):
+        found = run.influence(int(row))
+        listed = lists[lists.train_row == row].drop_duplicates("target").set_index("target")
+        assert set(found.target) == set(range(5))
+        assert found.sign_stable.tolist() == listed.sign_stable[found.target].tolist()
+        unstable[int(row)] = sorted(set(found.target[~found.sign_stable.astype(bool)]))
+    assert 0 < sum(map(len, unstable.values())) < 5 * len(unstable)
+    row = next(row for row, targets in unstable.items() if targets)
+    shown = CliRunner().invoke(app, ["top", str(layout.root), "--row", str(row)]).output
+    assert LEGEND in shown
+    if matrix != "none":  # else each target is named twice, as all rows are in both its lists
+        assert len(re.findall(r"^  [+-].* ± [\d.e-]+\? ", shown, re.M)) == len(unstable[row])
 
 
 def test_runs_held_out_are_those_whose_mean_is_stored(

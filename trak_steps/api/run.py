@@ -1,5 +1,6 @@
 """A finished run, opened for reading."""
 
+import operator
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
@@ -19,6 +20,7 @@ from trak_steps.run.layout import Layout, checkpoint_names, final_checkpoints, s
 from trak_steps.run.lineage import Lineage
 from trak_steps.run.parts import open_scores, open_train_features
 from trak_steps.run.step_version import step_version
+from trak_steps.scoring.uncertainty import sign_is_stable, standard_error
 from trak_steps.store.artefact import artefact_manifest
 from trak_steps.store.document import load_document
 from trak_steps.store.features import FeatureStore, TrainFeatures
@@ -364,14 +366,21 @@ class Run:
         name, place = self._set(targets), self.place(row)
         store = self.score_store(name)
         if "scores" not in store.matrix:
-            table = self.top_table(name).filter(pc.field("train_row") == row)
-            kept = [of for of in table.column_names if of in ("score", "std") or of.startswith("target")]
+            table = self.top_table(name).filter(pc.field("train_row") == operator.index(row))
+            known = ("score", "std", "sign_stable")
+            kept = [of for of in table.column_names if of in known or of.startswith("target")]
             table = table.select(kept)
         else:
             rows = self.target_rows(name)
             columns: dict[str, Any] = {"score": store.scores(place, place + 1)[0]}
             if "std" in store.matrix:
-                columns["std"] = pa.array(store.std(place, place + 1)[0], from_pandas=True)
+                std = store.std(place, place + 1)[0]
+                columns["std"] = pa.array(std, from_pandas=True)
+                error = standard_error(std, self.trainings)
+                stable = sign_is_stable(columns["score"], error, store.errors)
+                # As in lists: of a single training nothing is known of another.
+                known = np.isfinite(std) & bool(np.isfinite(store.errors))
+                columns["sign_stable"] = pa.array(stable, mask=~known)
             every = np.arange(len(rows))
             table = pa.table({**columns, "target": every, **row_columns("target", rows, every)})
         strongest = np.argsort(-np.abs(table["score"].to_numpy()), kind="stable")
@@ -489,6 +498,7 @@ class Run:
         Raises:
             TrakError: if no train row has it.
         """
+        row = _whole(row, "row", "a train row is named by its id in the source")
         places = np.flatnonzero(self.train_rows.column("row") == row)
         if not len(places):
             raise TrakError(f"{row}: no train row has this id; `row` is the id in the source")
@@ -556,6 +566,16 @@ class Run:
                 f"{self.path}: is not finished, {self.layout.name(path)} is missing; run {maker}, and "
                 f"see `trak-steps status {self.path}`"
             )
+
+
+def _whole(given: Any, name: str, what: str) -> int:
+    """A whole number, also NumPy's. Raises TrakError if it is none, or true or false."""
+    try:
+        if not isinstance(given, bool | np.bool_):
+            return operator.index(given)
+    except TypeError:
+        pass
+    raise TrakError(f"{name}: is {given!r}, not a whole number; {what}")
 
 
 def _dataset(rows: PreparedRows) -> "datasets.Dataset":

@@ -153,18 +153,20 @@ def influence_lines(
         yield from _wrapped(f"{printable(column)}: ", printable(str(row[column]), SHOWN), width)
     flipped = ", flipped" if row.get("flipped") else ""
     yield f"train row {row['row']}, labelled {_label(row, 'label')}{flipped}"
+    unstable = False
     for what, side in (("for", 1), ("against", -1)):
         listed = [of for of in found if of["score"] * side > 0]
         if listed:
             yield ""
             yield f"speaks {what} the label of"
         for of in listed:
+            unstable |= of.get("sign_stable") is False
             target = {name.removeprefix("target_"): value for name, value in of.items()}
             yield from _row_lines(target, texts, trainings, width, called=f"target {of['target']}")
     if not found:
         yield ""
         yield "no target has it in its lists, and the run keeps no other scores (scores.matrix)"
-    yield from _notes(False, trainings)
+    yield from _notes(unstable, trainings)
 
 
 def _row_lines(
