@@ -114,6 +114,19 @@ def test_a_target_row_or_set_that_is_not_there_is_named(
     assert digests(run.path) == before
 
 
+def test_what_is_no_target_row_or_text_is_named(run: Run) -> None:
+    for wrong in (True, np.True_, 3.5, "3"):
+        for call in (lambda: run.top(target=wrong), lambda: run.top(row=wrong)):  # noqa: B023
+            assert f"is {wrong!r}, not a whole number" in message(call)
+        assert message(lambda: run.influence(wrong)).startswith("row: is")  # noqa: B023
+    assert len(run.top(target=np.int32(3))) == len(run.top(target=3)) > 0
+    row = run.train_rows.column("row")[7]
+    assert len(run.top(row=row)) == len(run.top(row=int(row)))
+    for wrong in (None, 5):
+        assert f"texts: are {wrong}, which" in message(lambda: run.explain(wrong))  # type: ignore[call-overload]  # noqa: B023
+        assert "texts: are" in message(lambda: list(run.explain_stream(wrong)))  # type: ignore[arg-type]  # noqa: B023
+
+
 def test_tables_for_programs_hold_the_lists(run: Run) -> None:
     listed = run.top(target=1)
     rows = json.loads(command("top", str(run.path), "--target", "1", "--json").output)

@@ -200,12 +200,13 @@ class Run:
         self.score_store(name)
         if target is not None:
             count = len(self.target_rows(name))
+            target = _whole(target, "target", "a target is named by its place in its set")
             if not 0 <= target < count:
                 raise TrakError(f"{name}: has targets 0 to {count - 1}, not {target}")
             table = table.filter(pc.field("target") == target)
         if row is not None:
             self.place(row)
-            table = table.filter(pc.field("train_row") == row)
+            table = table.filter(pc.field("train_row") == operator.index(row))
         if side is not None:
             if side not in SIDES:
                 raise TrakError(f"{side}: is no side; there are {' and '.join(SIDES)}")
@@ -351,8 +352,9 @@ class Run:
             targets: the target set; the first one, unless given.
 
         Returns:
-            A row for each target: ``score``, ``std`` and the target as ``target`` and ``target_*``.
-            Where the run does not keep the scores of all rows: for each target that has it in its lists.
+            A row for each target: ``score``, ``std``, ``sign_stable`` and the target as ``target`` and
+            ``target_*``. Where the run does not keep the scores of all rows: for each target that has it
+            in its lists. Where it keeps them without ``std``, that and ``sign_stable`` are left out.
 
         Raises:
             TrakError: if no train row has this id, or the scores are not those of what the run holds.

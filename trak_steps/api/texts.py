@@ -43,6 +43,11 @@ def queries(
     Raises:
         TrakError: naming the text and what is wrong with it.
     """
+    if not isinstance(texts, Iterable):
+        raise TrakError(
+            f"texts: are {texts!r}, which holds none; give a text, a tuple or a mapping of "
+            f"{_named(train.text_columns)}, or many of these"
+        )
     labels = iter(label) if isinstance(label, Iterable) and not isinstance(label, str) else None
     ended = object()
     number = 0
