@@ -22,6 +22,7 @@ from trak_steps import Run
 from trak_steps.api.viewer import viewer_records
 from trak_steps.cli import app
 from trak_steps.config import Settings
+from trak_steps.console.results import target_lines
 from trak_steps.run.layout import Layout
 from trak_steps.steps.data import prepare
 from trak_steps.steps.evaluation import find_mislabelled
@@ -125,6 +126,28 @@ def test_what_is_no_target_row_or_text_is_named(run: Run) -> None:
     for wrong in (None, 5):
         assert f"texts: are {wrong}, which" in message(lambda: run.explain(wrong))  # type: ignore[call-overload]  # noqa: B023
         assert "texts: are" in message(lambda: list(run.explain_stream(wrong)))  # type: ignore[arg-type]  # noqa: B023
+
+
+@pytest.mark.parametrize(
+    ("scores", "shown"),
+    [
+        ((0.089, -0.024), ("+0.089 ± 0.012", "-0.024 ± 0.012")),
+        ((123.4, 0.5), ("+123.400 ± 0.012", "+0.500 ± 0.012")),
+        ((0.00089, -0.0001), ("+0.00089 ± 0.01200", "-0.00010 ± 0.01200")),
+        ((3e-12, -1.2e-14), ("+3.0e-12 ± 1.2e-02", "-1.2e-14 ± 1.2e-02")),
+        ((0.0, -0.0), ("+0.000 ± 0.012", "-0.000 ± 0.012")),
+    ],
+)
+def test_small_scores_are_shown_with_digits(scores: tuple[float, float], shown: tuple[str, str]) -> None:
+    """As many for all of a list, and for their errors."""
+    of_target = {"target": 0, "target_row": 4, "target_text": "t", "target_label": 1, "margin": 1.0}
+    of_row = {"train_row": 7, "train_text": "a", "train_label": 1, "side": "proponent"}
+    rows = [
+        {**of_target, **of_row, "sum_of_scores": 0.0, "score": score, "std": 0.024, "sign_stable": True}
+        for score in scores
+    ]
+    lines = [line for line in target_lines(rows, ["text"], 4, 80) if line.startswith("  ")]
+    assert [line.split("  a ")[0].strip() for line in lines] == list(shown)
 
 
 def test_tables_for_programs_hold_the_lists(run: Run) -> None:

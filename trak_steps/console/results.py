@@ -1,8 +1,8 @@
 """Lines that show explanations, and lists of top rows, in a terminal."""
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from math import isfinite
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import floor, inf, isfinite, log10
 from typing import Any
 
 from trak_steps.console.printable import printable
@@ -10,6 +10,8 @@ from trak_steps.console.show import LEGEND, SHOWN, UNSTABLE
 from trak_steps.console.table import aligned
 
 LEAST_WIDTH = 40
+# Of the largest score of a list: smaller ones are written with exponents.
+SMALL = 1e-9
 NOTE = "± the standard error of a score, over trainings"
 
 
@@ -56,9 +58,10 @@ def explanation_lines(found: Mapping[str, Any], width: int) -> Iterator[str]:
             what = "for" if side == "proponents" else "against"
             margin = f", margin {of['margin']:+.2f}" if len(classes) > 1 else ""
             yield f"what speaks {what} {_label(of, 'label')}{margin}"
+            form = number_form(row["score"] for row in of[side])
             for row in of[side]:
                 unstable |= row["sign_stable"] is False
-                yield from _row_lines(row, found["texts"], trainings, width)
+                yield from _row_lines(row, found["texts"], trainings, width, form)
     left = len(found["margins_of_classes"]) - len(classes)
     if left > 0 and not found["asked"]:
         yield ""
@@ -99,9 +102,10 @@ def target_lines(
         if listed:
             yield ""
             yield f"what speaks {what} {_label(of_target, 'label')}"
+        form = number_form(row["score"] for row in listed)
         for row in listed:
             unstable |= row["sign_stable"] is False
-            yield from _row_lines(row, texts, trainings, width)
+            yield from _row_lines(row, texts, trainings, width, form)
     yield from _notes(unstable, trainings)
 
 
@@ -159,14 +163,24 @@ def influence_lines(
         if listed:
             yield ""
             yield f"speaks {what} the label of"
+        form = number_form(of["score"] for of in listed)
         for of in listed:
             unstable |= of.get("sign_stable") is False
             target = {name.removeprefix("target_"): value for name, value in of.items()}
-            yield from _row_lines(target, texts, trainings, width, called=f"target {of['target']}")
+            called = f"target {of['target']}"
+            yield from _row_lines(target, texts, trainings, width, form, called)
     if not found:
         yield ""
         yield "no target has it in its lists, and the run keeps no other scores (scores.matrix)"
     yield from _notes(unstable, trainings)
+
+
+def number_form(scores: Iterable[float]) -> str:
+    """How the scores of a list and their errors are written: with two digits of the largest, or more."""
+    largest = max((abs(score) for score in scores), default=0.0)
+    if not 0 < largest < inf:
+        return ".3f"
+    return ".1e" if largest < SMALL else f".{max(3, 1 - floor(log10(largest)))}f"
 
 
 def _row_lines(
@@ -174,17 +188,17 @@ def _row_lines(
     texts: Sequence[str] | Mapping[str, Any],
     trainings: int,
     width: int,
+    form: str,
     called: str = "",
 ) -> Iterator[str]:
     std, mark = row.get("std"), UNSTABLE if row.get("sign_stable") is False else " "
     # Of a single training the spread is that of its checkpoints, by which no error is known.
-    error = (
-        f" ± {std / trainings**0.5:.3f}" if trainings > 1 and std is not None and isfinite(std) else ""
-    )
+    known = trainings > 1 and std is not None and isfinite(std)
+    error = f" ± {std / trainings**0.5:{form}}" if known else ""
     flipped = ", flipped" if row.get("flipped") else ""
     text = " | ".join(printable(str(row[name]), SHOWN) for name in texts)
     about = f"[{_label(row, 'label')}{flipped}, {called or 'row ' + str(row['row'])}]"
-    yield from _wrapped(f"  {row['score']:+.3f}{error}{mark} ", f"{text}   {about}", width)
+    yield from _wrapped(f"  {row['score']:+{form}}{error}{mark} ", f"{text}   {about}", width)
 
 
 def _label(values: Mapping[str, Any], name: str) -> str:
