@@ -17,7 +17,7 @@ RUN = "recorded"
 # One training, since its weights are most of what is recorded.
 SETTINGS: dict[str, Any] = {"run": RUN, "checkpoints": {"count": 1, "keep": [1.0]}}
 PARTS = (f"results/{RUN}", "results/_retrained", ".snakemake/metadata")
-LEFT_OUT = ("logs", "benchmarks", ".locks", "report.html")
+LEFT_OUT = ("logs", "benchmarks", ".locks")
 
 
 def record(to: Path = RECORDED) -> None:

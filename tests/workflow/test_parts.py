@@ -28,7 +28,7 @@ WHOLE: dict[str, Any] = {
     "scores": {"top": 3, "loss_weight_power": 1.0},
 }
 IN_PARTS = {**WHOLE, "execution": {**TINY["execution"], "rows_per_job": 14}}
-ASKED = ("summary", "find_mislabelled")
+ASKED = ("report", "find_mislabelled")
 OF_PARTS = {
     "sum_kernel": 6,
     "sum_weighted": 3,
