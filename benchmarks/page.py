@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 from playwright.sync_api import Page, sync_playwright
 
-sys.path.append("tests/report")
+sys.path.append("tests")
 
 RESULTS, DOC = Path("benchmarks/results/page.json"), Path("docs/report.md")
 PICTURE = Path("docs/figures/report.png")

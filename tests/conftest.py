@@ -25,6 +25,8 @@ from trak_steps.steps.scores import calibrate, gather, rank, score
 from trak_steps.steps.summary import provenance, summarize
 from trak_steps.store.lock import one_at_a_time
 
+pytest_plugins = ["browsing"]
+
 SMALL = {
     "run": "small",
     "dataset": {"path": "demo", "train_size": 60, "group": "fact", "flip_labels": 0.1},

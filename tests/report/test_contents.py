@@ -242,6 +242,10 @@ def test_what_was_gathered_names_what_it_read(shown: Layout, small_run: tuple[La
     contents = gather(Run.of(shown, small_run[1]))
     assert {shown.train, shown.summary, shown.suspects} <= set(contents.read)
     assert contents.stale == []
+    made = {row[0]: row for row in contents.provenance[1:]}
+    assert "data/train" in made["checkpoints/0"][3]
+    assert made["kernel/0.zarr"][3] == "3 stores of features"
+    assert not [name for name in made if name.startswith("features/")]
     assert dict(contents.asked)["Train set"].startswith("60 rows of demo")
     first = contents.findings["validation"][0]
     assert (first.title, first.grade) == ("Do scores predict retrained models?", "unknown")

@@ -464,6 +464,14 @@ class Run:
         return found
 
     @property
+    def provenance(self) -> dict[str, Any]:
+        """What every output was made from, ``provenance.json``.
+
+        >>> run.provenance["outputs"]["data/train"]["content"]
+        """
+        return self._figures(self.layout.provenance, "the workflow")
+
+    @property
     def lds(self) -> dict[str, Any] | None:
         """The linear datamodeling score beside ceiling and baselines; None before the evaluation.
 

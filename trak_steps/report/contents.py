@@ -23,6 +23,8 @@ from trak_steps.store.artefact import artefact_manifest
 
 # Scores that a distribution is drawn from.
 SAMPLED = 2**21
+# Sources that are named of an output, and digits of a content.
+MADE_FROM, CONTENT = 6, 12
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class Contents:
         usage: a table of what stages took; the first row are its columns.
         settings: as YAML.
         versions: of libraries.
+        provenance: a table of outputs, by which step's version they were made, and from what; the first
+            row are its columns. Of features and parts of scores, which may be thousands, none.
         outputs: how many there are, and of which content, as terms and values.
         packed: what the page's program reads.
         shown: how many targets the page has, of all sets.
@@ -59,6 +63,7 @@ class Contents:
     usage: list[tuple[str, ...]]
     settings: str
     versions: list[tuple[str, str]]
+    provenance: list[tuple[str, ...]]
     packed: str
     shown: int
     classifies: bool
@@ -109,6 +114,7 @@ def gather(run: Run) -> Contents:
         usage=_usage(run),
         settings=yaml.safe_dump(settings, sort_keys=False, allow_unicode=True),
         versions=_versions(run),
+        provenance=_provenance(run),
         packed=packed,
         shown=sum(min(shown, len(each)) for each in sets),
         classifies=bool(run.labels) and run.settings.features.model_output == BUILT_IN,
@@ -184,6 +190,21 @@ def _usage(run: Run) -> list[tuple[str, ...]]:
         for of in found
     ]
     return rows if found else []
+
+
+def _provenance(run: Run) -> list[tuple[str, ...]]:
+    """What each output was made from, by ``provenance.json``."""
+    rows: list[tuple[str, ...]] = [("output", "version of its step", "content", "made from")]
+    for name, of in run.provenance["outputs"].items():
+        if of["kind"] in ("features", "score-part", "kernel-part", "weighted-sums"):
+            continue
+        sources = [source for source in of["made_from"] if not source.startswith("features/")]
+        more = len(of["made_from"]) - len(sources)
+        listed = ", ".join(sources[:MADE_FROM]) + (" …" if len(sources) > MADE_FROM else "")
+        features = f"{more:,} stores of features" if more else ""
+        made_from = "; ".join(part for part in (listed, features) if part)
+        rows.append((name, str(of["version"]), of["content"][:CONTENT], made_from))
+    return rows
 
 
 def _versions(run: Run) -> list[tuple[str, str]]:

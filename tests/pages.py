@@ -145,6 +145,7 @@ def page(given: Made, labels: Sequence[str] = LABELS) -> str:
         usage=[("stage", "jobs", "time"), ("data", "3", "8 s")],
         settings="run: made <up>\n",
         versions=[("python", "3.11")],
+        provenance=[("output", "version", "content", "made from"), ("model", "1", "abc", "")],
         packed=packed,
         shown=shown,
         classifies=bool(labels),
