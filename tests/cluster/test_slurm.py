@@ -52,6 +52,7 @@ JOBS = {
     "rank": 1,
     "summarize": 1,
     "provenance": 1,
+    "report": 1,
 }
 # Real runs ask for hours, which a partition for short jobs would queue for ever.
 SHORT = ("--set-resources", *(f"{rule}:runtime=10" for rule in JOBS))
