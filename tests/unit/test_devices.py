@@ -133,7 +133,12 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(("name", "asked"), [("auto", 1), ("cpu", 0)])
 def test_jobs_ask_for_the_gpu_that_they_use(pretend: Path, name: str, asked: int) -> None:
     """Exactly those of steps that use one; or as many would use one as there are cores."""
-    planned = Workspace(pretend).snakemake("-n", "all", "evaluation", execution={"device": name})
+    # Of a train set in parts, so that there are jobs of all steps.
+    changes = {
+        "execution": {"device": name, "rows_per_job": 20},
+        "scores": {"top": 3, "loss_weight_power": 1.0},
+    }
+    planned = Workspace(pretend).snakemake("-n", "all", "evaluation", **changes)
     said = planned.stdout + planned.stderr
     assert planned.returncode == 0, said
     jobs = re.split(r"^(?:local)?(?:rule|checkpoint) (\w+):$", said, flags=re.MULTILINE)[1:]

@@ -606,7 +606,9 @@ class Page {
     this.run = run;
     this.decisions = new Decisions(run.identity);
     this.views = {};
-    window.addEventListener("hashchange", () => this.show(true));
+    window.addEventListener("hashchange", () => {
+      if (location.hash !== this.shown) this.show(true);
+    });
     document.addEventListener("keydown", (event) => this.key(event));
     byId("export").addEventListener("click", () => this.export());
     this.count();
@@ -634,6 +636,7 @@ class Page {
     if (known === "targets") this.showTargets(chosen, query, byLink);
     else if (known === "rows") this.showRows(chosen, query, byLink);
     else if (byLink) window.scrollTo(0, 0);
+    this.shown = location.hash;
   }
 
   showTargets([set, target], query, byLink) {
@@ -701,14 +704,20 @@ class Page {
     byId("decided").textContent = `${number.format(this.decisions.of.size)} decided${kept}`;
   }
 
+  /** Show what an address names at once: the next key may be for it. */
+  go(address) {
+    location.hash = address;
+    this.show(true);
+  }
+
   move(step) {
     const { view } = readAddress();
     if (view === "targets") {
       const next = this.view(view).beside((each) => each === this.target, step);
-      if (next) location.hash = targetAddress(next);
+      if (next) this.go(targetAddress(next));
     } else if (view === "rows") {
       const next = this.view(view).beside((place) => place === this.place, step);
-      if (next !== undefined) location.hash = rowAddress(this.run, next);
+      if (next !== undefined) this.go(rowAddress(this.run, next));
     }
   }
 
