@@ -13,6 +13,7 @@ from hostile import ESCAPES, message
 from typer.testing import CliRunner, Result
 
 from trak_steps import Run
+from trak_steps.api import explain as explaining
 from trak_steps.api.explain import Explainer
 from trak_steps.api.texts import query_of_object
 from trak_steps.cli import app
@@ -269,7 +270,7 @@ def test_gradients_are_held_against_autograd_again_where_libraries_are_others(
     run.explain(TEXT)
     assert checked == []
     versions = {**Manifest("x").versions, "torch": "1.0"}
-    monkeypatch.setattr("trak_steps.api.explain.library_versions", lambda: versions)
+    monkeypatch.setattr(explaining, "library_versions", lambda: versions)
     run.explain(TEXT)
     assert len(checked) == len(run.checkpoints)
 

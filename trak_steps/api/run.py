@@ -459,9 +459,7 @@ class Run:
     @property
     def summary(self) -> dict[str, Any]:
         """The run's figures, ``summary.json``."""
-        found = self._figures(self.layout.summary, "the workflow")
-        assert found is not None
-        return found
+        return self._figures(self.layout.summary, "the workflow")
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -564,10 +562,6 @@ class Run:
             plan = self.layout.root / name
             if name.endswith(".plan.parquet") and is_there(plan):
                 lineage.check(plan, artefact_manifest(plan))
-
-    def manifest(self, path: Path) -> Manifest | None:
-        """What an output says of itself; None if it is not there."""
-        return artefact_manifest(path) if is_there(path) else None
 
     def _need(self, path: Path, maker: str = "the workflow") -> None:
         """Refuse what was not made yet."""

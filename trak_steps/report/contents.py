@@ -161,14 +161,16 @@ def _moments(run: Run) -> list[Moment]:
 
     Of the train set those of the first shard, which may be few of many.
     """
+    # Rows are held to their digests whenever they are opened: once for all checkpoints.
+    labels = {of: run.target_rows(of).column("label") for of in run.target_sets}
+    labels["train set"] = run.train_rows.column("label")
     found = []
     for name in run.checkpoints:
-        stores = {"train set": (run.first_features(name), run.train_rows.column("label"))}
-        for of in run.target_sets:
-            stores[of] = run.target_features(name, of), run.target_rows(of).column("label")
-        for rows, (store, labels) in stores.items():
+        stores = {"train set": run.first_features(name)}
+        stores |= {of: run.target_features(name, of) for of in run.target_sets}
+        for rows, store in stores.items():
             margin = store.column("margin").astype(np.float64)
-            own = labels[: len(margin)]
+            own = labels[rows][: len(margin)]
             right = float((store.column("prediction") == own).mean()) if run.labels else None
             loss = float(np.logaddexp(0, -margin).mean())
             found.append(Moment(training_of(name), fraction_of(name), rows, right, loss))

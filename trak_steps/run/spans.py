@@ -64,11 +64,7 @@ def kernel_spans(settings: Settings, layout: Layout, n: int) -> list[Span]:
     Raises:
         TrakError: if there are parts, and the size of shards is not known yet.
     """
-    of_row = _of_a_job(settings) * (settings.features.dim + READ)
-    if not _too_many(settings, n, of_row):
-        return []
-    found = _spans(settings, layout, n, of_row)
-    return found if len(found) > 1 else []
+    return _several(settings, layout, n, _of_a_job(settings) * (settings.features.dim + READ))
 
 
 def weighted_spans(settings: Settings, layout: Layout, n: int) -> list[Span]:
@@ -79,11 +75,8 @@ def weighted_spans(settings: Settings, layout: Layout, n: int) -> list[Span]:
     """
     if not rows_are_weighted(settings):
         return []
-    of_row = settings.features.dim * len(checkpoint_names(settings.checkpoints)) * READ
-    if not _too_many(settings, n, of_row):
-        return []
-    found = _spans(settings, layout, n, of_row)
-    return found if len(found) > 1 else []
+    numbers = settings.features.dim * len(checkpoint_names(settings.checkpoints))
+    return _several(settings, layout, n, numbers * READ)
 
 
 def suspects_in_parts(settings: Settings, n: int) -> bool:
@@ -139,6 +132,12 @@ def _of_suspects(settings: Settings) -> float:
 def _too_many(settings: Settings, n: int, of_row: float) -> bool:
     chosen = settings.execution.rows_per_job
     return n * of_row > MOST if chosen is None else chosen < n
+
+
+def _several(settings: Settings, layout: Layout, n: int, of_row: float) -> list[Span]:
+    """The parts where there are more than one; none where one job takes all rows."""
+    found = _spans(settings, layout, n, of_row) if _too_many(settings, n, of_row) else []
+    return found if len(found) > 1 else []
 
 
 def _spans(settings: Settings, layout: Layout, n: int, of_row: float) -> list[Span]:
